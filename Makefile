@@ -1,0 +1,68 @@
+# make report | test | lab | clean; `make` alone explains them. Needs GNU make and Python 3.11 or newer.
+PYTHON ?= python3
+DATA = phantom
+PROFILE = smoke
+RUN =
+SEED = 0
+CORES = all
+SKIP_BROKEN =
+WEIGHTS =
+
+# An active conda environment made from environment.yml is used as it is; otherwise .venv is made.
+BIN = $(if $(filter hamsynth,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
+READY = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
+PY = "$(abspath $(BIN))/python"
+
+# Handed to the shell as they are, since make would split a path at its spaces.
+export DATA PROFILE RUN SEED SKIP_BROKEN WEIGHTS
+# Kernels are those of this environment, whatever else the user has installed.
+unexport JUPYTER_PATH
+export JUPYTER_PREFER_ENV_PATH = 1
+
+.PHONY: help report test lab clean
+help:
+	@echo 'make report   run the seven notebooks and build the HTML report'
+	@echo '              DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
+	@echo '              SEED=0  CORES=all  WEIGHTS=<folder>  SKIP_BROKEN=1'
+	@echo 'make test     check the code and run all tests'
+	@echo 'make lab      open the notebooks in JupyterLab'
+	@echo 'make clean    remove .venv and caches; runs/ is kept'
+
+absolute = case "$$$1" in /*) ;; *) $1="$$PWD/$$$1";; esac
+
+report: $(READY)
+	@start=$$(date +%s); \
+	if [ "$$DATA" != phantom ]; then $(call absolute,DATA); fi; \
+	case "$$PROFILE" in *.yaml|*.yml) $(call absolute,PROFILE);; esac; \
+	if [ -n "$$WEIGHTS" ]; then $(call absolute,WEIGHTS); export HAMSYNTH_WEIGHTS="$$WEIGHTS"; fi; \
+	HAMSYNTH_RUNS="$${HAMSYNTH_RUNS:-runs}"; $(call absolute,HAMSYNTH_RUNS); export HAMSYNTH_RUNS; \
+	if [ -z "$$RUN" ]; then RUN="$$(basename "$$DATA")-$$(basename "$${PROFILE%.y*ml}")"; fi; \
+	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" && \
+	$(PY) -m snakemake --cores $(CORES) --nolock --rerun-incomplete --rerun-triggers mtime params input \
+		--scheduler greedy --quiet all --config "data='$$DATA'" "profile='$$PROFILE'" "run='$$RUN'" \
+		seed=$(SEED) skip_broken=$(if $(filter-out 0,$(SKIP_BROKEN)),True,False) && \
+	$(PY) -m hamsynth_utils.book "$$HAMSYNTH_RUNS/$$RUN" --minutes --since $$start
+
+test: $(READY)
+	$(PY) -m ruff check
+	$(PY) -m mypy
+	$(PY) -m pytest tests
+	@HAMSYNTH_RUNS=$$(mktemp -d) && export HAMSYNTH_RUNS && trap 'rm -rf "$$HAMSYNTH_RUNS"' EXIT && \
+	$(PY) -m pytest --nbval-lax --nbval-current-env notebooks
+
+lab: $(READY)
+	$(PY) -m jupyterlab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+clean:
+	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	@if [ -d runs ]; then echo 'runs/ is kept, for what is in it may have taken hours: rm -r runs'; fi
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'HamSynth needs Python 3.11 or newer, and $(PYTHON) is not: name another, as in'; \
+		echo 'make $(or $(firstword $(MAKECMDGOALS)),report) PYTHON=python3.12'; exit 1; }
+	@echo 'setting up .venv, a few minutes'
+	@$(PYTHON) -m venv .venv || { echo 'on Debian and Ubuntu, apt install python3-venv may be missing'; exit 1; }
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@

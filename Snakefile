@@ -1,0 +1,147 @@
+"""The road of one run: which notebook, with which parameters, after which.
+
+`make report` is the way in; the Makefile has the one command that it calls, to be used with another of
+Snakemake's executors too. A notebook is executed again if it, or one before it, has changed. Its output
+appears under its name only once it has run to the end; what a failed one got to is kept as .partial.ipynb.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT))
+
+from hamsynth_utils.profile import load_profile
+
+RUN = str(config["run"])
+RUNS = Path(os.environ.get("HAMSYNTH_RUNS") or ROOT / "runs").absolute()
+PROFILE = load_profile(str(config["profile"]))
+NOTEBOOKS = ROOT / "notebooks"
+PARAMETERS = ["-r", "data", config["data"], "-r", "profile", config["profile"], "-r", "run", RUN]
+PARAMETERS += ["-p", "seed", config["seed"]]
+GENERATOR_CHAPTERS = {"vae": "02_vae", "gan": "03_gan", "diffusion": "04_diffusion"}
+GENERATORS = [f"notebooks/{chapter}.ipynb" for chapter in GENERATOR_CHAPTERS.values()]
+CLASSIFIERS = [f"notebooks/05_vit-{arm}-{seed}.ipynb" for arm in PROFILE.arms for seed in PROFILE.seeds]
+EXECUTE = (
+    "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.watch"
+    " {params.name} {log} {sys.executable:q} -m papermill {input.notebook:q} notebooks/{params.name}.partial.ipynb"
+    " --kernel python3 --cwd {NOTEBOOKS:q} --log-output --no-progress-bar {params.parameters:q}"
+    " && mv notebooks/{params.name}.partial.ipynb {output}"
+)
+
+
+workdir: RUNS / RUN
+
+
+# Notebooks find the package and their runs wherever they are executed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ["HAMSYNTH_RUNS"] = str(RUNS)
+os.environ["HAMSYNTH_ROAD"] = str(os.getpid())
+os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+
+if workflow.is_main_process:
+    # The system lets go of this lock when the process dies, unlike of Snakemake's own.
+    road_lock = FileLock(".road.lock")
+    try:
+        road_lock.acquire(timeout=0.5)
+    except Timeout:
+        print(f"run {RUN} is being made by another command: waiting for it to end", file=sys.stderr)
+        road_lock.acquire()
+
+
+rule report:
+    input:
+        "notebooks/07_ethics.ipynb",
+        pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in (ROOT / "book").rglob("*") if p.is_file())],
+    output:
+        update("site/index.html"),
+    shell:
+        "echo 'report: building' >&2; {sys.executable:q} -m hamsynth_utils.book . > /dev/null"
+
+
+rule dataset:
+    input:
+        notebook=NOTEBOOKS / "01_dataset.ipynb",
+    output:
+        "notebooks/01_dataset.ipynb",
+    log:
+        "logs/01_dataset.log",
+    threads: PROFILE.threads
+    params:
+        name="01_dataset",
+        parameters=[*PARAMETERS, "-p", "skip_broken", str(config.get("skip_broken", False))],
+    shell:
+        EXECUTE
+
+
+rule generator:
+    input:
+        "notebooks/01_dataset.ipynb",
+        notebook=NOTEBOOKS / "{chapter}.ipynb",
+    output:
+        "notebooks/{chapter}.ipynb",
+    wildcard_constraints:
+        chapter="|".join(GENERATOR_CHAPTERS.values()),
+    log:
+        "logs/{chapter}.log",
+    threads: PROFILE.threads
+    params:
+        name="{chapter}",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+rule classifier:
+    input:
+        lambda wildcards: "notebooks/" + GENERATOR_CHAPTERS.get(wildcards.arm, "01_dataset") + ".ipynb",
+        notebook=NOTEBOOKS / "05_vit.ipynb",
+    output:
+        "notebooks/05_vit-{arm}-{classifier_seed}.ipynb",
+    wildcard_constraints:
+        arm="|".join(PROFILE.arms),
+        classifier_seed=r"\d+",
+    log:
+        "logs/05_vit-{arm}-{classifier_seed}.log",
+    threads: PROFILE.threads
+    params:
+        name="05_vit-{arm}-{classifier_seed}",
+        parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}"],
+    shell:
+        EXECUTE
+
+
+rule evaluation:
+    input:
+        GENERATORS,
+        CLASSIFIERS,
+        notebook=NOTEBOOKS / "06_evaluation.ipynb",
+    output:
+        "notebooks/06_evaluation.ipynb",
+    log:
+        "logs/06_evaluation.log",
+    threads: workflow.cores
+    params:
+        name="06_evaluation",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+rule ethics:
+    input:
+        "notebooks/06_evaluation.ipynb",
+        notebook=NOTEBOOKS / "07_ethics.ipynb",
+    output:
+        "notebooks/07_ethics.ipynb",
+    log:
+        "logs/07_ethics.log",
+    threads: workflow.cores
+    params:
+        name="07_ethics",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE

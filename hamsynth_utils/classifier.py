@@ -1,0 +1,241 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021): built, given weights, fine-tuned, and asked to predict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants as hub
+import numpy as np
+import pandas as pd
+import requests
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from hamsynth_utils.data.augment import augment
+from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_unit_range
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import ARMS, GENERATORS, ClassifierSettings
+from hamsynth_utils.synthesis import first_of_each, top_up_counts
+from hamsynth_utils.weights import read_weights, sha256_of
+
+HUB_SECONDS = 5.0
+"""How long the model hub may take to answer before it counts as out of reach."""
+
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a classifier's first weights came from: `source` is hub, file or random; `tried` says what failed before."""
+
+    model: str
+    source: str
+    detail: str
+    tried: tuple[str, ...] = ()
+
+
+class Classifier(nn.Module):
+    """A timm ViT on images [N, 3, H, W] in [-1, 1] of any size: enlarged, normalised, classified.
+
+    forward in training gives the loss by name (label-smoothed cross-entropy in nats); `logits` gives [N, 7].
+    """
+
+    betas = (0.9, 0.999)
+
+    def __init__(self, vit: nn.Module, settings: ClassifierSettings, pretrained: bool) -> None:
+        super().__init__()
+        self.vit, self.settings, self.pretrained, self.progress = vit, settings, pretrained, 1.0
+        config = resolve_data_config({}, model=vit)
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] -> what the ViT reads: input_size pixels a side, its own mean and deviation."""
+        size = self.settings.input_size
+        if images.shape[-1] != size:
+            images = F.interpolate(
+                images, size=(size, size), mode="bicubic", antialias=True, align_corners=False
+            )
+        return ((images + 1) / 2 - self.mean) / self.std
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Unnormalised log probabilities [N, 7] of images [N, 3, H, W] in [-1, 1]."""
+        return self.vit(self.prepare(images)).float()
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.logits(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """The head at its own rate; each block at `layer_decay` times the rate of the block above it.
+
+        Without pretrained weights everything is as new as the head and learns at the head's rate.
+        """
+        blocks = len(self.vit.blocks)  # type: ignore[arg-type]
+        groups = []
+        for name, parameter in self.vit.named_parameters():
+            if name.startswith("head") or not self.pretrained:
+                rate = self.settings.head_learning_rate
+            elif name.startswith("blocks."):
+                rate = learning_rate * self.settings.layer_decay ** (blocks - 1 - int(name.split(".")[1]))
+            else:
+                top = name.startswith(("norm.", "fc_norm."))
+                rate = learning_rate * self.settings.layer_decay ** (0 if top else blocks)
+            decay = {} if parameter.ndim > 1 else {"weight_decay": 0.0}
+            groups.append({"params": [parameter], "lr": rate, **decay})
+        return groups
+
+
+def build_classifier(settings: ClassifierSettings, seed: int) -> tuple[Classifier, Provenance]:
+    """A ViT with a new seven-class head, and where its other weights came from.
+
+    `hub`: timm's pretrained weights. A path: a .safetensors file in timm's names. `none`: random.
+    `auto`: the hub, then `<model>*.safetensors` in the folder HAMSYNTH_WEIGHTS, then random; what failed
+    on the way is in `Provenance.tried`. Patch embedding and positions are resampled to `input_size`.
+    Raises InputError where the weights asked for cannot be had or do not fit.
+    """
+    torch.manual_seed(seed)
+    if not timm.is_model(settings.model) or "vit" not in settings.model:
+        raise InputError(f"classifier.model {settings.model!r} is not a timm vision transformer")
+    tried: list[str] = []
+    sources: list[Callable[[], tuple[nn.Module, str, str]]]
+    if settings.weights == "auto":
+        sources = [lambda: _from_hub(settings), lambda: _from_folder(settings)]
+    elif settings.weights == "hub":
+        sources = [lambda: _from_hub(settings)]
+    elif settings.weights == "none":
+        sources = []
+    else:
+        sources = [lambda: _from_file(settings, Path(settings.weights).expanduser())]
+    vit, source, detail = None, "random", "no pretrained weights"
+    for attempt in sources:
+        try:
+            vit, source, detail = attempt()
+            break
+        except InputError as error:
+            if settings.weights != "auto":
+                raise
+            tried.append(str(error))
+    if vit is None:
+        vit = _create(settings, depth=settings.depth)
+    return Classifier(vit, settings, source != "random"), Provenance(
+        settings.model, source, detail, tuple(tried)
+    )
+
+
+def _create(settings: ClassifierSettings, depth: int | None, **options: Any) -> nn.Module:
+    if depth is not None:
+        options["depth"] = depth
+    vit = timm.create_model(
+        settings.model,
+        img_size=settings.input_size,
+        num_classes=len(CLASSES),
+        drop_path_rate=settings.drop_path,
+        **options,
+    )
+    if settings.depth is not None:
+        if settings.depth > len(vit.blocks):
+            raise InputError(
+                f"classifier.depth is {settings.depth}, but these weights have {len(vit.blocks)} blocks"
+            )
+        vit.blocks = vit.blocks[: settings.depth]
+    return vit
+
+
+def _from_hub(settings: ClassifierSettings) -> tuple[nn.Module, str, str]:
+    if hub.HF_HUB_OFFLINE:
+        raise InputError("the model hub was not asked: HF_HUB_OFFLINE is set")
+    try:
+        requests.head(hub.ENDPOINT, timeout=HUB_SECONDS)
+        vit = _create(settings, depth=None, pretrained=True)
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"the model hub {hub.ENDPOINT} gave no weights ({type(error).__name__})") from error
+    return vit, "hub", f"{settings.model} from {hub.ENDPOINT}"
+
+
+def _from_folder(settings: ClassifierSettings) -> tuple[nn.Module, str, str]:
+    folder = os.environ.get("HAMSYNTH_WEIGHTS")
+    if not folder:
+        raise InputError("HAMSYNTH_WEIGHTS names no folder of weights")
+    found = sorted(Path(folder).expanduser().glob(f"{settings.model}*.safetensors"))
+    if not found:
+        raise InputError(f"the folder HAMSYNTH_WEIGHTS holds no {settings.model}*.safetensors")
+    return _from_file(settings, found[0])
+
+
+def _from_file(settings: ClassifierSettings, path: Path) -> tuple[nn.Module, str, str]:
+    tensors, _ = read_weights(path)
+    depth = 1 + max((int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")), default=-1)
+    if depth == 0:
+        raise InputError(f"{path} holds no vision transformer: it has no blocks")
+    try:
+        vit = _create(settings, depth=depth, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    except (RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{path} does not fit {settings.model}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    return vit, "file", f"{path.name}, sha256 {sha256_of(path)[:16]}"
+
+
+def training_set(arm: str, real: LesionSet, synthetic: LesionSet | None, minority_share: float) -> LesionSet:
+    """What an arm is trained on: the real images, and for a generator's arm its minority images on top.
+
+    Raises InputError for an unknown arm or one whose synthetic set is missing, or real images that are not.
+    """
+    if arm not in ARMS:
+        raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
+    refuse_synthetic(real, "the real training images")
+    if arm not in GENERATORS:
+        return real
+    if synthetic is None:
+        raise InputError(
+            f"the arm {arm!r} needs the synthetic set of {arm}: run that generator's notebook first"
+        )
+    return real + first_of_each(synthetic, top_up_counts(real.labels, minority_share))
+
+
+def refuse_synthetic(lesions: LesionSet, what: str) -> None:
+    """Raises InputError if any image of a part that must be real is synthetic."""
+    made = lesions.table["synthetic"].to_numpy(dtype=bool)
+    if made.any():
+        first = lesions.table["image_id"].iloc[int(np.flatnonzero(made)[0])]
+        raise InputError(f"{what} hold {int(made.sum())} synthetic image(s), first {first}: refused")
+
+
+def augment_for_classifier(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Any rotation, flips and a zoom of up to a fifth, each image its own."""
+    return augment(images, generator, rotation="any", flips=True, zoom=0.2)
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, lesions: LesionSet, batch_size: int = 128) -> pd.DataFrame:
+    """Columns image_id, dx (the truth) and p_akiec ... p_vasc, averaged over an image and its mirror image.
+
+    Raises InputError if any image is synthetic: validation and test are on real images only.
+    """
+    refuse_synthetic(lesions, "the images to predict")
+    device = next(classifier.parameters()).device
+    classifier.eval()
+    parts = []
+    for start in range(0, len(lesions), batch_size):
+        images = to_unit_range(lesions.images[start : start + batch_size].to(device))
+        views = classifier.logits(torch.cat([images, images.flip(3)])).softmax(1).chunk(2)
+        parts.append(((views[0] + views[1]) / 2).cpu())
+    frame = lesions.table[["image_id", "dx"]].reset_index(drop=True)
+    return pd.concat([frame, pd.DataFrame(torch.cat(parts).double().numpy(), columns=PROBABILITIES)], axis=1)
+
+
+def provenance_json(provenance: Provenance) -> dict[str, Any]:
+    """The provenance as plain values for `provenance.json`."""
+    return asdict(provenance)

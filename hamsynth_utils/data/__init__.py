@@ -1,0 +1,1 @@
+"""Images, metadata and splits: HAM10000 as it is published, and the embedded phantom."""

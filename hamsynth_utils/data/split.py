@@ -1,0 +1,157 @@
+"""Train, validation and test: by whole lesions (honest), or by images (the source report's way).
+
+Two photos of one lesion are nearly one image. A split by images puts many of them on both sides, and the
+test then measures memory: `leaked_share` says how much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from hamsynth_utils.data.lesions import CLASSES, labels_of
+from hamsynth_utils.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row positions (int64, ascending, disjoint) of the three parts of a table."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The three parts by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def lesion_split(
+    table: pd.DataFrame,
+    near_duplicates: pd.DataFrame,
+    seed: int,
+    validation_share: float = 0.1,
+    test_share: float = 0.2,
+) -> Split:
+    """Split whole lesions, near-duplicates united with their lesions first, each class in the given shares.
+
+    Shares are of all images. The parts depend on the seed and on the images, not on the order of the rows.
+    Raises InputError for missing lesion ids, shares that leave nothing to train on, or a class that has
+    no image in some part.
+    """
+    return _split(table, lesion_groups(table, near_duplicates), seed, validation_share, test_share)
+
+
+def image_split(
+    table: pd.DataFrame, seed: int, validation_share: float = 0.1, test_share: float = 0.2
+) -> Split:
+    """Split single images at random, each class in the given shares: one lesion's photos fall on both sides.
+
+    With the default shares the source report's 80/20; the validation part is taken out of the 80 %.
+    Raises InputError as `lesion_split` does, except that no lesion ids are needed.
+    """
+    return _split(table, np.arange(len(table)), seed, validation_share, test_share)
+
+
+def split_by(
+    protocol: str,
+    table: pd.DataFrame,
+    near_duplicates: pd.DataFrame,
+    seed: int,
+    validation_share: float,
+    test_share: float,
+) -> Split:
+    """`lesion_split` or `image_split`, by the name of the protocol: "lesion" or "image"."""
+    if protocol == "lesion":
+        return lesion_split(table, near_duplicates, seed, validation_share, test_share)
+    if protocol == "image":
+        return image_split(table, seed, validation_share, test_share)
+    raise InputError(f"no split protocol is called {protocol!r}; there are lesion and image")
+
+
+def lesion_groups(table: pd.DataFrame, near_duplicates: pd.DataFrame) -> np.ndarray:
+    """Group number of each image, int [N]: one lesion, or lesions that near-duplicates join, share a number.
+
+    near_duplicates: columns image_id_a, image_id_b; a pair with an image not in the table joins nothing.
+    Raises InputError if a lesion id is missing.
+    """
+    lesion = _lesions(table)
+    of_image = pd.Series(lesion, index=table["image_id"].to_numpy())
+    ends = near_duplicates[["image_id_a", "image_id_b"]]
+    ends = ends[ends.isin(of_image.index).all(axis=1)]
+    a, b = (of_image[ends[column]].to_numpy() for column in ends)
+    size = int(lesion.max(initial=-1)) + 1
+    edges = coo_array((np.ones(len(ends), dtype=bool), (a, b)), shape=(size, size))
+    return connected_components(edges, directed=False)[1][lesion]
+
+
+def leaked_share(table: pd.DataFrame, split: Split) -> float:
+    """Share (0 to 1) of the test images whose lesion also has an image in train or validation.
+
+    Raises InputError if a lesion id is missing.
+    """
+    lesion = _lesions(table)
+    seen = np.concatenate([split.train, split.validation])
+    return float(np.isin(lesion[split.test], lesion[seen]).mean())
+
+
+def _lesions(table: pd.DataFrame) -> np.ndarray:
+    missing = int(table["lesion_id"].isna().sum())
+    if missing:
+        raise InputError(
+            f"{missing:,} of {len(table):,} images have no lesion_id, so lesions cannot be told apart: use "
+            "HAM10000_metadata.csv, or put ISIC2018_Task3_Training_LesionGroupings.csv beside the ground "
+            "truth (or split by images, protocol: image)"
+        )
+    return pd.factorize(table["lesion_id"])[0]
+
+
+def _split(
+    table: pd.DataFrame, groups: np.ndarray, seed: int, validation_share: float, test_share: float
+) -> Split:
+    if validation_share <= 0 or test_share <= 0 or validation_share + test_share >= 1:
+        raise InputError(
+            f"validation_share {validation_share} and test_share {test_share}: each must be above 0, "
+            "their sum below 1"
+        )
+    labels = labels_of(table["dx"])
+    frame = pd.DataFrame({"group": groups, "label": labels, "image_id": table["image_id"].to_numpy()})
+    # A group in a canonical order, so that the draw does not depend on the order of the rows. The few groups
+    # that near-duplicates make of two classes count for the rarer class, where every image weighs most.
+    frame["rarity"] = np.bincount(labels, minlength=len(CLASSES))[labels]
+    frame = frame.sort_values(["rarity", "label", "image_id"])
+    units = frame.groupby("group", sort=False).agg(label=("label", "first"), size=("label", "size"))
+    rng = np.random.default_rng(seed)
+    part = pd.Series("train", index=units.index)
+    for label in range(len(CLASSES)):
+        sizes = units["size"][units["label"] == label]
+        order = rng.permutation(sizes.index.to_numpy())
+        total = int(sizes.sum())
+        for name, share in (("test", test_share), ("validation", validation_share)):
+            taken = _fill(order, sizes.to_dict(), max(1, round(share * total)))
+            part[taken] = name
+            order = order[~np.isin(order, taken)]
+    name_of_row = part.reindex(groups).to_numpy()
+    split = Split(*(np.flatnonzero(name_of_row == name) for name in ("train", "validation", "test")))
+    for name, index in split.parts().items():
+        absent = np.setdiff1d(labels, labels[index])
+        if len(absent):
+            raise InputError(
+                f"the class {CLASSES[absent[0]]} has no image in the {name} part: give more images (or "
+                "lesions) of it, or larger shares"
+            )
+    return split
+
+
+def _fill(order: np.ndarray, sizes: dict[int, int], room: int) -> list[int]:
+    """Groups in the given order as far as they fit into `room` images; at least one."""
+    taken: list[int] = []
+    for group in order:
+        if sizes[group] <= room:
+            taken.append(group)
+            room -= sizes[group]
+    return taken or sorted(order, key=lambda group: sizes[group])[:1]

@@ -1,0 +1,450 @@
+"""Every plot of the book: one style, one colour per arm and per class, readable at 700 pixels.
+
+Each function returns a figure of its own and leaves matplotlib's settings and pyplot's state as they were.
+Colours are Okabe & Ito's, told apart under every common kind of colour blindness.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from torch import Tensor
+
+from hamsynth_utils.data.lesions import CLASS_NAMES, CLASSES, LesionSet, to_uint8
+from hamsynth_utils.errors import InputError
+
+Array = np.ndarray
+Images = Tensor | Array | LesionSet
+"""uint8 [N, 3, H, W], float [N, 3, H, W] in [-1, 1], or a LesionSet."""
+
+INK, GREY, FAINT = "#333333", "#7F7F7F", "#D9D9D9"
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#333333")
+ARM_COLOURS = {"real": INK, "vae": "#E69F00", "gan": "#0072B2", "diffusion": "#009E73"}
+ARM_NAMES = {"real": "real only", "vae": "VAE", "gan": "GAN", "diffusion": "diffusion"}
+CLASS_COLOURS = dict(
+    zip(CLASSES, ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#0072B2", "#009E73"), strict=True)
+)
+WIDTH = 7.0
+"""Inches; at book width an inch is 100 pixels."""
+
+STYLE: Any = {
+    "figure.dpi": 130, "figure.facecolor": "white",
+    "font.size": 12, "axes.titlesize": 13, "axes.titlelocation": "left", "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.labelcolor": INK,
+    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "xtick.major.size": 3, "ytick.major.size": 3,
+    "axes.axisbelow": True, "grid.color": FAINT, "grid.linewidth": 0.7, "lines.linewidth": 2.0,
+}  # fmt: skip
+
+DASHED: Any = {"linestyle": (0, (4, 3)), "linewidth": 1.5}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class BookFigure(Figure):
+    """A Figure outside pyplot, so a notebook shows it once, by itself, whatever the backend."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=self.dpi)
+        return buffer.getvalue()
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Run `draw` under the book's style, and only `draw`."""
+
+    @wraps(draw)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def pixels(images: Images) -> Array:
+    """uint8 [N, H, W, 3] for drawing. Raises InputError for another shape, type or value range."""
+    tensor = torch.as_tensor(images.images if isinstance(images, LesionSet) else images).detach().cpu()
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or len(tensor) == 0:
+        raise InputError(f"images must be [N, 3, H, W] with N >= 1, not {list(tensor.shape)}")
+    if tensor.is_floating_point():
+        if not tensor.abs().max() <= 1.001:  # NaN fails too
+            raise InputError(
+                f"float images must lie in [-1, 1], not {tensor.min():.3g} to {tensor.max():.3g}: "
+                "rescale or clamp them first"
+            )
+        tensor = to_uint8(tensor)
+    if tensor.dtype != torch.uint8:
+        raise InputError(f"images must be uint8, or float in [-1, 1], not {tensor.dtype}")
+    return tensor.permute(0, 2, 3, 1).numpy()
+
+
+def _tiles(
+    tiles: Array, shown: Array, columns: int, scale: float, titles: Sequence[str], rows: Sequence[str]
+) -> Figure:
+    """A mosaic of tiles [N, H, W, 3] in one axes; `titles` stand over tiles, `rows` left of rows."""
+    n, height, width, _ = tiles.shape
+    count = -(-n // columns)
+    gap, head = max(1, round(0.04 * width)), round(0.24 * width / scale) if titles else 0
+    left = 1.3 if rows else 0.0  # inches
+    step_x, step_y = width + gap, height + gap + head
+    sheet = np.full((count * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
+    inch = (8 * step_x - gap) / (WIDTH - left) / scale  # sheet pixels an inch
+    shape = (left + sheet.shape[1] / inch, sheet.shape[0] / inch)
+    figure = BookFigure(figsize=shape)
+    axes = figure.add_axes((left / shape[0], 0, 1 - left / shape[0], 1))
+    for i in np.flatnonzero(shown).tolist():
+        x, y = i % columns * step_x, i // columns * step_y + head
+        sheet[y : y + height, x : x + width] = tiles[i]
+        if titles:
+            axes.text(x + width / 2, y - 0.04 * width, titles[i], ha="center", va="bottom", fontsize=10)
+    for row, name in enumerate(rows):
+        y = row * step_y + head + height / 2
+        name = textwrap.fill(name, 14, break_long_words=False)
+        axes.text(-0.12 * width, y, name, ha="right", va="center", fontsize=11)
+    axes.imshow(sheet, aspect="auto")
+    axes.axis("off")
+    return figure
+
+
+@styled
+def image_grid(
+    images: Images, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.0
+) -> Figure:
+    """The images row by row, a title over each if given; at scale 1 eight columns fill the book's width."""
+    tiles = pixels(images)
+    if titles is not None and len(titles) != len(tiles):
+        raise InputError(f"{len(titles)} titles for {len(tiles)} images: give one an image")
+    if columns < 1 or scale <= 0:
+        raise InputError(f"columns must be at least 1 and scale positive, not {columns} and {scale}")
+    shown = np.ones(len(tiles), dtype=bool)
+    return _tiles(tiles, shown, min(columns, len(tiles)), scale, list(titles or ()), ())
+
+
+@styled
+def image_rows(rows: Mapping[str, Images], scale: float = 1.0) -> Figure:
+    """One row of images a name, the name at its left: before and after, steps of a chain.
+
+    All images must have one size; rows may differ in length. At scale 1 eight images fill the book's width.
+    """
+    parts = {name: pixels(images) for name, images in rows.items()}
+    if len({part.shape[1:] for part in parts.values()}) != 1:
+        raise InputError(f"rows must hold images of one size, not {[p.shape[1:3] for p in parts.values()]}")
+    columns = max(len(part) for part in parts.values())
+    tiles = np.concatenate([np.pad(p, ((0, columns - len(p)), *[(0, 0)] * 3)) for p in parts.values()])
+    shown = np.concatenate([np.arange(columns) < len(part) for part in parts.values()])
+    return _tiles(tiles, shown, columns, scale, (), list(parts))
+
+
+@styled
+def class_grid(lesions: LesionSet, per_class: int = 8, seed: int = 0, scale: float = 1.0) -> Figure:
+    """A row a class that has images, its name at the left: `per_class` random images of different lesions."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, Images] = {}
+    for dx, name in CLASS_NAMES.items():
+        own = rng.permutation(np.flatnonzero((lesions.table["dx"] == dx).to_numpy()))
+        known = lesions.table["lesion_id"].iloc[own]
+        own = own[(known.isna() | ~known.duplicated()).to_numpy()][:per_class]
+        if len(own):
+            rows[name] = lesions.images[torch.as_tensor(own)]
+    if not rows:
+        raise InputError("the lesion set holds no image: there is nothing to draw")
+    return image_rows(rows, scale)
+
+
+@styled
+def overlay(
+    images: Images, heat: Tensor | Array, titles: Sequence[str] | None = None, columns: int = 6
+) -> Figure:
+    """Each image beside itself under its heat map [N, h, w] (any h, w; each scaled to its own range)."""
+    tiles = pixels(images)
+    maps = torch.as_tensor(heat).detach().cpu().float()
+    if maps.ndim != 3 or len(maps) != len(tiles) or not torch.isfinite(maps).all():
+        raise InputError(f"heat must be finite [{len(tiles)}, h, w], not {list(maps.shape)}")
+    maps = torch.nn.functional.interpolate(
+        maps[:, None], tiles.shape[1:3], mode="bilinear", align_corners=False
+    )[:, 0]
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    strength = ((maps - low) / (high - low).clamp_min(1e-12)).numpy()
+    colour = matplotlib.colormaps["inferno"](strength)[..., :3] * 255
+    weight = (0.2 + 0.55 * strength)[..., None]
+    mixed = np.rint(tiles * (1 - weight) + colour * weight).astype(np.uint8)
+    pairs = np.stack([tiles, mixed], axis=1).reshape(-1, *tiles.shape[1:]).transpose(0, 3, 1, 2)
+    names = None if titles is None else [text for title in titles for text in (title, "")]
+    return image_grid(pairs, names, columns=2 * max(1, columns // 2), scale=8 / columns)
+
+
+def _plain_log(axis: Axis) -> None:
+    """1, 2, 5, 10 ... written out, instead of powers of ten."""
+    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _axes(height: float, rows: int = 1, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
+    figure = BookFigure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False, height_ratios=ratios)[:, 0]
+    return figure, list(axes)
+
+
+@styled
+def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
+    """Images of each class in each part, as bars with their numbers; `log` for HAM10000's imbalance."""
+    if not parts:
+        raise InputError("parts is empty: give at least one named LesionSet")
+    figure, (axes,) = _axes(1.0 + len(CLASSES) * (0.28 + 0.24 * len(parts)))
+    thickness = 0.82 / len(parts)
+    for number, (name, lesions) in enumerate(parts.items()):
+        counts = np.array(list(lesions.counts.values()))
+        y = np.arange(len(CLASSES)) + (number - (len(parts) - 1) / 2) * thickness
+        colour = ARM_COLOURS.get(name, PALETTE[number % len(PALETTE)])
+        axes.barh(y, counts, 0.9 * thickness, color=colour, label=f"{name} ({counts.sum():,})")
+        for position, count in zip(y, counts, strict=True):
+            axes.annotate(
+                f"{count:,}", (max(count, 1) if log else count, position), (4, 0), va="center",
+                textcoords="offset points", fontsize=11,
+            )  # fmt: skip
+    axes.set_yticks(range(len(CLASSES)), list(CLASS_NAMES.values()))
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    if log:
+        axes.set_xscale("log")
+        axes.set_xlim(1, 2.2 * max(max(lesions.counts.values()) for lesions in parts.values()) + 1)
+        _plain_log(axes.xaxis)
+    else:
+        axes.margins(x=0.12)
+    axes.margins(y=0.02)
+    axes.set_xlabel("images" + (", logarithmic" if log else ""))
+    if len(parts) > 1:
+        figure.legend(loc="outside upper center", ncols=min(4, len(parts)), handlelength=1)
+    return figure
+
+
+@styled
+def loss_curves(
+    history: pd.DataFrame, columns: Sequence[str], x: str = "step", log: bool = False, smooth: int = 1
+) -> Figure:
+    """The `columns` of `history` over `x`, each named at its end; missing values are passed over.
+
+    smooth > 1 draws the running mean over that many values above the faint raw curve; a column with fewer
+    than three times as many values stays as it is.
+    """
+    absent = [name for name in (x, *columns) if name not in history]
+    if absent or not columns:
+        raise InputError(f"history has no column {absent}; it has {list(history.columns)}")
+    figure, (axes,) = _axes(3.6)
+    ends = []
+    for number, name in enumerate(columns):
+        curve = history[[x, name]].dropna()
+        if curve.empty or (log and (curve[name] <= 0).any()):
+            raise InputError(f"column {name} has no value" + (" or one <= 0: use log=False" if log else ""))
+        colour = PALETTE[number % len(PALETTE)]
+        window = smooth if len(curve) >= 3 * smooth else 1
+        if window > 1:
+            axes.plot(curve[x], curve[name], color=colour, alpha=0.25, linewidth=1)
+        line = curve[name].rolling(window, min_periods=1).mean()
+        axes.plot(curve[x], line, color=colour, label=name, marker="o" if len(curve) < 2 else None)
+        ends.append((float(line.iloc[-1]), name.replace("_", " "), colour))
+    if log:
+        axes.set_yscale("log")
+        _plain_log(axes.yaxis)
+    axes.set_xlabel(x)
+    axes.set_ylabel("loss" + (", logarithmic" if log else ""))
+    axes.grid(axis="y")
+    axes.margins(x=0.01)
+    _name_ends(axes, ends)
+    return figure
+
+
+def _name_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Names right of the axes at the curves' last values, pushed apart where they would overlap."""
+    ends = sorted(ends)
+    to_axes = axes.transScale + axes.transLimits
+    places = [to_axes.transform((axes.get_xlim()[1], value))[1] for value, _, _ in ends]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + 0.085)
+    for i in range(len(places) - 1, -1, -1):
+        places[i] = min(places[i], 1.0 if i == len(places) - 1 else places[i + 1] - 0.085)
+    for place, (_, name, colour) in zip(places, ends, strict=True):
+        axes.text(1.015, place, name, color=colour, transform=axes.transAxes, va="center")
+
+
+@styled
+def bars_with_intervals(
+    labels: Sequence[str],
+    values: Sequence[float],
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
+    colours: Sequence[str] | None = None,
+    ylabel: str = "",
+    reference: tuple[float, str] | None = None,
+    claims: Sequence[float | None] | None = None,
+    claims_label: str = "source report",
+    digits: int = 2,
+) -> Figure:
+    """One bar a label from zero, its value above it, its interval where `low` and `high` have one.
+
+    colours: by default `ARM_COLOURS` for the arms' names, grey for the rest. reference: (value, label) of a
+    horizontal line, such as the real-versus-real floor. claims: hollow markers beside the bars, such as the
+    source report's figures (None where there is none). Raises InputError where lengths do not fit or an
+    interval is upside down.
+    """
+    given = {"values": values, "low": low, "high": high, "colours": colours, "claims": claims}
+    for name, sequence in given.items():
+        if sequence is not None and len(sequence) != len(labels):
+            raise InputError(f"{len(sequence)} {name} for {len(labels)} labels: give one a label")
+    bottom, top = (np.asarray([np.nan] * len(labels) if s is None else s, float) for s in (low, high))
+    if not len(labels) or np.any(bottom > top):
+        raise InputError("there must be a label, and low must not exceed high")
+    figure, (axes,) = _axes(3.8)
+    place = np.arange(len(labels))
+    shades = list(colours) if colours else [ARM_COLOURS.get(label, GREY) for label in labels]
+    axes.bar(place, values, 0.6, color=shades)
+    has = np.isfinite(bottom) & np.isfinite(top)
+    axes.vlines(place[has], bottom[has], top[has], color="white", linewidth=5)
+    axes.vlines(place[has], bottom[has], top[has], color=INK, linewidth=2)
+    heights = np.asarray(values, float)
+    for x, value, peak in zip(place, heights, np.fmax(heights, top), strict=True):
+        text = "no value" if np.isnan(value) else f"{value:.{digits}f}"
+        axes.annotate(text, (x, np.nan_to_num(peak)), (0, 5), ha="center", textcoords="offset points")
+    hollow = np.asarray([np.nan if claim is None else claim for claim in claims or ()], float)
+    if claims is not None:
+        (points,) = axes.plot(place + 0.4, hollow, "D", mfc="white", mec=INK, ms=8)
+        axes.legend([points], [claims_label], loc="lower left", bbox_to_anchor=(0, 1), handletextpad=0.2)
+    level = [] if reference is None else [reference[0]]
+    if reference is not None:
+        axes.axhline(reference[0], color=INK, **DASHED)
+        axes.annotate(
+            reference[1], (1, reference[0]), (4, 0), xycoords=("axes fraction", "data"), va="center",
+            textcoords="offset points",
+        )  # fmt: skip
+    axes.set_xticks(place, [ARM_NAMES.get(label, label) for label in labels])
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylabel(ylabel)
+    drawn = np.concatenate([heights, bottom, top, hollow, level, [0.0]])
+    lowest, highest = np.nanmin(drawn), np.nanmax(drawn)
+    axes.set_ylim(lowest, lowest + 1.12 * (highest - lowest or 1.0))
+    return figure
+
+
+@styled
+def precision_recall_curves(
+    curves: Mapping[str, tuple[Array, Array]], prevalence: float, title: str = ""
+) -> Figure:
+    """Precision over recall, a curve an arm from (precision, recall), and chance (the prevalence)."""
+    if not curves or not 0 <= prevalence <= 1:
+        raise InputError(f"give at least one curve and a prevalence in [0, 1], not {prevalence}")
+    figure, (axes,) = _axes(4.4)
+    for number, (arm, (precision, recall)) in enumerate(curves.items()):
+        if len(precision) != len(recall):
+            raise InputError(f"{arm}: {len(precision)} precisions but {len(recall)} recalls")
+        colour = ARM_COLOURS.get(arm, PALETTE[number % len(PALETTE)])
+        axes.step(recall, precision, where="post", color=colour, label=ARM_NAMES.get(arm, arm))
+    axes.axhline(prevalence, color=GREY, **DASHED)
+    axes.annotate(
+        f"chance {prevalence:.2f}", (0.01, prevalence), (0, 4), textcoords="offset points", color=GREY
+    )
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=title)
+    figure.legend(loc="outside upper center", ncols=4, handlelength=1.2)
+    return figure
+
+
+@styled
+def confusion_matrix(counts: Array, classes: Sequence[str] = CLASSES) -> Figure:
+    """Share of each true class (row) predicted as each class (column), with the counts [C, C] beneath."""
+    counts = np.asarray(counts)
+    if counts.shape != (len(classes), len(classes)) or (counts < 0).any():
+        raise InputError(f"counts must be >= 0 and [{len(classes)}] * 2, not {list(counts.shape)}")
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    figure, (axes,) = _axes(6.2)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        if not totals[row, 0]:
+            continue
+        colour = "white" if share > 0.6 else INK if counts[row, column] else GREY
+        axes.text(column, row - 0.1, f"{share:.0%}", ha="center", va="center", fontsize=13, color=colour)
+        count = f"{counts[row, column]:,}"
+        axes.text(column, row + 0.26, count, ha="center", va="center", fontsize=10, color=colour)
+    axes.set_xticks(range(len(classes)), classes)
+    names = [f"{name}\nn = {n:,}" for name, n in zip(classes, totals[:, 0], strict=True)]
+    axes.set_yticks(range(len(classes)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+@styled
+def group_bars(groups: pd.DataFrame, reference: tuple[float, str] | None = None) -> Figure:
+    """Accuracy of each group with its interval and n, a panel an attribute; too small groups are grey.
+
+    groups: the columns attribute, group, n_images, accuracy, low, high, enough (bool) of
+    `metrics.fairness.group_scores`. reference: (value, label) of a vertical line, such as all images'.
+    """
+    needed = ("attribute", "group", "n_images", "accuracy", "low", "high", "enough")
+    absent = [name for name in needed if name not in groups]
+    if absent or groups.empty:
+        raise InputError(f"the group table is empty or lacks {absent}; it must have {', '.join(needed)}")
+    parts = [(str(name), part) for name, part in groups.groupby("attribute", sort=False)]
+    sizes = [len(part) for _, part in parts]
+    figure, panels = _axes(0.9 + 0.36 * sum(sizes) + 0.5 * len(parts), len(parts), sizes)
+    for axes, (name, part) in zip(panels, parts, strict=True):
+        place = np.arange(len(part))
+        ok = part["enough"].to_numpy(dtype=bool)
+        ink = np.where(ok, INK, GREY).tolist()
+        axes.barh(place, part["accuracy"], 0.7, color=np.where(ok, PALETTE[0], FAINT))
+        axes.hlines(place, part["low"], part["high"], color=np.where(ok, "white", FAINT), linewidth=5)
+        axes.hlines(place, part["low"], part["high"], color=ink, linewidth=2)
+        axes.set_yticks(place, part["group"].astype(str))
+        for y, (label, n) in enumerate(zip(axes.get_yticklabels(), part["n_images"], strict=True)):
+            label.set_color(ink[y])
+            axes.text(1.02, y, f"n = {n:,}", va="center", fontsize=11, color=ink[y])
+        axes.set(xlim=(0, 1), title=name.replace("_", " "))
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelbottom=axes is panels[-1])
+        if reference is not None:
+            axes.axvline(reference[0], color=INK, **DASHED)
+    panels[-1].set_xlabel("accuracy" + (f" (dashed: {reference[1]})" if reference else ""))
+    return figure
+
+
+@styled
+def histogram_pair(
+    a: Array, b: Array, labels: tuple[str, str], threshold: float | None = None, xlabel: str = "distance"
+) -> Figure:
+    """Two distributions over common bins, each as shares of its own n; `threshold` is a vertical line."""
+    both = [np.asarray(values, dtype=float).ravel() for values in (a, b)]
+    if any(len(values) == 0 or not np.isfinite(values).all() for values in both):
+        raise InputError("both distributions must be finite and hold at least one value")
+    figure, (axes,) = _axes(3.6)
+    edges = np.histogram_bin_edges(np.concatenate(both), bins=40).tolist()
+    for values, label, colour in zip(both, labels, PALETTE, strict=False):
+        weights = np.full(len(values), 1 / len(values))
+        axes.hist(values, edges, weights=weights, histtype="stepfilled", color=colour, alpha=0.25)
+        name = f"{label} (n = {len(values):,})"
+        axes.hist(values, edges, weights=weights, histtype="step", color=colour, linewidth=2, label=name)
+    if threshold is not None:
+        axes.axvline(threshold, color=INK, **DASHED)
+        axes.annotate(
+            f"threshold {threshold:.3g}", (threshold, 1), (5, 0),
+            xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+        )  # fmt: skip
+    axes.set(xlabel=xlabel, ylabel="share of images")
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.margins(y=0.2)
+    figure.legend(loc="outside upper center", ncols=2, handlelength=1)
+    return figure

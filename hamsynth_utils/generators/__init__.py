@@ -1,0 +1,64 @@
+"""The three generators, all conditional on the class, behind one interface."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.generators.base import Generator
+from hamsynth_utils.generators.diffusion import Diffusion
+from hamsynth_utils.generators.gan import GAN
+from hamsynth_utils.generators.vae import VAE
+from hamsynth_utils.profile import DiffusionSettings, GANSettings, Profile, Settings, VAESettings
+from hamsynth_utils.weights import read_weights
+
+REGISTRY: dict[str, tuple[type[Generator], type[Settings]]] = {
+    "vae": (VAE, VAESettings),
+    "gan": (GAN, GANSettings),
+    "diffusion": (Diffusion, DiffusionSettings),
+}
+
+
+def build_generator(name: str, profile: Profile) -> Generator:
+    """An untrained generator of the profile's image size; raises InputError for an unknown name."""
+    settings = profile.generator_settings(name)
+    kind, _ = REGISTRY[name]
+    return kind(profile.data.image_size, settings)  # type: ignore[call-arg]
+
+
+def description(generator: Generator) -> dict[str, str]:
+    """What must be stored beside its weights so that `load_generator` can rebuild it."""
+    return {
+        "generator": generator.name,
+        "settings": json.dumps(generator.settings.model_dump(mode="json")),  # type: ignore[union-attr, operator]
+        "image_size": str(generator.image_size),
+        "classes": ",".join(CLASSES),
+    }
+
+
+def load_generator(path: Path, name: str | None = None) -> Generator:
+    """The trained generator in a .safetensors file, in evaluation mode on the CPU.
+
+    name: refuse a file that holds another generator. Raises InputError for a file that is missing, cut
+    short, of another class list, or not a generator's.
+    """
+    tensors, metadata = read_weights(path)
+    kind_name = metadata.get("generator")
+    if kind_name not in REGISTRY:
+        raise InputError(f"{path} holds no generator (its metadata says {kind_name!r})")
+    if name is not None and name != kind_name:
+        raise InputError(f"{path} holds a {kind_name}, not a {name}")
+    if metadata["classes"] != ",".join(CLASSES):
+        raise InputError(f"{path} was trained on the classes {metadata['classes']}, not {','.join(CLASSES)}")
+    kind, settings_kind = REGISTRY[kind_name]
+    settings = settings_kind.model_validate_json(metadata["settings"])
+    generator = kind(int(metadata["image_size"]), settings)  # type: ignore[call-arg]
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} does not fit this version's {kind_name}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    return generator.eval()

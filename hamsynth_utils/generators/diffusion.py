@@ -1,0 +1,124 @@
+"""A class-conditional diffusion model on space-to-depth patches (Ho et al. 2020).
+
+The U-Net and the forward process are denoising-diffusion-pytorch's. A 64x64 image is folded into 16x16
+positions of 48 channels, on which the same network is some twenty times cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
+from torch import Tensor
+
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.profile import DiffusionSettings
+
+LARGEST_WEIGHT = 25.0
+"""Upper bound of the loss weight SNR + 1 of x0-prediction, reached where little noise is left."""
+
+
+class Diffusion(Generator):
+    """Denoises `process.model(x_t, t, y)`; trained with classes dropped, sampled with guidance by DDIM."""
+
+    name: ClassVar[str] = "diffusion"
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+
+    def __init__(self, image_size: int, settings: DiffusionSettings) -> None:
+        super().__init__(image_size)
+        if settings.sampling_steps > settings.timesteps:
+            raise InputError(
+                f"diffusion.sampling_steps ({settings.sampling_steps}) must not exceed "
+                f"diffusion.timesteps ({settings.timesteps})"
+            )
+        self.settings = settings
+        network = Unet(
+            dim=settings.width,
+            dim_mults=settings.width_factors,
+            channels=3 * settings.patch**2,
+            num_classes=len(CLASSES),
+            cond_drop_prob=settings.class_drop,
+        )
+        self.process = GaussianDiffusion(
+            network,
+            image_size=image_size // settings.patch,
+            timesteps=settings.timesteps,
+            objective=settings.objective,
+            beta_schedule="cosine",
+        )
+        if settings.objective == "pred_x0":
+            # The v-prediction loss seen from x0 weighs SNR + 1; the SNR alone, clipped low, would blur
+            # fine detail, and unclipped it would be all about images that are hardly noisy.
+            signal = self.process.alphas_cumprod
+            self.process.loss_weight = (1 / (1 - signal)).clamp(max=LARGEST_WEIGHT)
+
+    def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Weighted squared error of the network's prediction at random times; `loss` per channel value."""
+        folded = F.pixel_unshuffle(images, self.settings.patch)
+        times = self.process.random_times(len(images))
+        return {"loss": self.process.p_losses(folded, times, classes=labels)}
+
+    @torch.no_grad()
+    def sample(
+        self, labels: Tensor, seed: int, guidance: float | None = None, steps: int | None = None
+    ) -> Tensor:
+        """As `Generator.sample`; `guidance` and `steps` replace those of the settings."""
+        image = torch.empty(0)
+        for image in self.denoise(labels, seed, guidance, steps):
+            pass
+        return image
+
+    @torch.no_grad()
+    def denoise(
+        self, labels: Tensor, seed: int, guidance: float | None = None, steps: int | None = None
+    ) -> Iterator[Tensor]:
+        """The model's guess of the clean image after each DDIM step, [N, 3, S, S] in [-1, 1]; the last is the sample.
+
+        Deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
+        """
+        guidance = self.settings.guidance if guidance is None else guidance
+        steps = self.settings.sampling_steps if steps is None else steps
+        if not 2 <= steps <= self.settings.timesteps:
+            raise InputError(f"steps must lie in 2 to {self.settings.timesteps}, but is {steps}")
+        if guidance < 1:
+            raise InputError(f"guidance must be at least 1 (1 means none), but is {guidance}")
+        labels = self.checked(labels)
+        folded_size = self.image_size // self.settings.patch
+        shape = (3 * self.settings.patch**2, folded_size, folded_size)
+        x = seeded_noise(shape, seed, len(labels), self.device)
+        times = torch.linspace(self.settings.timesteps - 1, 0, steps).round().long().tolist()
+        for time, time_next in zip(times, [*times[1:], None], strict=True):
+            t = torch.full((len(labels),), time, device=self.device)
+            clean = self.predict_clean(x, t, labels, guidance)
+            noise = self.process.predict_noise_from_start(x, t, clean)
+            if time_next is not None:
+                signal = self.process.alphas_cumprod[time_next]
+                x = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+            yield F.pixel_shuffle(clean, self.settings.patch)
+
+    @torch.no_grad()
+    def predict_clean(self, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:
+        """The guess of x_0 from x_t, clamped to [-1, 1], with classifier-free guidance.
+
+        Ho & Salimans (2022): output = without class + guidance * (with class - without class).
+        """
+        if guidance == 1:
+            output = self.process.model(x, t, labels, cond_drop_prob=0.0)
+        else:
+            # One pass over both halves is faster than two passes.
+            keep = torch.arange(2 * len(x), device=x.device) < len(x)
+            both = self.process.model(
+                x.repeat(2, 1, 1, 1), t.repeat(2), labels.repeat(2), cond_keep_mask=keep
+            )
+            with_class, without_class = both.chunk(2)
+            output = without_class + guidance * (with_class - without_class)
+        if self.settings.objective == "pred_noise":
+            output = self.process.predict_start_from_noise(x, t, output)
+        elif self.settings.objective == "pred_v":
+            output = self.process.predict_start_from_v(x, t, output)
+        return output.float().clamp(-1, 1)

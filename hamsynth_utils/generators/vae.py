@@ -1,0 +1,114 @@
+"""A class-conditional variational autoencoder (Kingma & Welling 2014)."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.profile import VAESettings
+
+
+class VAE(Generator):
+    """q(z | x, y) and p(x | z, y) are convolutional networks; the prior p(z) is N(0, I).
+
+    The likelihood is Gaussian with one learned standard deviation for all pixels (sigma-VAE, Rybkin et
+    al. 2021), so that reconstruction and KL are both in nats and need no hand-set balance. The KL term is
+    warmed up from 0 to 1 over the first `kl_warmup_share` of training, and does not push a latent
+    dimension below its share of `free_nats` (free bits, Kingma et al. 2016).
+    """
+
+    name: ClassVar[str] = "vae"
+
+    def __init__(self, image_size: int, settings: VAESettings) -> None:
+        super().__init__(image_size)
+        self.settings = settings
+        width, latent = settings.width, settings.latent_size
+        channels = [width, 2 * width, 4 * width, 4 * width]
+        self.grid = image_size // 2 ** len(channels)
+        features = channels[-1] * self.grid**2
+
+        encoder: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+        for before, after in zip([width, *channels], channels, strict=False):
+            encoder += [nn.Conv2d(before, after, 4, stride=2, padding=1), ResidualBlock(after)]
+        self.encoder = nn.Sequential(*encoder, nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Flatten())
+        self.to_posterior = nn.Linear(features + len(CLASSES), 2 * latent)
+
+        self.from_latent = nn.Linear(latent + len(CLASSES), features)
+        decoder: list[nn.Module] = []
+        for before, after in zip(channels[::-1], [*channels[-2::-1], width], strict=True):
+            decoder += [
+                ResidualBlock(before),
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(before, after, 3, padding=1),
+            ]
+        self.decoder = nn.Sequential(
+            *decoder, nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1)
+        )
+        self.log_sigma = nn.Parameter(torch.tensor(-1.0))
+
+    def encode(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the posterior q(z | x, y), each [N, latent_size]."""
+        features = torch.cat([self.encoder(images), _one_hot(labels)], dim=1)
+        mean, log_variance = self.to_posterior(features).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(-14, 6)
+
+    def decode(self, latent: Tensor, labels: Tensor) -> Tensor:
+        """Mean of p(x | z, y): [N, 3, S, S]; within [-1, 1] up to the network's error."""
+        features = self.from_latent(torch.cat([latent, _one_hot(labels)], dim=1))
+        return self.decoder(features.view(len(latent), -1, self.grid, self.grid)).float()
+
+    def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """`reconstruction` and `kl` are in nats per image, `loss` in nats per pixel value."""
+        mean, log_variance = self.encode(images, labels)
+        latent = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        decoded = self.decode(latent, labels)
+        reconstruction = gaussian_negative_log_likelihood(images, decoded, self.log_sigma).mean()
+        kl_per_dimension = kl_to_standard_normal(mean, log_variance).mean(0)  # [latent_size]
+        floor = self.settings.free_nats / self.settings.latent_size
+        warmup = min(1.0, self.progress / max(self.settings.kl_warmup_share, 1e-9))
+        loss = reconstruction + warmup * kl_per_dimension.clamp(min=floor).sum()
+        return {
+            "loss": loss / images[0].numel(),
+            "reconstruction": reconstruction.detach(),
+            "kl": kl_per_dimension.sum().detach(),
+        }
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, seed: int) -> Tensor:
+        labels = self.checked(labels)
+        latent = seeded_noise((self.settings.latent_size,), seed, len(labels), self.device)
+        return self.decode(latent, labels).clamp(-1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), the shape kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each entry, in nats (Kingma & Welling 2014, app. B)."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance)
+
+
+def gaussian_negative_log_likelihood(images: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """-log N(images; mean, exp(log_sigma)^2) summed over pixels: nats per image, [N]."""
+    per_value = 0.5 * ((images - mean) / log_sigma.exp()) ** 2 + log_sigma + 0.5 * math.log(2 * math.pi)
+    return per_value.flatten(1).sum(1)
+
+
+def _one_hot(labels: Tensor) -> Tensor:
+    return nn.functional.one_hot(labels, len(CLASSES)).float()

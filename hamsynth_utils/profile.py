@@ -1,0 +1,231 @@
+"""The `Profile`: every number a run depends on, read from `profiles/*.yaml` and validated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hamsynth_utils.errors import InputError
+
+GENERATORS = ("vae", "gan", "diffusion")
+ARMS = ("real", *GENERATORS)
+"""What the classifier is fine-tuned on: real images alone, or real + one generator's images."""
+
+GeneratorName = Literal["vae", "gan", "diffusion"]
+Arm = Literal["real", "vae", "gan", "diffusion"]
+Extractor = Literal["inception", "efficientnet_lite0"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Frozen; refuses unknown keys and values of another type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataSettings(Settings):
+    """Images and their split; shares are of all images."""
+
+    image_size: Literal[32, 64, 128] = 64
+    phantom_images: Count
+    protocol: Literal["lesion", "image"] = "lesion"
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class TrainingSettings(Settings):
+    """One training: exactly one of `steps` and `epochs` says how long."""
+
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch_size: Count
+    learning_rate: Rate
+    warmup_share: Share = 0.05
+    decay: Literal["none", "linear", "cosine"] = "linear"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    gradient_clip: Rate = 1.0
+    ema_decay: Share = 0.99
+    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """0 draws classes as they occur, 1 draws each class equally often, between: a power in between."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    checkpoint_seconds: Rate = 60.0
+
+    @model_validator(mode="after")
+    def one_length(self) -> TrainingSettings:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+    def total_steps(self, images: int) -> int:
+        """Optimizer steps of this training on `images` training images."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * max(1, images // self.batch_size)
+
+
+class VAESettings(Settings):
+    latent_size: Count = 128
+    width: Count = 32
+    kl_warmup_share: Share = 0.3
+    free_nats: Annotated[float, Field(ge=0)] = 0.0
+    training: TrainingSettings
+
+
+class GANSettings(Settings):
+    latent_size: Count = 128
+    width: Count = 32
+    discriminator_rate_factor: Rate = 1.0
+    penalty: Rate = 0.1
+    """Weight of the gradient penalties R1 + R2."""
+    training: TrainingSettings
+
+
+class DiffusionSettings(Settings):
+    width: Count = 64
+    width_factors: tuple[Count, ...] = (1, 2, 4)
+    patch: Literal[1, 2, 4] = 4
+    """Space-to-depth: the U-Net sees image_size / patch pixels of 3 * patch**2 channels."""
+    timesteps: Annotated[int, Field(ge=2)] = 1000
+    objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
+    class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
+    guidance: Annotated[float, Field(ge=1)] = 1.5
+    sampling_steps: Annotated[int, Field(ge=2)] = 30
+    training: TrainingSettings
+
+
+class SynthesisSettings(Settings):
+    """How many synthetic images: minority classes are brought up to `minority_share` of the largest
+    class; on top, `evaluation_images` are drawn as the classes occur, to measure fidelity on."""
+
+    minority_share: Annotated[float, Field(gt=0, le=1)]
+    evaluation_images: Annotated[int, Field(ge=50)]
+    batch_size: Count = 64
+
+
+class ClassifierSettings(Settings):
+    model: str = "vit_small_patch14_dinov2"
+    depth: Count | None = None
+    """Keep only the first `depth` blocks; all of them if left out."""
+    input_size: Count
+    """Images are enlarged to this many pixels before the patch embedding."""
+    weights: str = "auto"
+    """`hub`, `none`, `auto`, or a .safetensors file."""
+    head_learning_rate: Rate = 1.0e-3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    drop_path: Share = 0.1
+    label_smoothing: Share = 0.1
+    training: TrainingSettings
+
+
+class EvaluationSettings(Settings):
+    extractors: Annotated[tuple[Extractor, ...], Field(min_length=1)]
+    repeats: Annotated[int, Field(ge=2)] = 5
+    """Random subsets behind each distance and each floor."""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Bootstrap draws over lesions behind each interval."""
+
+
+class Profile(Settings):
+    """Everything a run depends on but its data and its seed. `name` is the file's stem."""
+
+    name: str
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Seeds of the classifier; each arm is fine-tuned once per seed."""
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ARMS
+    threads: Count
+    """CPU threads of one notebook."""
+    data: DataSettings
+    vae: VAESettings
+    gan: GANSettings
+    diffusion: DiffusionSettings
+    synthesis: SynthesisSettings
+    classifier: ClassifierSettings
+    evaluation: EvaluationSettings
+
+    @model_validator(mode="after")
+    def consistent(self) -> Profile:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds holds a repeat: {list(self.seeds)}")
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError(f"arms holds a repeat: {list(self.arms)}")
+        if self.data.validation_share + self.data.test_share >= 1:
+            raise ValueError("data.validation_share + data.test_share leave nothing to train on")
+        return self
+
+    def generator_settings(self, name: str) -> VAESettings | GANSettings | DiffusionSettings:
+        """The settings of the generator `name`; raises InputError for a name not in `GENERATORS`."""
+        if name not in GENERATORS:
+            raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
+        return getattr(self, name)
+
+
+def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
+    """The profile `profiles/<name>.yaml`, or the one in a .yaml file given by its path.
+
+    Raises InputError naming the file, the key and the mending step for an unknown or wrongly typed key.
+    """
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path).expanduser()
+    else:
+        path = (profiles or project_root() / "profiles") / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise InputError(f"no profile at {path}" + (f"; known there: {known}" if known else ""))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no settings: it must map keys to values")
+    try:
+        return parse_profile({"name": path.stem, **content})
+    except ValidationError as error:
+        raise InputError(f"{path}: " + "; ".join(_explain(e) for e in error.errors())) from error
+
+
+def parse_profile(content: dict[str, Any]) -> Profile:
+    """A Profile from plain YAML values; raises pydantic.ValidationError."""
+    return Profile.model_validate(_tuples(content))
+
+
+def project_root() -> Path:
+    """The checkout that holds `profiles/` and `notebooks/`."""
+    return Path(__file__).resolve().parent.parent
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has lists where the frozen settings have tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "the profile"
+    value = error.get("input")
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a setting: remove it or correct its name"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    if isinstance(value, str) and error["type"] in {"float_type", "int_type"}:
+        hint = ""
+        try:
+            hint = f" (YAML reads {value} as text: write {float(value):.1e} as {_yaml_float(value)})"
+        except ValueError:
+            pass
+        return f"{where} is the text {value!r}, not a number{hint}"
+    return f"{where}: {error['msg']}, but it is {value!r}"
+
+
+def _yaml_float(text: str) -> str:
+    mantissa, _, exponent = text.lower().partition("e")
+    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+    if exponent and exponent[0] not in "+-":
+        exponent = f"+{exponent}"
+    return f"{mantissa}e{exponent}" if exponent else mantissa

@@ -1,0 +1,124 @@
+"""What a room of the run makes: found and read back if it is there, made and kept if it is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hamsynth_utils.classifier import (
+    Classifier,
+    Provenance,
+    augment_for_classifier,
+    build_classifier,
+    predict,
+    provenance_json,
+    refuse_synthetic,
+    training_set,
+)  # fmt: skip
+from hamsynth_utils.data.augment import augment
+from hamsynth_utils.data.lesions import LesionSet
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.generators import build_generator, description
+from hamsynth_utils.profile import ARMS, GENERATORS
+from hamsynth_utils.run import Run, replacing
+from hamsynth_utils.synthesis import read_synthetic, requested_counts, synthesize
+from hamsynth_utils.training import Training, train
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned classifier, its training, its predictions on the test part and where its weights began."""
+
+    classifier: Classifier
+    training: Training
+    predictions: pd.DataFrame
+    provenance: Provenance
+
+
+def part_of(run: Run, part: str) -> LesionSet:
+    """The `train`, `validation` or `test` images of the run."""
+    return run.lesions().subset(run.split().parts()[part])
+
+
+def flip_and_turn(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flips and quarter turns, each image its own: exact permutations of pixels, free for skin lesions."""
+    return augment(images, generator, rotation="quarter", flips=True)
+
+
+def train_generator(run: Run, name: str, progress_bar: bool = True) -> Training:
+    """The run's generator `name`, in `generators/<name>/`; trained on the training part alone."""
+    settings = run.profile.generator_settings(name)
+    lesions = part_of(run, "train")
+    refuse_synthetic(lesions, "the images to train a generator on")
+    generator = build_generator(name, run.profile)
+    with run.room(f"generators/{name}") as folder:
+        return train(
+            generator, lesions, settings.training, folder, seed=run.seed, augment=flip_and_turn,
+            description={**description(generator), "trained_on": run.training_fingerprint()},
+            progress_bar=progress_bar,
+        )  # fmt: skip
+
+
+def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
+    """The run's synthetic set of the generator `name`, in `generators/<name>/synthetic/`, verified."""
+    settings = run.profile.synthesis
+    with run.room(f"generators/{name}") as folder:
+        if (folder / "synthetic").exists():
+            return read_synthetic(folder / "synthetic")
+        counts = requested_counts(
+            part_of(run, "train").labels, settings.minority_share, settings.evaluation_images
+        )
+        return synthesize(
+            run.require(f"generators/{name}/weights.safetensors", f"the notebook of the {name}"), counts,
+            # Far from the seeds of the other generators and of the pictures in the notebooks.
+            1_000_000 * (1 + GENERATORS.index(name)) + 10_000_000 * run.seed,
+            folder / "synthetic", settings.batch_size, progress=progress_bar,
+        )  # fmt: skip
+
+
+def synthetic_of(run: Run, name: str) -> LesionSet:
+    """The finished synthetic set of a generator; raises InputError if its notebook has not been run,
+    or if it was trained on other images than this run's training part."""
+    numbers = {"vae": "02_vae", "gan": "03_gan", "diffusion": "04_diffusion"}
+    if name not in numbers:
+        raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
+    folder = run.require(f"generators/{name}/synthetic", numbers[name])
+    trained_on = set(pd.read_csv(folder / "manifest.csv")["trained_on"].astype(str))
+    if trained_on != {run.training_fingerprint()}:
+        raise InputError(
+            f"{folder} comes from a generator trained on other images than this run's training part"
+        )
+    return read_synthetic(folder)
+
+
+def fine_tune(run: Run, arm: str, seed: int, progress_bar: bool = True) -> FineTuned:
+    """The run's classifier of one arm and seed, in `classifiers/<arm>/seed-<seed>/`, and its test predictions."""
+    if arm not in ARMS:
+        raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"the classifier's seed must be a whole number from 0 up, not {seed!r}")
+    settings = run.profile.classifier
+    synthetic = synthetic_of(run, arm) if arm in GENERATORS else None
+    images = training_set(arm, part_of(run, "train"), synthetic, run.profile.synthesis.minority_share)
+    with run.room(f"classifiers/{arm}/seed-{seed}") as folder:
+        record = folder / "provenance.json"
+        classifier, provenance = build_classifier(settings, seed)
+        training = train(
+            classifier, images, settings.training, folder, seed=seed, augment=augment_for_classifier,
+            description={"arm": arm}, progress_bar=progress_bar,
+        )  # fmt: skip
+        if training.loaded and record.is_file():
+            provenance = Provenance(**json.loads(record.read_text()))
+        else:
+            with replacing(record) as path:
+                path.write_text(json.dumps(provenance_json(provenance), indent=1))
+        for part in ("validation", "test"):
+            target = folder / ("predictions.csv" if part == "test" else "validation_predictions.csv")
+            if not target.is_file():
+                with replacing(target) as path:
+                    predict(classifier, part_of(run, part)).to_csv(path, index=False)
+        return FineTuned(classifier, training, pd.read_csv(folder / "predictions.csv"), provenance)

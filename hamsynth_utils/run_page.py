@@ -1,0 +1,110 @@
+"""The report's page about the run itself: settings, versions, minutes, and what was left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def this_run(folder: Path, record: dict[str, Any]) -> str:
+    """One sentence for the front page: which run this is, and what its numbers speak about."""
+    profile = record["profile"]
+    text = f"`{folder.name}`: {_data(record)}, profile `{profile['name']}`, seed {record['seed']}."
+    if record["data"] == "phantom":
+        text += " The phantom is drawn by a program and is not skin: its numbers test the road, not medicine."
+    return text
+
+
+def run_page(folder: Path, record: dict[str, Any], minutes: dict[str, tuple[float, float | None]]) -> str:
+    """The page as MyST Markdown.
+
+    record: what `run.yaml` holds. minutes: of each notebook, its minutes and peak memory in GiB or None.
+    """
+    profile = record["profile"]
+    facts = [
+        ("run", folder.name),
+        ("data", _data(record)),
+        ("profile", profile["name"]),
+        ("seed", record["seed"]),
+        ("split", f"by {profile['data']['protocol']}"),
+        ("image size", f"{profile['data']['image_size']} pixels"),
+        ("device", record["device"]),
+        ("threads of a notebook", record["threads"]),
+        ("Python", record["python"]),
+        ("code", f"commit {record['git_commit']}"),
+    ]
+    total = sum(length for length, _ in minutes.values())
+    times = [
+        (name, f"{length:.1f}", "-" if memory is None else f"{memory:.1f}")
+        for name, (length, memory) in minutes.items()
+    ]
+    sections = [
+        "# The run behind this report",
+        _table(("What", "Value"), facts),
+        "## Minutes",
+        "Wall time of each notebook, and the most memory its kernel held. Notebooks may have run side by side; "
+        "one that was continued after a stop counts only from there.",
+        _table(("Notebook", "Minutes", "GiB"), [*times, ("all", f"{total:.1f}", "")]),
+        "## Weights the classifiers started from",
+        _weights(folder),
+        "## What was left out",
+        _skipped(folder),
+        _extractors(folder),
+        "## Versions",
+        _table(("Package", "Version"), record["versions"].items()),
+        "## All settings",
+        f"````{{dropdown}} profile {profile['name']}\n```yaml\n{yaml.safe_dump(profile, sort_keys=False)}```\n````",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _data(record: dict[str, Any]) -> str:
+    return "the phantom" if record["data"] == "phantom" else f"the folder {Path(record['data']).name}"
+
+
+def _weights(folder: Path) -> str:
+    rows = []
+    for path in sorted(folder.glob("classifiers/*/seed-*/provenance.json")):
+        values = {key: _plain(value) for key, value in json.loads(path.read_text()).items()}
+        said = "; ".join(f"{key}: {value}" for key, value in values.items())
+        rows.append((path.parent.parent.name, path.parent.name.removeprefix("seed-"), said))
+    return _table(("Arm", "Seed", "Weights"), rows) if rows else "No record was kept."
+
+
+def _skipped(folder: Path) -> str:
+    path = folder / "data/lesions/skipped.csv"
+    rows = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = [(row["image_id"], row["reason"]) for row in csv.DictReader(file)]
+    if not rows:
+        return "No image was skipped."
+    return f"{len(rows)} images could not be read and were skipped.\n\n" + _table(("Image", "Why"), rows)
+
+
+def _extractors(folder: Path) -> str:
+    path = folder / "metrics/extractors.json"
+    unavailable = json.loads(path.read_text()) if path.is_file() else {}
+    if not unavailable:
+        return "Every feature extractor of the profile was used."
+    rows = [(name, _plain(reason)) for name, reason in unavailable.items()]
+    return "Feature extractors that could not be used:\n\n" + _table(("Extractor", "Why"), rows)
+
+
+def _plain(value: Any) -> str:
+    """Text without folders: of an absolute path only its last part is anyone's business."""
+    if isinstance(value, str):
+        return Path(value).name if value.startswith("/") else value
+    return json.dumps(value)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    def line(cells: Iterable[object]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(head), line("---" for _ in head), *(line(row) for row in rows)])

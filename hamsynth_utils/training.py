@@ -1,0 +1,260 @@
+"""One training loop for every model: seeded, resumable, and stopped by a loss that is no longer sane."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from ema_pytorch import EMA
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hamsynth_utils.data.lesions import LesionSet, to_unit_range
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import TrainingSettings
+from hamsynth_utils.run import replacing
+from hamsynth_utils.weights import read_weights, write_weights
+
+EXPLOSION = 1000.0
+"""A loss this many times the median of the last hundred (or of 1, if that is larger) has exploded."""
+LOGGED_ROWS = 200
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a gradient became NaN, infinite or absurdly large; the last good checkpoint is kept."""
+
+
+class Trainable(Protocol):
+    """A module whose `forward(images, labels)` returns its losses by name, `loss` the one to minimise."""
+
+    progress: float
+    betas: tuple[float, float]
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained module and how it got there.
+
+    history: one row a logged window: step, seconds, and the mean of each loss since the row before.
+    loaded: whether the weights were found on disk rather than trained now.
+    """
+
+    module: nn.Module
+    history: pd.DataFrame
+    loaded: bool
+
+
+def train(
+    module: nn.Module,
+    lesions: LesionSet,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    seed: int,
+    augment: Augment | None = None,
+    description: dict[str, str] | None = None,
+    progress_bar: bool = True,
+) -> Training:
+    """Train `module` (a `Trainable`) and leave `weights.safetensors` and `history.csv` in `folder`.
+
+    The weights are the exponential moving average. If they are there already they are loaded instead; if
+    only `checkpoint.safetensors` is, training goes on from it. Every random draw of a step comes from
+    (seed, step), so that a resumed training repeats what an unbroken one would have done.
+
+    description: text stored in the weights' metadata.
+    Raises InputError for an empty training set, TrainingDiverged for a loss that is NaN or explodes.
+    """
+    weights, checkpoint = folder / "weights.safetensors", folder / "checkpoint.safetensors"
+    if weights.is_file():
+        module.load_state_dict(read_weights(weights)[0])
+        return Training(module.eval(), pd.read_csv(folder / "history.csv"), loaded=True)
+    if len(lesions) == 0:
+        raise InputError("no images to train on")
+
+    accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision))
+    device = accelerator.device
+    torch.manual_seed(seed)
+    module.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(
+        module.parameter_groups(settings.learning_rate),  # type: ignore[operator]
+        betas=module.betas,  # type: ignore[arg-type]
+        weight_decay=settings.weight_decay,
+        fused=device.type == "cuda",
+    )
+    ema = EMA(
+        module, beta=settings.ema_decay, update_after_step=0, update_every=1, include_online_model=False
+    )
+    wrapped, optimizer = accelerator.prepare(module, optimizer)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+
+    total = settings.total_steps(len(lesions))
+    start, rows, seconds_before = 0, [], 0.0
+    if checkpoint.is_file():
+        start, rows = _restore(checkpoint, module, ema, optimizer)
+        seconds_before = rows[-1]["seconds"] if rows else 0.0
+    images, labels = lesions.images.to(device), lesions.labels.to(device)
+    batches = _batches(lesions, settings, seed, start, total)
+    watch = _LossWatch(folder)
+    window: list[dict[str, float]] = []
+    every = max(1, total // LOGGED_ROWS)
+    began = saved = time.monotonic()
+    local = slice(accelerator.process_index, None, accelerator.num_processes)
+
+    for step, index in tqdm(
+        batches, initial=start, total=total, unit="step", disable=not progress_bar, mininterval=2.0
+    ):
+        torch.manual_seed(_mix(seed, step))
+        picked = torch.from_numpy(index[local]).to(device)
+        batch = to_unit_range(images[picked])
+        if augment is not None:
+            batch = augment(
+                batch, torch.Generator(device).manual_seed(_mix(seed, step) + accelerator.process_index)
+            )
+        module.progress = step / total
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * learning_rate_factor(step, total, settings)
+        losses = wrapped(batch.contiguous(memory_format=torch.channels_last), labels[picked])
+        optimizer.zero_grad()
+        accelerator.backward(losses["loss"])
+        norm = accelerator.clip_grad_norm_(module.parameters(), settings.gradient_clip)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        watch.check(step, values, float(norm), scaled=accelerator.scaler is not None)
+        optimizer.step()
+        ema.update()
+
+        window.append(values)
+        if (step + 1) % every == 0 or step + 1 == total:
+            means = {name: float(np.mean([entry[name] for entry in window])) for name in values}
+            rows.append({"step": step + 1, "seconds": seconds_before + time.monotonic() - began, **means})
+            window = []
+            if time.monotonic() - saved > settings.checkpoint_seconds and accelerator.is_main_process:
+                _save(checkpoint, module, ema, optimizer, step + 1, rows)
+                saved = time.monotonic()
+
+    history = pd.DataFrame(rows)
+    module.load_state_dict(ema.ema_model.state_dict())
+    module.progress = 1.0
+    if accelerator.is_main_process:
+        with replacing(folder / "history.csv") as path:
+            history.to_csv(path, index=False)
+        write_weights(
+            weights, module.state_dict(), {**(description or {}), "seed": str(seed), "steps": str(total)}
+        )
+        checkpoint.unlink(missing_ok=True)
+    return Training(module.eval(), history, loaded=False)
+
+
+def resolve_precision(precision: str) -> str:
+    """`auto` -> bf16 where the device computes in it natively, else fp16 on a GPU, else float32 (`no`)."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # On a CPU without bfloat16 instructions it is emulated, a hundred times slower than float32.
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+
+
+def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> float:
+    """The share of the learning rate at a step: linear warm-up, then the profile's decay down to 0."""
+    warmup = int(settings.warmup_share * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    if settings.decay == "none":
+        return 1.0
+    return 1.0 - done if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _batches(
+    lesions: LesionSet, settings: TrainingSettings, seed: int, start: int, total: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(step, image indices) from `start` on; what a step draws does not depend on where one started."""
+    n, size = len(lesions), settings.batch_size
+    labels = lesions.labels.numpy()
+    weights = np.bincount(labels)[labels] ** -float(settings.class_balance)
+    epoch, order = -1, np.empty(0, dtype=np.int64)
+    for step in range(start, total):
+        if settings.class_balance > 0:
+            draws = np.random.default_rng([seed, step])
+            yield step, draws.choice(n, size=size, p=weights / weights.sum())
+            continue
+        places = np.arange(step * size, (step + 1) * size)
+        index = np.empty(size, dtype=np.int64)
+        for number in np.unique(places // n):
+            if number != epoch:
+                epoch, order = int(number), np.random.default_rng([seed, int(number)]).permutation(n)
+            here = places // n == number
+            index[here] = order[places[here] % n]
+        yield step, index
+
+
+class _LossWatch:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recent: deque[float] = deque(maxlen=100)
+
+    def check(self, step: int, values: dict[str, float], gradient_norm: float, scaled: bool) -> None:
+        usual = max(1.0, median(self.recent)) if self.recent else math.inf
+        reason = None
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            reason = f"{', '.join(bad)} is not a finite number"
+        elif abs(values["loss"]) > EXPLOSION * usual:
+            reason = f"the loss is {values['loss']:.3g}, usually {usual:.3g}"
+        elif not math.isfinite(gradient_norm) and not scaled:
+            reason = "the gradient is not finite"
+        if reason:
+            kept = self.folder / "checkpoint.safetensors"
+            state = (
+                f"the last good checkpoint is {kept}"
+                if kept.is_file()
+                else "no checkpoint was written before"
+            )
+            raise TrainingDiverged(
+                f"training diverged at step {step}: {reason}; {state}. "
+                "Lower learning_rate or gradient_clip in the profile and start again under another run name"
+            )
+        self.recent.append(abs(values["loss"]))
+
+
+def _mix(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(2))
+
+
+def _save(path: Path, module: nn.Module, ema: EMA, optimizer: Any, step: int, rows: list[dict]) -> None:
+    tensors = {f"model.{key}": value for key, value in module.state_dict().items()}
+    tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    write_weights(path, tensors, {"step": str(step), "history": json.dumps(rows)})
+
+
+def _restore(path: Path, module: nn.Module, ema: EMA, optimizer: Any) -> tuple[int, list[dict]]:
+    tensors, metadata = read_weights(path)
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    module.load_state_dict(under("model."))
+    ema.load_state_dict(under("ema."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in under("optimizer.").items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(metadata["step"]), json.loads(metadata["history"])

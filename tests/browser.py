@@ -1,0 +1,95 @@
+"""Open a built report in headless Chromium, from the file system and without a network."""
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MAC_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+
+
+def chromium() -> str:
+    """The browser's path. Without one the test is skipped, but in CI it fails."""
+    found = next(filter(None, map(shutil.which, CHROMIUM)), str(MAC_CHROME) if MAC_CHROME.exists() else None)
+    if found is None:
+        message = f"no browser: install one of {', '.join(CHROMIUM)}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def problems_of(site: Path, width: int = 1280) -> list[str]:
+    """All that is wrong with the pages of a built report; an empty list if nothing is.
+
+    On every page: no console error or warning, no failed request, none to another host, all images loaded and
+    described, every equation drawn, and no sideways scrolling at `width` pixels.
+    """
+    problems: list[str] = []
+    pages = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
+    assert pages, f"{site} has no pages"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(),
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-dev-shm-usage",
+            ],
+        )
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+        for path in pages:
+            name = str(path.relative_to(site))
+            problems += [f"{name}: {problem}" for problem in _page_problems(context.new_page(), path)]
+        browser.close()
+    return problems
+
+
+def _page_problems(page: Page, path: Path) -> list[str]:
+    problems: list[str] = []
+    page.on(
+        "console",
+        lambda m: problems.append(f"{m.type}: {m.text}") if m.type in {"error", "warning"} else None,
+    )
+    page.on("pageerror", lambda error: problems.append(f"script error: {error}"))
+    page.on("requestfailed", lambda request: problems.append(f"failed request: {request.url}"))
+    page.on("request", lambda request: problems.extend(_request_problem(request.url)))
+    page.goto(path.as_uri(), wait_until="load")
+    has_mathematics = page.locator("span.math, div.math").count() > 0
+    if has_mathematics:
+        page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+        page.evaluate("MathJax.startup.promise")
+        undrawn = page.evaluate(
+            "[...document.querySelectorAll('span.math, div.math')]"
+            ".filter(e => !e.querySelector('mjx-container')).map(e => e.textContent)"
+        )
+        problems += [f"equation not drawn: {text}" for text in undrawn]
+        problems += [f"wrong mathematics: {t}" for t in page.locator("[data-mjx-error]").all_text_contents()]
+    page.evaluate("for (const i of document.images) i.loading = 'eager'")
+    page.wait_for_function("[...document.images].every(i => i.complete)")
+    for image in page.evaluate(
+        "[...document.images].map(i => [i.getAttribute('src'), i.alt, i.naturalWidth])"
+    ):
+        source, alt, natural_width = image
+        if not natural_width:
+            problems.append(f"image not loaded: {source}")
+        if not alt or alt == source or alt.endswith(Path(source).name):
+            problems.append(f"image without a description: {source}")
+    if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+        problems.append("the page scrolls sideways")
+    page.close()
+    return problems
+
+
+def _request_problem(url: str) -> list[str]:
+    parts = urlparse(url)
+    if parts.scheme in {"data", "blob", "about"}:
+        return []
+    if parts.scheme != "file":
+        return [f"request to another host: {url}"]
+    return [] if Path(unquote(parts.path)).exists() else [f"no such file: {url}"]

