@@ -37,11 +37,13 @@ report: $(READY)
 	if [ -n "$$WEIGHTS" ]; then $(call absolute,WEIGHTS); export HAMSYNTH_WEIGHTS="$$WEIGHTS"; fi; \
 	HAMSYNTH_RUNS="$${HAMSYNTH_RUNS:-runs}"; $(call absolute,HAMSYNTH_RUNS); export HAMSYNTH_RUNS; \
 	if [ -z "$$RUN" ]; then RUN="$$(basename "$$DATA")-$$(basename "$${PROFILE%.y*ml}")"; fi; \
+	export DATA PROFILE RUN; folder="$$HAMSYNTH_RUNS/$$RUN"; \
 	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" && \
-	$(PY) -m snakemake --cores $(CORES) --nolock --rerun-incomplete --rerun-triggers mtime params input \
-		--scheduler greedy --quiet all --config "data='$$DATA'" "profile='$$PROFILE'" "run='$$RUN'" \
-		seed=$(SEED) skip_broken=$(if $(filter-out 0,$(SKIP_BROKEN)),True,False) && \
-	$(PY) -m hamsynth_utils.book "$$HAMSYNTH_RUNS/$$RUN" --minutes --since $$start
+	$(PY) -c 'import json, os; print(json.dumps({key.lower(): os.environ[key] for key in \
+		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN")}))' > "$$folder/.road.json" && \
+	$(PY) -m snakemake --configfile "$$folder/.road.json" --cores $(CORES) --nolock --rerun-incomplete \
+		--rerun-triggers mtime params input --scheduler greedy --quiet all && \
+	$(PY) -m hamsynth_utils.book "$$folder" --minutes --since $$start
 
 test: $(READY)
 	$(PY) -m ruff check

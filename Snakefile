@@ -72,7 +72,7 @@ rule dataset:
     threads: PROFILE.threads
     params:
         name="01_dataset",
-        parameters=[*PARAMETERS, "-p", "skip_broken", str(config.get("skip_broken", False))],
+        parameters=[*PARAMETERS, "-p", "skip_broken", str(str(config.get("skip_broken", "")) not in {"", "0", "False"})],
     shell:
         EXECUTE
 

@@ -25,7 +25,7 @@ from hamsynth_utils.run_page import run_page, this_run
 
 CLASSIFIER = "notebooks/05_vit"
 PER_ARM = "per-arm"
-"""The tag of cells of 05_vit that differ between its executions: the pages after the first show only those."""
+"""The tag of cells of 05_vit that differ between its executions: pages after the first show only those."""
 
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 

@@ -1,4 +1,4 @@
-"""The Vision Transformer (Dosovitskiy et al. 2021): built, given weights, fine-tuned, and asked to predict."""
+"""The Vision Transformer (Dosovitskiy et al. 2021): built, given weights, and asked to predict."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from timm.data import resolve_data_config
-from torch import Tensor, nn
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import ARMS, GENERATORS, ClassifierSettings
 from hamsynth_utils.synthesis import first_of_each, top_up_counts
+from hamsynth_utils.training import Trainable
 from hamsynth_utils.weights import read_weights, sha256_of
 
 HUB_SECONDS = 5.0
@@ -34,7 +36,7 @@ PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a classifier's first weights came from: `source` is hub, file or random; `tried` says what failed before."""
+    """Where a classifier's first weights came from: hub, file or random, and what had failed before."""
 
     model: str
     source: str
@@ -42,17 +44,18 @@ class Provenance:
     tried: tuple[str, ...] = ()
 
 
-class Classifier(nn.Module):
+class Classifier(Trainable):
     """A timm ViT on images [N, 3, H, W] in [-1, 1] of any size: enlarged, normalised, classified.
 
     forward in training gives the loss by name (label-smoothed cross-entropy in nats); `logits` gives [N, 7].
     """
 
-    betas = (0.9, 0.999)
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, vit: nn.Module, settings: ClassifierSettings, pretrained: bool) -> None:
+    def __init__(self, vit: VisionTransformer, settings: ClassifierSettings, pretrained: bool) -> None:
         super().__init__()
-        self.vit, self.settings, self.pretrained, self.progress = vit, settings, pretrained, 1.0
+        self.vit, self.settings, self.pretrained = vit, settings, pretrained
         config = resolve_data_config({}, model=vit)
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
@@ -80,7 +83,7 @@ class Classifier(nn.Module):
 
         Without pretrained weights everything is as new as the head and learns at the head's rate.
         """
-        blocks = len(self.vit.blocks)  # type: ignore[arg-type]
+        blocks = len(self.vit.blocks)
         groups = []
         for name, parameter in self.vit.named_parameters():
             if name.startswith("head") or not self.pretrained:
@@ -107,7 +110,7 @@ def build_classifier(settings: ClassifierSettings, seed: int) -> tuple[Classifie
     if not timm.is_model(settings.model) or "vit" not in settings.model:
         raise InputError(f"classifier.model {settings.model!r} is not a timm vision transformer")
     tried: list[str] = []
-    sources: list[Callable[[], tuple[nn.Module, str, str]]]
+    sources: list[Callable[[], tuple[VisionTransformer, str, str]]]
     if settings.weights == "auto":
         sources = [lambda: _from_hub(settings), lambda: _from_folder(settings)]
     elif settings.weights == "hub":
@@ -132,10 +135,10 @@ def build_classifier(settings: ClassifierSettings, seed: int) -> tuple[Classifie
     )
 
 
-def _create(settings: ClassifierSettings, depth: int | None, **options: Any) -> nn.Module:
+def _create(settings: ClassifierSettings, depth: int | None, **options: Any) -> VisionTransformer:
     if depth is not None:
         options["depth"] = depth
-    vit = timm.create_model(
+    vit: Any = timm.create_model(
         settings.model,
         img_size=settings.input_size,
         num_classes=len(CLASSES),
@@ -151,7 +154,7 @@ def _create(settings: ClassifierSettings, depth: int | None, **options: Any) -> 
     return vit
 
 
-def _from_hub(settings: ClassifierSettings) -> tuple[nn.Module, str, str]:
+def _from_hub(settings: ClassifierSettings) -> tuple[VisionTransformer, str, str]:
     if hub.HF_HUB_OFFLINE:
         raise InputError("the model hub was not asked: HF_HUB_OFFLINE is set")
     try:
@@ -164,7 +167,7 @@ def _from_hub(settings: ClassifierSettings) -> tuple[nn.Module, str, str]:
     return vit, "hub", f"{settings.model} from {hub.ENDPOINT}"
 
 
-def _from_folder(settings: ClassifierSettings) -> tuple[nn.Module, str, str]:
+def _from_folder(settings: ClassifierSettings) -> tuple[VisionTransformer, str, str]:
     folder = os.environ.get("HAMSYNTH_WEIGHTS")
     if not folder:
         raise InputError("HAMSYNTH_WEIGHTS names no folder of weights")
@@ -174,7 +177,7 @@ def _from_folder(settings: ClassifierSettings) -> tuple[nn.Module, str, str]:
     return _from_file(settings, found[0])
 
 
-def _from_file(settings: ClassifierSettings, path: Path) -> tuple[nn.Module, str, str]:
+def _from_file(settings: ClassifierSettings, path: Path) -> tuple[VisionTransformer, str, str]:
     tensors, _ = read_weights(path)
     depth = 1 + max((int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")), default=-1)
     if depth == 0:
@@ -185,6 +188,11 @@ def _from_file(settings: ClassifierSettings, path: Path) -> tuple[nn.Module, str
         raise InputError(
             f"{path} does not fit {settings.model}: {str(error).splitlines()[-1].strip()}"
         ) from error
+    missing = [key for key in vit.state_dict() if key not in tensors and not key.startswith("head")]
+    if missing:
+        raise InputError(
+            f"{path} does not fit {settings.model}: it lacks {len(missing)} tensors, first {missing[0]}"
+        )
     return vit, "file", f"{path.name}, sha256 {sha256_of(path)[:16]}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def attention_maps(vit: nn.Module, images: Tensor) -> Tensor:
 
     Raises InputError for a model without such blocks.
     """
-    attentions = [_attention(block) for block in _transformer(vit).get_submodule("blocks").children()]
+    attentions = [_attention(block) for block in _transformer(vit).blocks]
     with _readable(vit, attentions) as maps:
         vit(images)
     return torch.stack(maps)
@@ -52,16 +53,18 @@ def attention_rollout(maps: Tensor, read: slice = slice(0, 1)) -> Tensor:
 
 
 def rollout_image(vit: nn.Module, images: Tensor) -> Tensor:
-    """The attention rollout on the pixels: [N, H, W], 1 where a patch gets as much as it would from even attention.
+    """The attention rollout on the pixels: [N, H, W], 1 where even attention would have every patch.
 
     vit, images: as for `attention_maps`. Reads the class token if the model classifies by it, else the mean
     of the patch tokens. What goes to prefix tokens belongs to no pixel and is left out; patches are enlarged
     bilinearly. Attention shows where information came from, not why the model decided (Jain & Wallace 2019).
     """
     transformer = _transformer(vit)
-    prefix = int(transformer.num_prefix_tokens)
+    prefix = transformer.num_prefix_tokens
     by_class_token = getattr(transformer, "global_pool", "token") == "token"
-    shares = attention_rollout(attention_maps(vit, images), slice(0, 1) if by_class_token else slice(prefix, None))
+    shares = attention_rollout(
+        attention_maps(vit, images), slice(0, 1) if by_class_token else slice(prefix, None)
+    )
     patches = shares[:, prefix:]
     rows, columns = transformer.patch_embed.grid_size
     if patches.shape[1] != rows * columns:
@@ -71,27 +74,29 @@ def rollout_image(vit: nn.Module, images: Tensor) -> Tensor:
     return F.interpolate(grid, size=images.shape[-2:], mode="bilinear")[:, 0]
 
 
-def _transformer(module: nn.Module) -> nn.Module:
+def _transformer(module: nn.Module) -> Any:
     """`module` itself or the one Vision Transformer inside it."""
     parts = ("blocks", "patch_embed", "num_prefix_tokens")
     for candidate in module.modules():
         if all(hasattr(candidate, part) for part in parts):
             return candidate
-    raise InputError(f"{type(module).__name__} is no Vision Transformer of timm: there is no attention to show")
+    raise InputError(
+        f"{type(module).__name__} is no Vision Transformer of timm: there is no attention to show"
+    )
 
 
-def _attention(block: nn.Module) -> nn.Module:
+def _attention(block: nn.Module) -> Any:
     """The one module in `block` that computes softmax attention."""
     found = [m for m in block.modules() if hasattr(m, "fused_attn") and hasattr(m, "attn_drop")]
     if len(found) != 1:
         raise InputError(
-            f"a block of type {type(block).__name__} has {len(found)} attention layers that can be read, not one"
+            f"a {type(block).__name__} has {len(found)} attention layers that can be read, not 1"
         )
     return found[0]
 
 
 @contextmanager
-def _readable(vit: nn.Module, attentions: list[nn.Module]) -> Iterator[list[Tensor]]:
+def _readable(vit: nn.Module, attentions: list[Any]) -> Iterator[list[Tensor]]:
     """Evaluation mode, fused attention off and each block's attention recorded, while the `with` lasts."""
     maps: list[Tensor] = []
     training = {module: module.training for module in vit.modules()}

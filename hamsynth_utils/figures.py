@@ -167,8 +167,13 @@ def class_grid(lesions: LesionSet, per_class: int = 8, seed: int = 0, scale: flo
 def overlay(
     images: Images, heat: Tensor | Array, titles: Sequence[str] | None = None, columns: int = 6
 ) -> Figure:
-    """Each image beside itself under its heat map [N, h, w] (any h, w; each scaled to its own range)."""
+    """Each image beside itself under its heat map [N, h, w] (any h, w; each scaled to its own range).
+
+    columns: tiles a row, an image and its overlay being two.
+    """
     tiles = pixels(images)
+    if columns < 2:
+        raise InputError(f"columns must be at least 2, not {columns}")
     maps = torch.as_tensor(heat).detach().cpu().float()
     if maps.ndim != 3 or len(maps) != len(tiles) or not torch.isfinite(maps).all():
         raise InputError(f"heat must be finite [{len(tiles)}, h, w], not {list(maps.shape)}")
@@ -182,12 +187,15 @@ def overlay(
     mixed = np.rint(tiles * (1 - weight) + colour * weight).astype(np.uint8)
     pairs = np.stack([tiles, mixed], axis=1).reshape(-1, *tiles.shape[1:]).transpose(0, 3, 1, 2)
     names = None if titles is None else [text for title in titles for text in (title, "")]
-    return image_grid(pairs, names, columns=2 * max(1, columns // 2), scale=8 / columns)
+    columns -= columns % 2
+    return image_grid(pairs, names, columns, scale=8 / columns)
 
 
 def _plain_log(axis: Axis) -> None:
-    """1, 2, 5, 10 ... written out, instead of powers of ten."""
-    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=9))
+    """Ticks of a logarithmic axis as plain numbers, as many as its range can carry."""
+    low, high = axis.get_view_interval()
+    subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(10, subs=subs) if high > 5 * low else MaxNLocator(4))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_locator(NullLocator())
 
@@ -233,7 +241,12 @@ def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
 
 @styled
 def loss_curves(
-    history: pd.DataFrame, columns: Sequence[str], x: str = "step", log: bool = False, smooth: int = 1
+    history: pd.DataFrame,
+    columns: Sequence[str],
+    x: str = "step",
+    log: bool = False,
+    smooth: int = 1,
+    ylabel: str = "loss",
 ) -> Figure:
     """The `columns` of `history` over `x`, each named at its end; missing values are passed over.
 
@@ -260,7 +273,7 @@ def loss_curves(
         axes.set_yscale("log")
         _plain_log(axes.yaxis)
     axes.set_xlabel(x)
-    axes.set_ylabel("loss" + (", logarithmic" if log else ""))
+    axes.set_ylabel(ylabel + (", logarithmic" if log else ""))
     axes.grid(axis="y")
     axes.margins(x=0.01)
     _name_ends(axes, ends)
@@ -305,8 +318,8 @@ def bars_with_intervals(
         if sequence is not None and len(sequence) != len(labels):
             raise InputError(f"{len(sequence)} {name} for {len(labels)} labels: give one a label")
     bottom, top = (np.asarray([np.nan] * len(labels) if s is None else s, float) for s in (low, high))
-    if not len(labels) or np.any(bottom > top):
-        raise InputError("there must be a label, and low must not exceed high")
+    if not len(labels) or (low is None) != (high is None) or np.any(bottom > top):
+        raise InputError("give at least one label, low and high both or neither, and no low above its high")
     figure, (axes,) = _axes(3.8)
     place = np.arange(len(labels))
     shades = list(colours) if colours else [ARM_COLOURS.get(label, GREY) for label in labels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hamsynth_utils.errors import InputError
 
-GENERATORS = ("vae", "gan", "diffusion")
-ARMS = ("real", *GENERATORS)
+Arm = Literal["real", "vae", "gan", "diffusion"]
+GENERATORS: tuple[Arm, ...] = ("vae", "gan", "diffusion")
+ARMS: tuple[Arm, ...] = ("real", *GENERATORS)
 """What the classifier is fine-tuned on: real images alone, or real + one generator's images."""
 
-GeneratorName = Literal["vae", "gan", "diffusion"]
-Arm = Literal["real", "vae", "gan", "diffusion"]
 Extractor = Literal["inception", "efficientnet_lite0"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -93,6 +93,8 @@ class DiffusionSettings(Settings):
     """Space-to-depth: the U-Net sees image_size / patch pixels of 3 * patch**2 channels."""
     timesteps: Annotated[int, Field(ge=2)] = 1000
     objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
+    largest_weight: Annotated[float, Field(ge=1)] = 25.0
+    """Upper bound of the loss weight SNR + 1 of pred_x0. Low: shapes are learned first; high: fine detail."""
     class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
     guidance: Annotated[float, Field(ge=1)] = 1.5
     sampling_steps: Annotated[int, Field(ge=2)] = 30
@@ -215,10 +217,9 @@ def _explain(error: Any) -> str:
         return f"{where} is missing"
     if isinstance(value, str) and error["type"] in {"float_type", "int_type"}:
         hint = ""
-        try:
-            hint = f" (YAML reads {value} as text: write {float(value):.1e} as {_yaml_float(value)})"
-        except ValueError:
-            pass
+        with suppress(ValueError):
+            float(value)
+            hint = f" (YAML reads {value} as text: write {_yaml_float(value)})"
         return f"{where} is the text {value!r}, not a number{hint}"
     return f"{where}: {error['msg']}, but it is {value!r}"
 

@@ -96,7 +96,7 @@ def synthetic_of(run: Run, name: str) -> LesionSet:
 
 
 def fine_tune(run: Run, arm: str, seed: int, progress_bar: bool = True) -> FineTuned:
-    """The run's classifier of one arm and seed, in `classifiers/<arm>/seed-<seed>/`, and its test predictions."""
+    """The run's classifier of one arm and seed, in `classifiers/<arm>/seed-<seed>/`."""
     if arm not in ARMS:
         raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:

@@ -42,7 +42,8 @@ PACKAGES = (
 
 
 UNWRITABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS,
+    errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
 }  # fmt: skip
 
 
@@ -252,8 +253,8 @@ def _writing(path: Path) -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable (or name "
-            "another in HAMSYNTH_RUNS) and start again: what is finished is kept"
+            f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable "
+            "(or name another in HAMSYNTH_RUNS) and start again: what is finished is kept"
         ) from error
 
 

@@ -47,8 +47,8 @@ def run_page(folder: Path, record: dict[str, Any], minutes: dict[str, tuple[floa
         "# The run behind this report",
         _table(("What", "Value"), facts),
         "## Minutes",
-        "Wall time of each notebook, and the most memory its kernel held. Notebooks may have run side by side; "
-        "one that was continued after a stop counts only from there.",
+        "Wall time of each notebook, and the most memory its kernel held. Notebooks may have run side by "
+        "side; one that was continued after a stop counts only from there.",
         _table(("Notebook", "Minutes", "GiB"), [*times, ("all", f"{total:.1f}", "")]),
         "## Weights the classifiers started from",
         _weights(folder),
@@ -58,7 +58,7 @@ def run_page(folder: Path, record: dict[str, Any], minutes: dict[str, tuple[floa
         "## Versions",
         _table(("Package", "Version"), record["versions"].items()),
         "## All settings",
-        f"````{{dropdown}} profile {profile['name']}\n```yaml\n{yaml.safe_dump(profile, sort_keys=False)}```\n````",
+        _folded(f"profile {profile['name']}", yaml.safe_dump(profile, sort_keys=False)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -94,6 +94,10 @@ def _extractors(folder: Path) -> str:
         return "Every feature extractor of the profile was used."
     rows = [(name, _plain(reason)) for name, reason in unavailable.items()]
     return "Feature extractors that could not be used:\n\n" + _table(("Extractor", "Why"), rows)
+
+
+def _folded(title: str, text: str) -> str:
+    return f"````{{dropdown}} {title}\n```yaml\n{text}```\n````"
 
 
 def _plain(value: Any) -> str:

@@ -174,7 +174,8 @@ def _verified(folder: Path, row: dict) -> np.ndarray:
         listed = row["dx" if label == "class" else label]
         if text.get(f"hamsynth:{label}") != str(listed):
             raise InputError(
-                f"{path}: its metadata says {label} {text.get(f'hamsynth:{label}')!r}, the manifest {str(listed)!r}"
+                f"{path}: its metadata says {label} {text.get(f'hamsynth:{label}')!r}, "
+                f"the manifest {str(listed)!r}"
             )
     if sha256_of_bytes(content) != row["sha256"]:
         raise InputError(f"{path} was altered: its SHA-256 is not the manifest's")

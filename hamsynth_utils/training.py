@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -37,13 +38,23 @@ class TrainingDiverged(RuntimeError):
     """The loss or a gradient became NaN, infinite or absurdly large; the last good checkpoint is kept."""
 
 
-class Trainable(Protocol):
-    """A module whose `forward(images, labels)` returns its losses by name, `loss` the one to minimise."""
+class Trainable(nn.Module, ABC):
+    """What the loop trains: `forward(images, labels)` gives the losses by name, `loss` the one to minimise.
 
-    progress: float
-    betas: tuple[float, float]
+    progress: how far its training is, from 0 to 1; set by the loop before each step.
+    betas: Adam's decay rates for this model.
+    """
 
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]: ...
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    progress: float = 1.0
+
+    @abstractmethod
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch of images [N, 3, H, W] in [-1, 1] with labels [N]."""
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Parameters with their learning rates, for the optimizer."""
+        return [{"params": list(self.parameters()), "lr": learning_rate}]
 
 
 @dataclass(frozen=True)
@@ -54,13 +65,13 @@ class Training:
     loaded: whether the weights were found on disk rather than trained now.
     """
 
-    module: nn.Module
+    module: Trainable
     history: pd.DataFrame
     loaded: bool
 
 
 def train(
-    module: nn.Module,
+    module: Trainable,
     lesions: LesionSet,
     settings: TrainingSettings,
     folder: Path,
@@ -70,7 +81,7 @@ def train(
     description: dict[str, str] | None = None,
     progress_bar: bool = True,
 ) -> Training:
-    """Train `module` (a `Trainable`) and leave `weights.safetensors` and `history.csv` in `folder`.
+    """Train `module` and leave `weights.safetensors` and `history.csv` in `folder`.
 
     The weights are the exponential moving average. If they are there already they are loaded instead; if
     only `checkpoint.safetensors` is, training goes on from it. Every random draw of a step comes from
@@ -89,10 +100,10 @@ def train(
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision))
     device = accelerator.device
     torch.manual_seed(seed)
-    module.to(device, memory_format=torch.channels_last).train()
+    module.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
-        module.parameter_groups(settings.learning_rate),  # type: ignore[operator]
-        betas=module.betas,  # type: ignore[arg-type]
+        module.parameter_groups(settings.learning_rate),
+        betas=module.betas,
         weight_decay=settings.weight_decay,
         fused=device.type == "cuda",
     )
@@ -103,7 +114,8 @@ def train(
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
     total = settings.total_steps(len(lesions))
-    start, rows, seconds_before = 0, [], 0.0
+    start, seconds_before = 0, 0.0
+    rows: list[dict[str, float]] = []
     if checkpoint.is_file():
         start, rows = _restore(checkpoint, module, ema, optimizer)
         seconds_before = rows[-1]["seconds"] if rows else 0.0

@@ -2,8 +2,9 @@
 
     python -m hamsynth_utils.watch NAME LOG COMMAND...
 
-The exit code is the command's. Beside the log, `LOG.json` gets its minutes and its peak memory. Where HAMSYNTH_ROAD holds a process id, the command ends with that process,
-so that nothing trains on after its road was killed.
+The exit code is the command's. Beside the log, a .json file of the same name gets the minutes and the peak
+memory. Where HAMSYNTH_ROAD holds a process id, the command ends with that process, so that nothing trains on
+after its road was killed.
 """
 
 from __future__ import annotations

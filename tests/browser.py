@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MATHEMATICS = "span.math, div.math"
 MAC_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 
 
@@ -23,11 +24,11 @@ def chromium() -> str:
     return found
 
 
-def problems_of(site: Path, width: int = 1280) -> list[str]:
+def problems_of(site: Path) -> list[str]:
     """All that is wrong with the pages of a built report; an empty list if nothing is.
 
     On every page: no console error or warning, no failed request, none to another host, all images loaded and
-    described, every equation drawn, and no sideways scrolling at `width` pixels.
+    described, every equation drawn, and no sideways scrolling on a desktop or a phone.
     """
     problems: list[str] = []
     pages = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
@@ -42,7 +43,7 @@ def problems_of(site: Path, width: int = 1280) -> list[str]:
                 "--disable-dev-shm-usage",
             ],
         )
-        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+        context = browser.new_context(offline=True)
         for path in pages:
             name = str(path.relative_to(site))
             problems += [f"{name}: {problem}" for problem in _page_problems(context.new_page(), path)]
@@ -59,17 +60,17 @@ def _page_problems(page: Page, path: Path) -> list[str]:
     page.on("pageerror", lambda error: problems.append(f"script error: {error}"))
     page.on("requestfailed", lambda request: problems.append(f"failed request: {request.url}"))
     page.on("request", lambda request: problems.extend(_request_problem(request.url)))
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(path.as_uri(), wait_until="load")
-    has_mathematics = page.locator("span.math, div.math").count() > 0
-    if has_mathematics:
-        page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
-        page.evaluate("MathJax.startup.promise")
-        undrawn = page.evaluate(
-            "[...document.querySelectorAll('span.math, div.math')]"
-            ".filter(e => !e.querySelector('mjx-container')).map(e => e.textContent)"
-        )
-        problems += [f"equation not drawn: {text}" for text in undrawn]
-        problems += [f"wrong mathematics: {t}" for t in page.locator("[data-mjx-error]").all_text_contents()]
+    if page.locator(MATHEMATICS).count():
+        if page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise.then(() => true)"):
+            undrawn = page.locator(MATHEMATICS).filter(has_not=page.locator("mjx-container"))
+            problems += [f"equation not drawn: {text}" for text in undrawn.all_text_contents()]
+            problems += [
+                f"wrong mathematics: {t}" for t in page.locator("[data-mjx-error]").all_text_contents()
+            ]
+        else:
+            problems.append("MathJax was not loaded")
     page.evaluate("for (const i of document.images) i.loading = 'eager'")
     page.wait_for_function("[...document.images].every(i => i.complete)")
     for image in page.evaluate(
@@ -80,8 +81,10 @@ def _page_problems(page: Page, path: Path) -> list[str]:
             problems.append(f"image not loaded: {source}")
         if not alt or alt == source or alt.endswith(Path(source).name):
             problems.append(f"image without a description: {source}")
-    if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
-        problems.append("the page scrolls sideways")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+            problems.append(f"sideways scrolling at {width} pixels")
     page.close()
     return problems
 

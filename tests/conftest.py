@@ -1,7 +1,10 @@
 import os
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,3 +19,76 @@ def ham10000_folder() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+TINY = {
+    "threads": 1,
+    "data": {"phantom_images": 400},
+    "vae": {"latent_size": 8, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}},
+    "gan": {"latent_size": 8, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}},
+    "diffusion": {
+        "width": 8, "width_factors": [1, 2], "timesteps": 50, "sampling_steps": 4,
+        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
+    },
+    "synthesis": {"minority_share": 0.1, "evaluation_images": 80},
+    "classifier": {
+        "model": "vit_tiny_patch16_224", "depth": 1, "input_size": 32, "weights": "none",
+        "training": {"steps": 6, "batch_size": 16, "learning_rate": 1.0e-3},
+    },
+    "evaluation": {"extractors": ["efficientnet_lite0"], "repeats": 2, "bootstrap": 100},
+}  # fmt: skip
+"""Every setting as small as it goes: the road in seconds, to test that it holds, not where it leads."""
+
+
+def merged(base: dict, change: dict) -> dict:
+    """`base` with `change` laid over it, section by section."""
+    both = dict(base)
+    for key, value in change.items():
+        both[key] = merged(base[key], value) if isinstance(value, dict) and key in base else value
+    return both
+
+
+@pytest.fixture
+def edited_tiny(tmp_path):
+    """Writes the tiny profile with a change laid over it; always the same path, as a run knows its profile."""
+
+    def write(change: dict) -> str:
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(merged(TINY, change)))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def tiny_profile(edited_tiny) -> str:
+    return edited_tiny({})
+
+
+def link_slice(source: Path, target: Path, images_per_class: int, copy: bool = False) -> Path:
+    """A small HAM10000 of `source`'s layout: whole lesions, up to so many images a class."""
+    table = pd.read_csv(source / "HAM10000_metadata.csv")
+    lesions = table.drop_duplicates("lesion_id").groupby("dx").head(images_per_class)["lesion_id"]
+    table = table[table["lesion_id"].isin(lesions)].groupby("dx").head(images_per_class)
+    folder = target / "HAM10000_images_part_1"
+    folder.mkdir(parents=True)
+    for image_id in table["image_id"]:
+        (file,) = source.glob(f"HAM10000_images_part_*/{image_id}.jpg")
+        if copy:
+            shutil.copy(file, folder)
+        else:
+            (folder / file.name).symlink_to(file)
+    table.to_csv(target / "HAM10000_metadata.csv", index=False)
+    return target
+
+
+@pytest.fixture(scope="session")
+def ham10000_slice(ham10000_folder, tmp_path_factory) -> Path:
+    """Up to 60 real images a class, as links, in the official layout."""
+    return link_slice(ham10000_folder, tmp_path_factory.mktemp("slice") / "ham10000", 60)
+
+
+@pytest.fixture
+def ham10000_copy(ham10000_folder, tmp_path) -> Path:
+    """Up to 12 real images a class, as files that a test may spoil."""
+    return link_slice(ham10000_folder, tmp_path / "ham10000", 12, copy=True)

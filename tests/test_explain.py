@@ -24,7 +24,10 @@ def images(n: int = 2) -> torch.Tensor:
 def by_hand(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """softmax(Q K' / sqrt(d)) from the weights of each block, at the tokens that enter it."""
     entering: list[torch.Tensor] = []
-    hooks = [block.attn.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0])) for block in model.blocks]
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+        for block in model.blocks
+    ]
     with torch.no_grad():
         model(x)
     for hook in hooks:
@@ -60,10 +63,10 @@ def test_the_model_is_left_as_it_was():
     expected = model(images())
     maps = attention_maps(model, images())
     model.train()
-    model.blocks[0].eval()
+    model.blocks[1].eval()
     torch.testing.assert_close(attention_maps(model, images()), maps)
     modes = [block.training for block in model.blocks]
-    assert model.training and modes == [False, True]
+    assert model.training and modes == [True, False]
     model.eval()
     torch.testing.assert_close(model(images()), expected)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -88,14 +91,14 @@ def test_rollout_of_tokens_that_attend_to_themselves_is_the_identity():
 
 
 def test_rollout_by_hand():
-    """Two blocks, two tokens: the first block mixes, in the second the class token looks at token 1 only."""
-    first = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    """Two blocks, two tokens: in the first all look at token 0, in the second all look at token 1."""
+    first = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     second = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-    heads = torch.stack([torch.stack([m, m]) for m in (first, second)])[:, None]
-    result = rollout(heads)[0]
-    # (second + I)/2 @ (first + I)/2 = [[.5, .5], [0, 1]] @ [[.75, .25], [0, 1]]
-    torch.testing.assert_close(result, torch.tensor([[0.375, 0.625], [0.0, 1.0]]))
-    torch.testing.assert_close(attention_rollout(heads, slice(0, 2))[0], result.mean(0))
+    maps = torch.stack([torch.stack([m, m]) for m in (first, second)])[:, None]
+    result = rollout(maps)[0]
+    # (second + I)/2 @ (first + I)/2 = [[.5, .5], [0, 1]] @ [[1, 0], [.5, .5]]
+    torch.testing.assert_close(result, torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
+    torch.testing.assert_close(attention_rollout(maps, slice(0, 2))[0], result.mean(0))
 
 
 def test_rollout_means_over_heads_and_rows_sum_to_one():
@@ -152,7 +155,9 @@ def test_prefix_tokens_are_left_out(name, prefix, monkeypatch):
 
 
 def test_even_attention_is_one_everywhere(monkeypatch):
-    monkeypatch.setattr("hamsynth_utils.explain.attention_maps", lambda *_: torch.full((2, 1, 3, 17, 17), 1 / 17))
+    monkeypatch.setattr(
+        "hamsynth_utils.explain.attention_maps", lambda *_: torch.full((2, 1, 3, 17, 17), 1 / 17)
+    )
     torch.testing.assert_close(rollout_image(vit(), images(1)), torch.ones(1, 64, 64))
 
 

@@ -51,7 +51,8 @@ class LesionSet:
             )
         if self.labels.dtype != torch.int64 or self.labels.shape != (len(self.images),):
             raise InputError(
-                f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {tuple(self.labels.shape)}"
+                f"labels must be int64 [{len(self.images)}], not "
+                f"{self.labels.dtype} {tuple(self.labels.shape)}"
             )
         if len(self.table) != len(self.images):
             raise InputError(f"{len(self.images)} images but {len(self.table)} table rows")

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.training import Trainable
 
 
-class Generator(nn.Module, ABC):
+class Generator(Trainable):
     """A class-conditional generator of images [N, 3, S, S] in [-1, 1].
 
     name: what it is called in profiles, folders and arms.
     image_size: S, height and width in pixels.
-    progress: how far its training is, from 0 to 1; set by the training loop before each step.
-    betas: Adam's decay rates for this model.
     """
 
     name: ClassVar[str]
-    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
-        self.progress = 1.0
 
     @abstractmethod
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -47,10 +44,6 @@ class Generator(nn.Module, ABC):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`training_step`, under the name that distributed training wraps."""
         return self.training_step(images, labels)
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Parameters with their learning rates, for the optimizer."""
-        return [{"params": list(self.parameters()), "lr": learning_rate}]
 
     @property
     def device(self) -> torch.device:

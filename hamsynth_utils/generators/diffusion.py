@@ -6,6 +6,7 @@ positions of 48 channels, on which the same network is some twenty times cheaper
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -18,9 +19,6 @@ from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.profile import DiffusionSettings
-
-LARGEST_WEIGHT = 25.0
-"""Upper bound of the loss weight SNR + 1 of x0-prediction, reached where little noise is left."""
 
 
 class Diffusion(Generator):
@@ -52,10 +50,10 @@ class Diffusion(Generator):
             beta_schedule="cosine",
         )
         if settings.objective == "pred_x0":
-            # The v-prediction loss seen from x0 weighs SNR + 1; the SNR alone, clipped low, would blur
-            # fine detail, and unclipped it would be all about images that are hardly noisy.
+            # Seen from x0, the loss of v-prediction weighs SNR + 1; unbounded, it would be all about
+            # images that are hardly noisy.
             signal = self.process.alphas_cumprod
-            self.process.loss_weight = (1 / (1 - signal)).clamp(max=LARGEST_WEIGHT)
+            self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.largest_weight)
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Weighted squared error of the network's prediction at random times; `loss` per channel value."""
@@ -68,16 +66,13 @@ class Diffusion(Generator):
         self, labels: Tensor, seed: int, guidance: float | None = None, steps: int | None = None
     ) -> Tensor:
         """As `Generator.sample`; `guidance` and `steps` replace those of the settings."""
-        image = torch.empty(0)
-        for image in self.denoise(labels, seed, guidance, steps):
-            pass
-        return image
+        return deque(self.denoise(labels, seed, guidance, steps), maxlen=1).pop()
 
     @torch.no_grad()
     def denoise(
         self, labels: Tensor, seed: int, guidance: float | None = None, steps: int | None = None
     ) -> Iterator[Tensor]:
-        """The model's guess of the clean image after each DDIM step, [N, 3, S, S] in [-1, 1]; the last is the sample.
+        """The guess of the clean image after each DDIM step, [N, 3, S, S] in [-1, 1]; the last is the sample.
 
         Deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
         """

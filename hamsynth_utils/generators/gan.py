@@ -8,6 +8,7 @@ al. 2020), which keeps it from memorising a small data set.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -84,7 +85,7 @@ class SynthesisNetwork(nn.Module):
     """(z [N, latent], y [N]) -> images [N, 3, S, S] in [-1, 1].
 
     The latent and the class set the scale and shift of every feature map (Perez et al. 2018), from 4x4 up
-    to S/2, whose 12 channels are unfolded to S by pixel shuffle.
+    to S/2; two thin convolutions after a smooth enlargement make the image.
     """
 
     def __init__(self, image_size: int, latent_size: int, width: int) -> None:
@@ -99,14 +100,17 @@ class SynthesisNetwork(nn.Module):
             ModulatedBlock(before, after, 256)
             for before, after in zip([channels[0], *channels], channels, strict=False)
         )
-        self.to_rgb = nn.Conv2d(channels[-1], 12, 3, padding=1)
+        self.to_rgb = nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(width, width // 2, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width // 2, 3, 3, padding=1),
+        )  # fmt: skip
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
         style = self.style(torch.cat([latent, self.class_embedding(labels)], dim=1))
         x = self.start.expand(len(latent), -1, -1, -1)
         for number, block in enumerate(self.blocks):
             x = block(x if number == 0 else F.interpolate(x, scale_factor=2.0, mode="nearest"), style)
-        return torch.tanh(F.pixel_shuffle(self.to_rgb(x).float(), 2))
+        return torch.tanh(self.to_rgb(x).float())
 
 
 class ModulatedBlock(nn.Module):
@@ -124,7 +128,7 @@ class ModulatedBlock(nn.Module):
 
 
 class ProjectionDiscriminator(nn.Module):
-    """(images [N, 3, S, S], y [N]) -> scores [N]: psi(phi(x)) + <embedding(y), phi(x)> (Miyato & Koyama 2018)."""
+    """(images [N, 3, S, S], y [N]) -> scores [N], psi(phi(x)) + <embedding(y), phi(x)>: Miyato & Koyama 2018."""
 
     def __init__(self, image_size: int, width: int) -> None:
         super().__init__()
@@ -134,7 +138,7 @@ class ProjectionDiscriminator(nn.Module):
             nn.Conv2d(12, channels[0], 3, padding=1),
             nn.LeakyReLU(0.2),
         ]
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         last = channels[-1]
         layers += [nn.Conv2d(last, last, 4, groups=last), nn.Flatten()]  # one number a channel
@@ -149,7 +153,7 @@ class ProjectionDiscriminator(nn.Module):
 
 
 def augment_differentiably(images: Tensor) -> Tensor:
-    """DiffAugment (Zhao et al. 2020): brightness, saturation, contrast and translation, each image its own."""
+    """DiffAugment (Zhao et al. 2020): brightness, saturation, contrast, translation, each image its own."""
     n, _, size, _ = images.shape
     draw = torch.rand(5, n, 1, 1, 1, device=images.device)
     images = images + 0.4 * (draw[0] - 0.5)

@@ -1,7 +1,7 @@
 """How well a classifier tells the seven diagnoses apart, with intervals over lesions.
 
 A predictions table has one row an image: image_id, dx (the true diagnosis) and the seven probabilities
-p_akiec to p_vasc in the order of `CLASSES`. The predicted class is the most probable one, the first of equals.
+p_akiec to p_vasc in the order of `CLASSES`. The most probable class is the predicted one.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def scores(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def scores_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """The `METRICS` of confusion matrices [..., 7, 7] (see `scores`), each of shape [...]; NaN where empty."""
+    """The `METRICS` of confusion matrices [..., 7, 7] (see `scores`), each [...]; NaN where empty."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     true, predicted = counts.sum(-1), counts.sum(-2)
     recall, precision = _ratio(hits, true), _ratio(hits, predicted)
@@ -156,7 +156,7 @@ def precision_recall(predictions: pd.DataFrame, dx: str) -> tuple[np.ndarray, np
 def bootstrap_counts(
     predictions: pd.DataFrame, lesion_ids: Sequence | np.ndarray | pd.Series, draws: int, seed: int
 ) -> tuple[np.ndarray, int]:
-    """Confusion matrices int64 [draws, 7, 7] of bootstrap samples of whole lesions, and how many lesions there are.
+    """Confusion matrices int64 [draws, 7, 7] of bootstrap samples of whole lesions; number of lesions.
 
     Equal lesion ids in equal order give equal draws for equal seeds, which is what pairs two classifiers.
     Raises InputError for unsound predictions or a missing lesion id.
@@ -165,7 +165,9 @@ def bootstrap_counts(
     codes, lesions = lesion_codes(lesion_ids, len(predictions))
     # A draw repeats lesions, and their confusion counts add up: no image need be touched again.
     cells = len(CLASSES) ** 2
-    per_lesion = np.bincount((codes * len(CLASSES) + true) * len(CLASSES) + predicted, minlength=lesions * cells)
+    per_lesion = np.bincount(
+        (codes * len(CLASSES) + true) * len(CLASSES) + predicted, minlength=lesions * cells
+    )
     weights = lesion_draws(lesions, draws, np.random.default_rng(seed))
     counts = weights.astype(np.float64) @ per_lesion.reshape(lesions, cells)
     return counts.astype(np.int64).reshape(draws, len(CLASSES), len(CLASSES)), lesions
@@ -240,4 +242,6 @@ def _refuse(predictions: pd.DataFrame, bad: np.ndarray, what: str) -> None:
     rows = np.flatnonzero(bad)
     if len(rows):
         name = predictions["image_id"].iloc[rows[0]]
-        raise InputError(f"{len(rows)} of {len(bad)} rows {what}, the first is row {rows[0]} (image_id {name})")
+        raise InputError(
+            f"{len(rows)} of {len(bad)} rows {what}, the first is row {rows[0]} (image_id {name})"
+        )

@@ -31,7 +31,7 @@ MEASURES = {
 
 
 def age_band(age: pd.Series) -> pd.Series:
-    """The band of each age in years (see `AGE_BANDS`), "missing" for NaN; raises InputError outside 0 to 130."""
+    """The band of each age in years (`AGE_BANDS`), "missing" for NaN; raises InputError outside 0 to 130."""
     known = age.dropna()
     wrong = known[(known < 0) | (known >= 130)]
     if len(wrong):
@@ -48,8 +48,8 @@ def group_scores(
     Columns: attribute, group, n_images, n_lesions, n_melanomas (images); accuracy, low, high;
     balanced_accuracy (over the classes that the group has) and melanoma_recall, each with <name>_low and
     <name>_high; enough. Low and high are the 95 % interval over the group's lesions. `enough` is False for
-    a group of fewer than `minimum` images: it is shown, not trusted. Images without a value are the group "missing", the last row. Recall is NaN
-    without a melanoma, an interval is NaN for a single lesion.
+    a group of fewer than `minimum` images: it is shown, not trusted. Images without a value are the group
+    "missing", the last row. Recall is NaN without a melanoma, an interval is NaN for a single lesion.
 
     An attribute of which no image has a value gives one row, group "not available", with NaN scores.
     Groups differ in their diagnoses too: a gap says where to look, not why.

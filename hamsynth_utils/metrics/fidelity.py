@@ -1,4 +1,4 @@
-"""How far synthetic images are from real ones: the Fréchet distance, and the floor that gives it a meaning."""
+"""How far synthetic images are from real ones: the Fréchet distance, and the floor that gives it meaning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = _checked(a, "the first set"), _checked(b, "the second set")
     if a.shape[1] != b.shape[1]:
-        raise InputError(f"features of {a.shape[1]} and {b.shape[1]} dimensions: use one extractor for both sets")
+        raise InputError(
+            f"features of {a.shape[1]} and {b.shape[1]} dimensions: use one extractor for both sets"
+        )
     difference = a.mean(0) - b.mean(0)
     root_a, root_b = _covariance_root(a), _covariance_root(b)
     cross = linalg.svdvals(root_a @ root_b.T).sum()
@@ -77,8 +79,8 @@ def floor(
         smaller = min(side.sum(), (~side).sum())
         if smaller < n:
             raise InputError(
-                f"a floor at n = {n} needs {n} images in each half, but {len(real)} images of {lesions} lesions "
-                f"give a half of {smaller}: lower n"
+                f"a floor at n = {n} needs {n} images in each half, but {len(real)} images of {lesions} "
+                f"lesions give a half of {smaller}: lower n"
             )
         return frechet_distance(_sample(real[side], n, generator), _sample(real[~side], n, generator))
 
@@ -92,11 +94,10 @@ def _repeated(
         raise InputError(f"an interval needs at least 2 repeats, not {repeats}")
     values = [draw(generator) for generator in np.random.default_rng(seed).spawn(repeats)]
     mean = float(np.mean(values))
-    spread = stats.t.ppf(0.975, repeats - 1) * np.std(values, ddof=1) * np.sqrt(1 + 1 / repeats)
-    # A distance cannot be negative, its interval need not be told so.
-    return {
-        "mean": mean, "low": max(mean - spread, 0.0), "high": mean + spread, "n": n, "repeats": repeats,
-    }  # fmt: skip
+    spread = float(stats.t.ppf(0.975, repeats - 1) * np.std(values, ddof=1) * np.sqrt(1 + 1 / repeats))
+    # A distance is never negative, so its interval ends at 0.
+    low, high = max(mean - spread, 0.0), mean + spread
+    return {"mean": mean, "low": low, "high": high, "n": n, "repeats": repeats}
 
 
 def _sample(features: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
@@ -115,5 +116,7 @@ def _checked(features: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"{name} must be features [N, D] of at least two images, not {features.shape}")
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
-        raise InputError(f"{name} has values that are not finite in {len(bad)} rows, the first is row {bad[0]}")
+        raise InputError(
+            f"{name} has values that are not finite in {len(bad)} rows, the first is row {bad[0]}"
+        )
     return features

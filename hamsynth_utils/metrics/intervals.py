@@ -17,7 +17,9 @@ def lesion_codes(lesion_ids: Sequence | np.ndarray | pd.Series, images: int) -> 
     """
     ids = pd.Series(np.asarray(lesion_ids, dtype=object))
     if len(ids) != images:
-        raise InputError(f"{len(ids)} lesion ids for {images} images: give one for each image, in the same order")
+        raise InputError(
+            f"{len(ids)} lesion ids for {images} images: give one for each image, in the same order"
+        )
     missing = np.flatnonzero(ids.isna() | (ids == ""))
     if len(missing):
         raise InputError(

@@ -100,5 +100,7 @@ def _checked(features: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"{name} must be features [N, D] of at least one image, not {features.shape}")
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
-        raise InputError(f"{name} hold values that are not finite in {len(bad)} rows, the first is row {bad[0]}")
+        raise InputError(
+            f"{name} hold values that are not finite in {len(bad)} rows, the first is row {bad[0]}"
+        )
     return features

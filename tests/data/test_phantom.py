@@ -11,7 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hamsynth_utils.data.lesions import CLASSES, COLUMNS, LesionSet
-from hamsynth_utils.data.phantom import Painter, View, make_phantom
+from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.data.phantom_paint import Painter, View
 from hamsynth_utils.errors import InputError
 
 HAM10000_COUNTS = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}

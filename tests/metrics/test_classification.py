@@ -45,17 +45,23 @@ def sklearn_scores(predictions: pd.DataFrame) -> dict[str, float]:
     result["balanced_accuracy"] = metrics.balanced_accuracy_score(true, predicted)
     for average in ("macro", "weighted"):
         values = metrics.precision_recall_fscore_support(true, predicted, average=average, zero_division=0)
-        result |= zip((f"{name}_{average}" for name in ("precision", "recall", "f1")), values[:3], strict=True)
+        result |= zip(
+            (f"{name}_{average}" for name in ("precision", "recall", "f1")), values[:3], strict=True
+        )
     return result
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-@pytest.mark.parametrize("predictions", [make_predictions(300), make_predictions(9, 1), make_predictions(40, 2, 9.0, 4)])
+@pytest.mark.parametrize(
+    "predictions", [make_predictions(300), make_predictions(9, 1), make_predictions(40, 2, 9.0, 4)]
+)
 def test_scores_equal_scikit_learn(predictions):
     assert tuple(scores(predictions)) == METRICS
     assert scores(predictions) == pytest.approx(sklearn_scores(predictions))
     true, predicted = truth_and_prediction(predictions)
-    np.testing.assert_array_equal(confusion(predictions), metrics.confusion_matrix(true, predicted, labels=CLASSES))
+    np.testing.assert_array_equal(
+        confusion(predictions), metrics.confusion_matrix(true, predicted, labels=CLASSES)
+    )
 
 
 def test_scores_by_hand():
@@ -80,7 +86,9 @@ def test_per_class_equals_scikit_learn():
     for column, expected in (("precision", precision), ("recall", recall), ("f1", f1)):
         np.testing.assert_allclose(table[column], expected)
     one_hot = pd.get_dummies(true)[list(CLASSES)].to_numpy()
-    expected = metrics.average_precision_score(one_hot, predictions[list(PROBABILITIES)].to_numpy(), average=None)
+    expected = metrics.average_precision_score(
+        one_hot, predictions[list(PROBABILITIES)].to_numpy(), average=None
+    )
     np.testing.assert_allclose(table["average_precision"], expected)
 
 
@@ -126,8 +134,14 @@ def test_bootstrap_equals_one_done_image_by_image():
     drawn = np.random.default_rng(9).multinomial(len(names), np.full(len(names), 1 / len(names)), size=50)
     samples = []
     for weights in drawn:
-        rows = [np.flatnonzero(lesions == name) for name, weight in zip(names, weights, strict=True) for _ in range(weight)]
-        samples.append(scores(predictions.iloc[np.concatenate(rows)].assign(image_id=range(sum(map(len, rows))))))
+        rows = [
+            np.flatnonzero(lesions == name)
+            for name, weight in zip(names, weights, strict=True)
+            for _ in range(weight)
+        ]
+        samples.append(
+            scores(predictions.iloc[np.concatenate(rows)].assign(image_id=range(sum(map(len, rows)))))
+        )
     expected = pd.DataFrame(samples).quantile([0.025, 0.975])
     table = bootstrap_scores(predictions, lesions, draws=50, seed=9).set_index("metric")
     for metric in METRICS:
@@ -175,7 +189,7 @@ def test_paired_difference_refuses_other_images():
     with pytest.raises(InputError, match=r"1 are in one only, such as IMAGE_00019"):
         paired_difference(a, a[:-1], np.arange(20), "accuracy", 10, 0)
     relabelled = a.assign(dx=a["dx"].where(a.index != 3, "df"))
-    with pytest.raises(InputError, match="another true diagnosis.*row 3"):
+    with pytest.raises(InputError, match=r"another true diagnosis.*row 3"):
         paired_difference(a, relabelled, np.arange(20), "accuracy", 10, 0)
     with pytest.raises(InputError, match="unknown metric 'auc'"):
         paired_difference(a, a, np.arange(20), "auc", 10, 0)
@@ -188,7 +202,10 @@ def test_paired_difference_refuses_other_images():
         (lambda p: p.assign(p_wart=0.0), "p_wart"),
         (lambda p: p[:0], "no row"),
         (lambda p: p.assign(dx=p["dx"].where(p.index != 2, "wart")), "unknown diagnosis 'wart'"),
-        (lambda p: p.assign(image_id=p["image_id"].where(p.index != 4, "IMAGE_00001")), "repeat.*row 4.*IMAGE_00001"),
+        (
+            lambda p: p.assign(image_id=p["image_id"].where(p.index != 4, "IMAGE_00001")),
+            "repeat.*row 4.*IMAGE_00001",
+        ),
         (lambda p: p.assign(p_nv=p["p_nv"].where(p.index != 3, np.nan)), "not a number.*row 3"),
         (lambda p: p.assign(p_nv=p["p_nv"].where(p.index != 5, 1.5)), "outside 0 to 1.*row 5"),
         (lambda p: p.assign(p_nv=p["p_nv"] / 2), "do not sum to 1"),
@@ -200,7 +217,7 @@ def test_unsound_predictions_are_refused(change, message, tmp_path):
         with pytest.raises(InputError, match=message):
             function(broken)
     broken.to_csv(tmp_path / "predictions.csv", index=False)
-    with pytest.raises(InputError, match=f"predictions.csv: .*{message}"):
+    with pytest.raises(InputError, match=rf"predictions.csv: .*{message}"):
         read_predictions(tmp_path / "predictions.csv")
 
 
@@ -219,11 +236,13 @@ def test_missing_lesions_and_files_are_refused(tmp_path):
 def test_predictions_survive_their_file_and_find_their_rows(tmp_path):
     predictions = make_predictions(30)
     predictions.to_csv(tmp_path / "predictions.csv", index=False)
-    pd.testing.assert_frame_equal(read_predictions(tmp_path / "predictions.csv"), predictions, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        read_predictions(tmp_path / "predictions.csv"), predictions, check_dtype=False
+    )
     table = pd.DataFrame({"image_id": predictions["image_id"], "lesion_id": [f"L{i}" for i in range(30)]})
     shuffled = table.sample(frac=1, random_state=0)
     assert list(rows_of(predictions, shuffled)["lesion_id"]) == list(table["lesion_id"])
-    with pytest.raises(InputError, match="1 of 30 rows are of an image that the table lacks.*row 4"):
+    with pytest.raises(InputError, match=r"1 of 30 rows are of an image that the table lacks.*row 4"):
         rows_of(predictions, table.drop(index=4))
     with pytest.raises(InputError, match="holds twice"):
         rows_of(predictions, pd.concat([table, table[:1]]))

@@ -39,32 +39,34 @@ def clusters(counts: list[int], seed: int) -> np.ndarray:
     """Seven classes far apart in 16 dimensions."""
     generator = np.random.default_rng(seed)
     centres = 6 * np.eye(7, 16)
-    return np.concatenate([generator.normal(centre, 1, (n, 16)) for centre, n in zip(centres, counts, strict=True)])
+    return np.concatenate(
+        [generator.normal(centre, 1, (n, 16)) for centre, n in zip(centres, counts, strict=True)]
+    )
 
 
 def test_a_dropped_class_and_noise_stand_out_from_the_floor():
-    real = clusters([100] * 7, 0)
-    lesions = np.repeat(np.arange(350), 2)
-    base = floor(real, lesions, n=200, repeats=5, seed=0)
-    good = distance_with_interval(real, clusters([100] * 7, 1), n=200, repeats=5, seed=0)
-    dropped = distance_with_interval(real, clusters([117] * 6 + [0], 2), n=200, repeats=5, seed=0)
-    noisy = clusters([100] * 7, 3) + np.random.default_rng(4).normal(0, 1, (700, 16))
-    spoilt = distance_with_interval(real, noisy, n=200, repeats=5, seed=0)
+    real, n = clusters([300] * 7, 0), 800
+    base = floor(real, np.repeat(np.arange(1050), 2), n, repeats=5, seed=0)
+    good = distance_with_interval(real, clusters([300] * 7, 1), n, repeats=5, seed=0)
+    dropped = distance_with_interval(real, clusters([350] * 6 + [0], 2), n, repeats=5, seed=0)
+    noisy = clusters([300] * 7, 3) + np.random.default_rng(4).normal(0, 1, (2100, 16))
+    spoilt = distance_with_interval(real, noisy, n, repeats=5, seed=0)
     assert base["low"] <= good["mean"] <= base["high"]
     assert dropped["low"] > base["high"] and spoilt["low"] > base["high"]
-    assert good["n"] == 200 and good["repeats"] == 5
+    assert good["n"] == 800 and good["repeats"] == 5
 
 
 def test_the_interval_holds_the_next_draw_about_95_times_in_100():
     generator = np.random.default_rng(0)
     real, synthetic = generator.normal(size=(4000, 3)), generator.normal(0.2, 1, size=(4000, 3))
-    intervals = [distance_with_interval(real, synthetic, 100, 5, seed) for seed in range(200)]
+    intervals = [distance_with_interval(real, synthetic, 100, 5, seed) for seed in range(150)]
     inside = [
-        one["low"] <= frechet_distance(generator.permutation(real)[:100], generator.permutation(synthetic)[:100]) <= one["high"]
+        one["low"]
+        <= frechet_distance(generator.permutation(real)[:100], generator.permutation(synthetic)[:100])
+        <= one["high"]
         for one in intervals
     ]
-    assert 0.88 <= np.mean(inside) <= 1.0
-    assert np.mean([one["low"] > 0 for one in intervals]) > 0.05
+    assert 0.9 <= np.mean(inside) < 1
 
 
 def test_floor_keeps_lesions_on_one_side():
@@ -93,7 +95,7 @@ def test_bad_input_is_refused():
         frechet_distance(a, a[:1])
     broken = a.copy()
     broken[7, 2] = np.nan
-    with pytest.raises(InputError, match="second set.*row 7"):
+    with pytest.raises(InputError, match=r"second set.*row 7"):
         frechet_distance(a, broken)
     with pytest.raises(InputError, match="only 20 synthetic"):
         distance_with_interval(gaussian(40, 4, 1), a, n=30, repeats=2, seed=0)

@@ -20,7 +20,9 @@ def test_nearest_distances_equal_all_pairs():
 
 def test_a_copy_has_distance_zero_and_names_its_original():
     references = points(200, 2, 64)
-    distances, index = nearest_distances(references[[17, 3]].astype(np.float32), references.astype(np.float32))
+    distances, index = nearest_distances(
+        references[[17, 3]].astype(np.float32), references.astype(np.float32)
+    )
     assert list(distances) == [0, 0] and list(index) == [17, 3]
 
 
@@ -31,8 +33,8 @@ def check(synthetic: np.ndarray, draws: int = 300, seed: int = 0) -> dict[str, f
 
 
 def test_images_that_were_never_seen_are_not_caught():
-    shares = [check(points(400, seed)) for seed in range(10, 20)]
-    assert np.mean([result["share"] for result in shares]) == pytest.approx(0.01, abs=0.006)
+    shares = [check(points(400, seed)) for seed in range(10, 16)]
+    assert np.mean([result["share"] for result in shares]) == pytest.approx(0.01, abs=0.005)
     assert np.mean([result["low"] <= 0.01 <= result["high"] for result in shares]) >= 0.8
 
 
@@ -58,13 +60,26 @@ def test_share_and_threshold_by_hand():
     assert result["median_heldout"] == 100.5 and result["median_synthetic"] == 1.95
 
 
+def test_photos_of_one_lesion_widen_the_interval():
+    """Ten photos a lesion at one distance, in any order: the threshold hangs on few lesions."""
+    generator = np.random.default_rng(0)
+    lesions = generator.permutation(np.repeat(np.arange(100), 10))
+    heldout, synthetic = generator.exponential(size=100)[lesions], generator.exponential(size=1000)
+
+    def width(ids: np.ndarray) -> float:
+        result = nearest_neighbour_check(np.zeros((1, 1)), heldout[:, None], synthetic[:, None], ids, 400, 0)
+        return result["high"] - result["low"]
+
+    assert width(lesions) > 1.3 * width(np.arange(1000))
+
+
 def test_bad_input_is_refused():
     good = points(10, 0)
     with pytest.raises(InputError, match="6 and references of 5"):
         nearest_distances(good, good[:, :5])
     with pytest.raises(InputError, match="at least one image"):
         nearest_distances(good, good[:0])
-    with pytest.raises(InputError, match="not finite.*row 4"):
+    with pytest.raises(InputError, match=r"not finite.*row 4"):
         nearest_distances(np.where(np.arange(10)[:, None] == 4, np.inf, good), good)
     with pytest.raises(InputError, match="no lesion id"):
         nearest_neighbour_check(good, good, good, [None] * 10, 100, 0)

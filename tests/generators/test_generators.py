@@ -1,0 +1,231 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
+from torch.distributions import Normal, kl_divergence
+
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.generators import build_generator, description, load_generator
+from hamsynth_utils.generators.base import seeded_noise
+from hamsynth_utils.generators.gan import GAN, PENALTY_STEP, augment_differentiably
+from hamsynth_utils.generators.vae import gaussian_negative_log_likelihood, kl_to_standard_normal
+from hamsynth_utils.profile import GENERATORS, load_profile
+from hamsynth_utils.weights import write_weights
+
+LABELS = torch.arange(7)
+
+
+@pytest.fixture
+def profile(tiny_profile):
+    return load_profile(tiny_profile)
+
+
+@pytest.fixture(params=GENERATORS)
+def generator(request, profile):
+    torch.manual_seed(0)
+    return build_generator(request.param, profile).eval()
+
+
+def test_samples_have_the_shape_range_and_classes_asked_for(generator):
+    images = generator.sample(LABELS, seed=3)
+    assert images.shape == (7, 3, 64, 64)
+    assert images.dtype == torch.float32
+    assert images.min() >= -1 and images.max() <= 1
+
+
+def test_each_image_depends_on_its_own_seed_only(generator):
+    whole = generator.sample(LABELS, seed=10)
+    alone = generator.sample(LABELS[4:5], seed=14)
+    torch.testing.assert_close(whole[4:5], alone, atol=2e-4, rtol=0)
+    assert not torch.allclose(whole[4:5], generator.sample(LABELS[4:5], seed=15), atol=1e-2)
+    assert torch.equal(whole, generator.sample(LABELS, seed=10))
+
+
+def test_sampling_leaves_the_global_random_state_alone(generator):
+    before = torch.random.get_rng_state()
+    generator.sample(LABELS[:2], seed=0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.tensor([7]), torch.tensor([-1]), torch.tensor([0.5]), torch.tensor([[1]])]
+)
+def test_labels_that_are_no_class_are_refused(generator, labels):
+    with pytest.raises(InputError, match="labels must"):
+        generator.sample(labels, seed=0)
+
+
+def test_training_gives_every_parameter_a_finite_gradient(generator):
+    images = torch.rand(8, 3, 64, 64) * 2 - 1
+    losses = generator(images, torch.arange(8) % 7)
+    losses["loss"].backward()
+    without = [
+        n for n, p in generator.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()
+    ]
+    assert not [name for name in without if "null_classes_emb" not in name]
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
+    """Two classes, each one flat colour: after a short training the samples have their class's colour."""
+    change = {"width": 16, "training": {"learning_rate": 3e-3}}
+    extra = {
+        "vae": {"kl_warmup_share": 0.0},
+        "gan": {"penalty": 0.02},
+        "diffusion": {"guidance": 1.0, "sampling_steps": 10},
+    }[name]
+    torch.manual_seed(0)
+    generator = build_generator(name, load_profile(edited_tiny({name: {**change, **extra}}))).train()
+    labels = torch.arange(16) % 2 + 2
+    images = torch.where(labels == 2, -0.6, 0.6).view(-1, 1, 1, 1).expand(-1, 3, 64, 64).contiguous()
+    optimizer = torch.optim.Adam(generator.parameter_groups(3e-3), betas=generator.betas)
+    for step in range(120):
+        generator.progress = step / 120
+        optimizer.zero_grad()
+        generator(images, labels)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
+        optimizer.step()
+    samples = generator.eval().sample(torch.tensor([2] * 8 + [3] * 8), seed=0)
+    low, high = samples[:8].mean(), samples[8:].mean()
+    assert low < -0.25 and high > 0.25, f"{low:.2f} and {high:.2f}, but -0.6 and 0.6 were taught"
+
+
+def test_the_kl_term_is_torchs():
+    mean, log_variance = torch.randn(5, 4), torch.randn(5, 4)
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
+
+
+def test_the_reconstruction_term_is_torchs():
+    images, mean, log_sigma = torch.randn(3, 3, 8, 8), torch.randn(3, 3, 8, 8), torch.tensor(-0.7)
+    expected = -Normal(mean, log_sigma.exp()).log_prob(images).sum(dim=(1, 2, 3))
+    torch.testing.assert_close(gaussian_negative_log_likelihood(images, mean, log_sigma), expected)
+
+
+def test_the_vae_loss_is_reconstruction_plus_kl_per_pixel_value(profile):
+    vae = build_generator("vae", profile)
+    losses = vae(torch.rand(4, 3, 64, 64), LABELS[:4])
+    torch.testing.assert_close(losses["loss"].detach() * 3 * 64 * 64, losses["reconstruction"] + losses["kl"])
+
+
+def test_the_gans_penalty_is_the_mean_squared_gradient(profile):
+    """Finite differences against autograd, on a discriminator that is smooth in its input."""
+    torch.manual_seed(0)
+    weight = torch.randn(3 * 64 * 64) / 50
+    images = torch.randn(400, 3, 64, 64)
+    nudged = images + PENALTY_STEP * torch.randn_like(images)
+    score = torch.tanh(images.flatten(1) @ weight)
+    measured = ((torch.tanh(nudged.flatten(1) @ weight) - score) ** 2).mean() / PENALTY_STEP**2
+    exact = ((1 - score**2) ** 2).mean() * weight.square().sum()
+    assert abs(measured / exact - 1) < 0.2
+
+
+def test_the_gans_players_get_their_own_gradients_only(profile):
+    gan = build_generator("gan", profile)
+    assert isinstance(gan, GAN)
+    images = torch.rand(8, 3, 64, 64) * 2 - 1
+    torch.manual_seed(5)
+    gan(images, torch.arange(8) % 7)["loss"].backward()
+    joint = {name: p.grad.clone() for name, p in gan.synthesis.named_parameters()}
+    gan.zero_grad()
+    torch.manual_seed(5)  # the same draws, up to the generator's own loss
+    latent = torch.randn(8, gan.settings.latent_size)
+    labels = torch.arange(8) % 7
+    fake = gan.synthesis(latent, labels)
+    seen = torch.cat([augment_differentiably(images), augment_differentiably(fake.detach())])
+    torch.randn_like(seen)
+    real_score = gan.discriminator(seen[:8], labels).detach()
+    F.softplus(real_score - gan.discriminator(augment_differentiably(fake), labels)).mean().backward()
+    for name, parameter in gan.synthesis.named_parameters():
+        torch.testing.assert_close(joint[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_differentiable_augmentation_shows_no_black_border():
+    images = augment_differentiably(torch.full((32, 3, 64, 64), 0.5))
+    assert images.amin() > 0 and (images.amax((2, 3)) - images.amin((2, 3))).max() < 1e-5
+
+
+def test_ddim_with_one_network_call_a_step_agrees_with_the_librarys(profile):
+    """Our sampler without guidance against denoising-diffusion-pytorch's ddim_sample at eta 0."""
+    torch.manual_seed(0)
+    diffusion = build_generator("diffusion", profile).eval()
+    torch.nn.init.normal_(diffusion.process.model.final_conv.weight, std=0.3)
+    process = diffusion.process
+    shape = (2, 48, 16, 16)
+    noise = seeded_noise(shape[1:], 7, 2, torch.device("cpu"))
+    steps = 50  # every time once: both step through the same times
+    x, labels = noise, torch.tensor([1, 5])
+    for time in reversed(range(steps)):
+        t = torch.full((2,), time)
+        clean = process.model(x, t, labels, cond_drop_prob=0.0).clamp(-1, 1)
+        mean, _, _ = GaussianDiffusion.q_posterior(process, clean, x, t)
+        signal = process.alphas_cumprod_prev[time]
+        predicted = process.predict_noise_from_start(x, t, clean)
+        x = signal.sqrt() * clean + (1 - signal).sqrt() * predicted
+    ours = F.pixel_unshuffle(diffusion.sample(labels, 7, guidance=1.0, steps=steps), 4)
+    torch.testing.assert_close(ours, clean.detach(), atol=1e-4, rtol=0)
+    assert mean.shape == ours.shape
+
+
+def test_guidance_moves_away_from_the_unconditional_guess(profile):
+    diffusion = build_generator("diffusion", profile).eval()
+    torch.nn.init.normal_(diffusion.process.model.final_conv.weight, std=0.05)
+    x, t, labels = torch.randn(3, 48, 16, 16), torch.full((3,), 20), torch.tensor([0, 1, 2])
+    with_class = diffusion.process.model(x, t, labels, cond_drop_prob=0.0)
+    without = diffusion.process.model(x, t, labels, cond_drop_prob=1.0)
+    expected = (without + 2.5 * (with_class - without)).clamp(-1, 1)
+    torch.testing.assert_close(diffusion.predict_clean(x, t, labels, 2.5), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [{"guidance": 0.5}, {"steps": 1}, {"steps": 51}])
+def test_a_wrong_guidance_or_number_of_steps_is_refused(profile, bad):
+    with pytest.raises(InputError, match="must"):
+        build_generator("diffusion", profile).sample(LABELS[:1], 0, **bad)
+
+
+def test_weights_round_trip(generator, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, generator.state_dict(), description(generator))
+    loaded = load_generator(path)
+    assert loaded.name == generator.name
+    assert torch.equal(loaded.sample(LABELS, 1), generator.sample(LABELS, 1))
+
+
+def test_bad_checkpoints_are_refused(generator, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(InputError, match="no weights at"):
+        load_generator(path)
+    write_weights(path, generator.state_dict(), description(generator))
+    other = next(name for name in GENERATORS if name != generator.name)
+    with pytest.raises(InputError, match=f"holds a {generator.name}, not a {other}"):
+        load_generator(path, other)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        load_generator(path)
+    write_weights(path, generator.state_dict(), {**description(generator), "classes": "a,b"})
+    with pytest.raises(InputError, match="trained on the classes a,b"):
+        load_generator(path)
+    state = generator.state_dict()
+    state.pop(next(iter(state)))
+    write_weights(path, state, description(generator))
+    with pytest.raises(InputError, match="does not fit"):
+        load_generator(path)
+    write_weights(path, generator.state_dict(), {})
+    with pytest.raises(InputError, match="holds no generator"):
+        load_generator(path)
+
+
+def test_an_unknown_generator_is_refused(profile):
+    with pytest.raises(InputError, match="no generator is called 'flow'"):
+        build_generator("flow", profile)
+
+
+def test_the_sizes_64_and_128_both_work(edited_tiny):
+    for size in (64, 128):
+        profile = load_profile(edited_tiny({"data": {"image_size": size}}))
+        for name in GENERATORS:
+            assert build_generator(name, profile).eval().sample(LABELS[:1], 0).shape == (1, 3, size, size)
+    assert len(CLASSES) == 7

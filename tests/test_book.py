@@ -1,0 +1,256 @@
+"""The report: what is staged, that a faulty book fails, and that the built pages work offline."""
+
+import base64
+import io
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import yaml
+from browser import problems_of
+
+from hamsynth_utils import book
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import project_root
+
+ROOT = project_root()
+CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "06_evaluation", "07_ethics")
+EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0")
+DATA = "/secret place/skin pictures"
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run whose notebooks were executed, without having been: outputs written by hand."""
+    return make_run(tmp_path / "my runs/tiny")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return book.build(make_run(tmp_path_factory.mktemp("report") / "tiny")).parent
+
+
+def make_run(folder: Path) -> Path:
+    (folder / "notebooks").mkdir(parents=True)
+    record = {
+        "profile": {"name": "smoke", "data": {"protocol": "lesion", "image_size": 64}, "seeds": [0, 1]},
+        "data": DATA,
+        "seed": 3,
+        "device": "CPU, 2 cores",
+        "threads": 1,
+        "python": "3.12.1",
+        "git_commit": "abc123",
+        "versions": {"torch": "9.8.7"},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
+    for name in (*CHAPTERS, *(f"05_vit-{execution}" for execution in EXECUTIONS)):
+        (folder / f"notebooks/{name}.ipynb").write_text(json.dumps(executed(name, folder)))
+    (folder / "notebooks/03_gan.partial.ipynb").write_text("not even JSON")
+    return folder
+
+
+def executed(name: str, folder: Path) -> dict:
+    """A notebook with everything a chapter has: glue, equations, a numbered figure, a citation, a fold."""
+    chapter = name[:2]
+    png = io.BytesIO()
+    matplotlib.image.imsave(png, np.zeros((8, 8)), format="png")
+    glued = {
+        "output_type": "display_data",
+        "data": {"text/plain": "0.8123"},
+        "metadata": {"scrapbook": {"mime_prefix": "application/papermill.record/", "name": "accuracy"}},
+    }
+    glued["data"] = {"application/papermill.record/text/plain": "0.8123"}
+    figure = {
+        "output_type": "display_data",
+        "data": {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "<Figure>"},
+        "metadata": {},
+    }
+    said = {
+        "output_type": "stream",
+        "name": "stdout",
+        "text": [f"{name} wrote {folder}/data from {DATA}/HAM.csv\n"],
+    }
+    mathematics = (
+        f"$$\n\\mathcal{{L}} = \\boldsymbol{{x}}_t^2\n$$ (eq-{chapter}-loss)\n\nsee {{eq}}`eq-{chapter}-loss`"
+    )
+    words = "Accuracy {glue:text}`accuracy:.2f`, {cite}`ho2020ddpm`, {term}`lesion`, "
+    words += f"{{numref}}`fig-{chapter}-loss`.\n\n:::{{dropdown}} Solution\nSeven.\n:::"
+    caption = {"caption": "Accuracy is {glue:text}`accuracy:.3f`.", "name": f"fig-{chapter}-loss"}
+    cells = [
+        cell("markdown", f"# Chapter {chapter}\n\n{mathematics}"),
+        cell("code", 'data = "phantom"', tags=["parameters"]),
+        cell("code", f'# Parameters\ndata = "{DATA}"', tags=["injected-parameters"]),
+        cell("code", "glue('accuracy', 0.8123)", outputs=[glued], tags=["per-arm"]),
+        cell(
+            "code",
+            "show()",
+            [figure, said],
+            ["per-arm"],
+            {"image": {"alt": "A black square"}, "figure": caption},
+        ),
+        cell("markdown", words),
+    ]
+    return {
+        "cells": cells,
+        "metadata": {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "papermill": {"duration": 90.0, "output_path": f"{folder}/notebooks/{name}.ipynb"},
+        },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def cell(
+    kind: str,
+    source: str,
+    outputs: list[dict] | None = None,
+    tags: list[str] | None = None,
+    mystnb: dict | None = None,
+) -> dict:
+    metadata = {"tags": tags or []} | ({"mystnb": mystnb} if mystnb else {})
+    code = {"outputs": outputs or [], "execution_count": 1} if kind == "code" else {}
+    return {
+        "cell_type": kind,
+        "id": f"c{abs(hash(source)) % 10**8}",
+        "metadata": metadata,
+        "source": [source],
+        **code,
+    }
+
+
+def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> None:
+    staged = book.stage(run_folder)
+    toc = yaml.safe_load((staged / "_toc.yml").read_text())
+    chapters = {c["file"]: c for c in toc["parts"][0]["chapters"]}
+    assert list(chapters) == [
+        f"notebooks/{name}"
+        for name in ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_vit", "06_evaluation", "07_ethics")
+    ]
+    sections = [section["file"] for section in chapters["notebooks/05_vit"]["sections"]]
+    assert sections == [f"notebooks/05_vit-{execution}" for execution in ("real-1", "gan-0", "diffusion-0")]
+    first = json.loads((staged / "notebooks/05_vit.ipynb").read_text())
+    assert "05_vit-real-0 wrote" in json.dumps(first) and len(first["cells"]) == 6
+    other = json.loads((staged / "notebooks/05_vit-gan-0.ipynb").read_text())
+    assert other["cells"][0]["source"].startswith("# Real and GAN images, seed 0")
+    assert [c["metadata"].get("tags") for c in other["cells"][1:]] == [["per-arm"], ["per-arm"]]
+    assert other["cells"][2]["metadata"]["mystnb"]["figure"]["name"] == "fig-05-loss-gan-0"
+    assert not list(staged.rglob("*.partial.ipynb"))
+
+
+def test_a_classifier_notebook_without_marked_results_is_refused(run_folder: Path) -> None:
+    path = run_folder / "notebooks/05_vit-gan-0.ipynb"
+    path.write_text(path.read_text().replace("per-arm", "other"))
+    with pytest.raises(InputError, match=r"05_vit.*per-arm"):
+        book.stage(run_folder)
+
+
+def test_no_path_of_the_machine_is_published(run_folder: Path) -> None:
+    staged = book.stage(run_folder)
+    text = "".join(path.read_text() for path in [*staged.glob("notebooks/*.ipynb"), staged / "run.md"])
+    for secret in (str(run_folder), str(ROOT), "/secret place", str(Path.home()) + "/"):
+        assert secret not in text
+    assert "03_gan wrote runs/tiny/data from skin pictures/HAM.csv" in text
+    assert json.dumps(executed("01_dataset", run_folder)["cells"][4]["outputs"][0]["data"])[1:-1] in text
+
+
+def test_scrubbing_leaves_longer_names_alone(tmp_path: Path) -> None:
+    scrub = book._Scrub(tmp_path / "runs/a", tmp_path, "/data")
+    assert scrub(f"{tmp_path}/runs/a/data and {tmp_path}/runs/ab and /data/x.csv and /database") == (
+        "runs/a/data and ./runs/ab and data/x.csv and /database"
+    )
+
+
+def test_run_page_says_what_was_used_and_left_out(run_folder: Path) -> None:
+    provenance = run_folder / "classifiers/gan/seed-0/provenance.json"
+    provenance.parent.mkdir(parents=True)
+    provenance.write_text(json.dumps({"source": "file", "file": "/secret place/vit.safetensors"}))
+    (run_folder / "data/lesions").mkdir(parents=True)
+    (run_folder / "data/lesions/skipped.csv").write_text("image_id,reason\nISIC_7,cut short\n")
+    (run_folder / "metrics").mkdir()
+    (run_folder / "metrics/extractors.json").write_text(json.dumps({"inception": "no weights to be had"}))
+    (run_folder / "logs").mkdir()
+    (run_folder / "logs/02_vae.json").write_text(json.dumps({"minutes": 1.6, "peak_memory_gib": 1.25}))
+    page = (book.stage(run_folder) / "run.md").read_text()
+    rows = {
+        tuple(part.strip() for part in line.strip("|").split("|"))
+        for line in page.splitlines()
+        if line[:1] == "|"
+    }
+    assert {
+        ("data", "the folder skin pictures"),
+        ("seed", "3"),
+        ("device", "CPU, 2 cores"),
+        ("code", "commit abc123"),
+        ("torch", "9.8.7"),
+        ("02_vae", "1.5", "1.2"),
+        ("03_gan", "1.5", "-"),
+        ("all", "15.0", ""),
+        ("gan", "0", "source: file; file: vit.safetensors"),
+        ("ISIC_7", "cut short"),
+        ("inception", "no weights to be had"),
+    } <= rows
+
+
+def test_bad_input_is_one_line_and_exit_code_2(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert book.main([str(run_folder.parent / "nothing")]) == 2
+    (run_folder / "notebooks/02_vae.ipynb").unlink()
+    assert book.main([str(run_folder)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "not a run" in first
+    assert "not executed yet: notebooks/02_vae" in second
+
+
+def test_a_warning_fails_the_build_and_keeps_the_older_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path / "tiny")
+    (folder / "site").mkdir()
+    (folder / "site/index.html").write_text("the older site")
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "book", root / "book")
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: faulty\nparts: [{chapters: [{file: references}]}]\n"
+    )
+    (root / "book/faulty.md").write_text("# Faulty\n\n{numref}`fig-nowhere`\n")
+    monkeypatch.setattr(book, "project_root", lambda: root)
+    assert book.main([str(folder)]) == 1
+    assert "fig-nowhere" in capsys.readouterr().err
+    assert (folder / "site/index.html").read_text() == "the older site"
+
+
+def test_numbers_and_captions_come_from_the_run(site: Path) -> None:
+    page = (site / "notebooks/02_vae.html").read_text()
+    assert 'alt="A black square"' in page
+    assert ">0.81<" in page and ">0.812<" in page
+    assert "Fig. 2.1" in page and ">(2.1)<" in page
+    front = (site / "intro.html").read_text()
+    assert "the folder skin pictures" in front and "not skin" not in front
+
+
+def test_pages_work_offline_in_a_browser(site: Path) -> None:
+    assert problems_of(site) == []
+
+
+def test_the_browser_check_sees_faults(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(
+        """<html><body><script src="https://example.org/x.js"></script><script src="gone.js"></script>
+        <script>console.error("broken")</script><img src="gone.png" alt="gone">
+        <div style="width:999px">wide</div><span class="math">x</span>
+        <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></body></html>"""
+    )
+    found = " ".join(problems_of(tmp_path))
+    for fault in (
+        "another host: https://example.org",
+        "no such file",
+        "error: broken",
+        "image not loaded: gone.png",
+        "without a description: data:image/gif",
+        "sideways scrolling at 390",
+        "MathJax was not loaded",
+    ):
+        assert fault in found

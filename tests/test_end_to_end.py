@@ -1,0 +1,130 @@
+"""The whole road by its one command, on the phantom and on a slice of the real images."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from browser import problems_of
+from conftest import ROOT, TINY
+
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.profile import ARMS, GENERATORS
+from hamsynth_utils.synthesis import read_synthetic
+
+CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "06_evaluation", "07_ethics")
+EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in ARMS)]
+
+
+class Report:
+    """`make report` in a runs folder of its own."""
+
+    def __init__(self, folder: Path, data: str = "phantom") -> None:
+        self.profile, self.folder = folder / "tiny.yaml", folder / "runs/trial"
+        self.profile.write_text(yaml.safe_dump(TINY))
+        self.command = ["make", "report", f"PROFILE={self.profile}", "RUN=trial", f"DATA={data}"]
+        self.environment = {**os.environ, "HAMSYNTH_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}
+
+    def make(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command, cwd=ROOT, env=self.environment, text=True, capture_output=True, check=False
+        )
+
+    def written(self) -> dict[str, int]:
+        """When each executed notebook was written."""
+        return {name: (self.folder / f"notebooks/{name}.ipynb").stat().st_mtime_ns for name in EXECUTIONS}
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory) -> Report:
+    """A finished report on the phantom that was killed once on its way, during the GAN."""
+    report = Report(tmp_path_factory.mktemp("phantom"))
+    process = subprocess.Popen(report.command, cwd=ROOT, env=report.environment, start_new_session=True)
+    while not (report.folder / "generators/gan").is_dir():
+        assert process.poll() is None, "the road ended before its GAN"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = report.folder / "notebooks/01_dataset.ipynb"
+    before = first.stat().st_mtime_ns
+    done = report.make()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert first.stat().st_mtime_ns == before, "a finished stage was repeated after the kill"
+    assert done.stdout.splitlines()[-1].endswith("index.html")
+    return report
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory, ham10000_slice) -> Report:
+    """A finished report on a slice of HAM10000."""
+    report = Report(tmp_path_factory.mktemp("real"), str(ham10000_slice))
+    done = report.make()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return report
+
+
+@pytest.fixture(params=["phantom", "real"])
+def report(request) -> Report:
+    return request.getfixturevalue(request.param)
+
+
+def test_every_room_leaves_its_results(report):
+    folder = report.folder
+    parts = pd.read_csv(folder / "data/split.csv").set_index("image_id")["part"]
+    assert set(parts) == {"train", "validation", "test"}
+    for name in GENERATORS:
+        history = pd.read_csv(folder / f"generators/{name}/history.csv")
+        assert history["step"].iloc[-1] == TINY[name]["training"]["steps"]
+        made = read_synthetic(folder / f"generators/{name}/synthetic")
+        assert min(made.counts.values()) > 0 and made.table["synthetic"].all()
+    for arm in ARMS:
+        predictions = pd.read_csv(folder / f"classifiers/{arm}/seed-0/predictions.csv")
+        assert set(predictions["image_id"]) == set(parts[parts == "test"].index)
+        assert predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1).between(0.999, 1.001).all()
+    for table in ("fidelity", "classification", "differences", "verdicts", "privacy", "fairness"):
+        assert len(pd.read_csv(folder / f"metrics/{table}.csv"))
+
+
+def test_the_numbers_of_the_report_are_those_of_the_predictions(report):
+    """Accuracy per arm in metrics/classification.csv, recomputed from the saved predictions."""
+    table = pd.read_csv(report.folder / "metrics/classification.csv")
+    for arm in ARMS:
+        predictions = pd.read_csv(report.folder / f"classifiers/{arm}/seed-0/predictions.csv")
+        likeliest = predictions[[f"p_{name}" for name in CLASSES]].idxmax(axis=1).str[2:]
+        accuracy = (likeliest == predictions["dx"]).mean()
+        (row,) = table[(table["arm"] == arm) & (table["metric"] == "accuracy")].to_dict("records")
+        assert row["value"] == pytest.approx(accuracy, abs=1e-6)
+        assert row["low"] <= row["value"] <= row["high"]
+
+
+def test_the_report_works_in_a_browser_without_a_network(report):
+    pages = {path.name for path in (report.folder / "site").rglob("*.html")}
+    assert {f"{name}.html" for name in EXECUTIONS} <= pages
+    assert problems_of(report.folder / "site") == []
+
+
+def test_a_second_start_repeats_nothing(phantom):
+    before = phantom.written()
+    done = phantom.make()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert phantom.written() == before
+
+
+def test_other_settings_are_refused_in_one_line(phantom):
+    phantom.profile.write_text(yaml.safe_dump({**TINY, "threads": 2}))
+    done = phantom.make()
+    phantom.profile.write_text(yaml.safe_dump(TINY))
+    assert done.returncode != 0 and "profile.threads: this run has 1, you ask for 2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_executed_notebook_holds_an_error(report):
+    for name in EXECUTIONS:
+        cells = json.loads((report.folder / f"notebooks/{name}.ipynb").read_text())["cells"]
+        kinds = {output["output_type"] for cell in cells for output in cell.get("outputs", [])}
+        assert "error" not in kinds and kinds, name

@@ -1,0 +1,86 @@
+import pytest
+import yaml
+
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import load_profile, project_root
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Writes a copy of the smoke profile with one dotted key set to some YAML text, and returns its path."""
+
+    def edit(key: str, text: str) -> str:
+        content = yaml.safe_load((project_root() / "profiles/smoke.yaml").read_text())
+        *parents, last = key.split(".")
+        section = content
+        for parent in parents:
+            section = section[parent]
+        section[last] = yaml.safe_load(text)
+        path = tmp_path / "edited.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return str(path)
+
+    return edit
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "paper"])
+def test_every_profile_that_ships_is_valid(name):
+    assert load_profile(name).name == name
+
+
+def test_the_paper_profile_has_the_source_reports_settings():
+    profile = load_profile("paper")
+    assert profile.data.image_size == 64
+    for training in (
+        profile.vae.training,
+        profile.gan.training,
+        profile.diffusion.training,
+        profile.classifier.training,
+    ):
+        assert (training.batch_size, training.learning_rate) == (64, 1e-4)
+    assert [profile.vae.training.epochs, profile.gan.training.epochs] == [120, 100]
+    assert [profile.diffusion.training.epochs, profile.classifier.training.epochs] == [120, 100]
+
+
+def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
+    path = edited("vae.training.learning_rate", "1e-4")  # YAML 1.1 reads this as text
+    with pytest.raises(InputError, match=r"edited\.yaml.*vae\.training\.learning_rate.*'1e-4'.*1\.0e-4"):
+        load_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("gan.wdith", "32", r"gan\.wdith is not a setting"),
+        ("threads", "two", r"threads is the text 'two', not a number"),
+        ("threads", "1.5", r"threads.*1\.5"),
+        ("threads", "true", r"threads.*True"),
+        ("arms", "[real, real]", "arms holds a repeat"),
+        ("seeds", "[0, 0]", "seeds holds a repeat"),
+        ("arms", "[real, flow]", r"arms\.1.*flow"),
+        ("data.test_share", "0.95", "leave nothing to train on"),
+        ("data.image_size", "63", r"data\.image_size.*63"),
+        ("diffusion.guidance", "0.5", r"diffusion\.guidance.*0\.5"),
+        ("vae.training.epochs", "3", "exactly one of steps and epochs"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_by_name(edited, key, text, message):
+    with pytest.raises(InputError, match=message):
+        load_profile(edited(key, text))
+
+
+def test_an_unknown_profile_lists_the_known_ones():
+    with pytest.raises(InputError, match="no profile at .*quick.*cpu, paper, smoke"):
+        load_profile("quick")
+
+
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path):
+    path = tmp_path / "list.yaml"
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(InputError, match="must map keys to values"):
+        load_profile(str(path))
+
+
+def test_epochs_become_steps_by_the_number_of_images():
+    training = load_profile("paper").gan.training
+    assert training.total_steps(6400) == 100 * 100

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.generators import build_generator
+from hamsynth_utils.profile import GENERATORS, TrainingSettings, load_profile
+from hamsynth_utils.training import (
+    Trainable,
+    TrainingDiverged,
+    _batches,
+    learning_rate_factor,
+    resolve_precision,
+    train,
+)
+from hamsynth_utils.weights import read_weights
+
+LESIONS = make_phantom(120, seed=0)
+
+
+class Mean(Trainable):
+    """One number fitted to the images' mean; `poison` spoils the loss at a step."""
+
+    def __init__(self, poison: dict[int, float] | None = None) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(0.0))
+        self.poison, self.calls = poison or {}, 0
+
+    def forward(self, images, labels):
+        loss = (images.mean() - self.value) ** 2 * self.poison.get(self.calls, 1.0)
+        self.calls += 1
+        return {"loss": loss, "value": self.value.detach()}
+
+
+def settings(**change) -> TrainingSettings:
+    return TrainingSettings(
+        **{"steps": 30, "batch_size": 16, "learning_rate": 0.05, "precision": "no", **change}
+    )
+
+
+def fit(module, folder, seed=0, **change):
+    return train(module, LESIONS, settings(**change), folder, seed=seed, progress_bar=False)
+
+
+def test_training_minimises_the_loss_and_leaves_weights_and_history(tmp_path):
+    trained = fit(Mean(), tmp_path, steps=200)
+    truth = float((LESIONS.images.float() / 127.5 - 1).mean())
+    assert trained.module.value.item() == pytest.approx(truth, abs=0.02)
+    assert trained.history["step"].iloc[-1] == 200 and not trained.loaded
+    assert {p.name for p in tmp_path.iterdir()} == {"weights.safetensors", "history.csv"}
+
+
+def test_finished_weights_are_loaded_not_trained_again(tmp_path):
+    first = fit(Mean(), tmp_path)
+    again = fit(Mean(poison={0: float("nan")}), tmp_path)  # would stop if it trained
+    assert again.loaded
+    assert torch.equal(again.module.value, first.module.value)
+    pd.testing.assert_frame_equal(again.history, first.history, check_exact=False, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"), [(float("nan"), "not a finite"), (float("inf"), "not a finite"), (1e7, "usually")]
+)
+def test_a_loss_gone_wrong_stops_and_keeps_the_last_good_checkpoint(tmp_path, poison, reason):
+    with pytest.raises(TrainingDiverged, match=rf"step 20: .*{reason}.*last good checkpoint is"):
+        fit(Mean(poison={20: poison}), tmp_path, checkpoint_seconds=1e-9)
+    tensors, metadata = read_weights(tmp_path / "checkpoint.safetensors")
+    assert int(metadata["step"]) == 20
+    assert all(torch.isfinite(value).all() for value in tensors.values())
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_an_empty_training_set_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no images"):
+        train(Mean(), LESIONS.subset(np.arange(0)), settings(), tmp_path, seed=0, progress_bar=False)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"cut short")
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors is damaged"):
+        fit(Mean(), tmp_path)
+
+
+def test_every_epoch_visits_every_image_once_whatever_the_batch_size():
+    steps = settings(batch_size=50)
+    drawn = np.concatenate([index for _, index in _batches(LESIONS, steps, seed=1, start=0, total=12)])
+    for epoch in range(5):
+        assert np.array_equal(np.sort(drawn[epoch * 120 : (epoch + 1) * 120]), np.arange(120))
+
+
+def test_batches_do_not_depend_on_where_one_starts():
+    for balance in (0.0, 0.7):
+        whole = dict(_batches(LESIONS, settings(class_balance=balance), seed=1, start=0, total=20))
+        rest = dict(_batches(LESIONS, settings(class_balance=balance), seed=1, start=13, total=20))
+        assert all(np.array_equal(whole[step], rest[step]) for step in rest)
+
+
+def test_full_class_balance_draws_each_class_equally_often():
+    drawn = np.concatenate(
+        [i for _, i in _batches(LESIONS, settings(class_balance=1.0), seed=0, start=0, total=400)]
+    )
+    present = np.unique(LESIONS.labels.numpy())
+    shares = np.bincount(LESIONS.labels.numpy()[drawn], minlength=7)[present] / len(drawn)
+    assert np.abs(shares - 1 / len(present)).max() < 0.02
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero():
+    for decay, middle in [("linear", 0.5), ("cosine", 0.5), ("none", 1.0)]:
+        rule = settings(decay=decay, warmup_share=0.1)
+        factors = [learning_rate_factor(step, 1000, rule) for step in range(1000)]
+        assert factors[0] == pytest.approx(0.01) and max(factors) == pytest.approx(1.0, abs=1e-3)
+        assert factors[550] == pytest.approx(middle, abs=0.01)
+        assert factors[-1] == pytest.approx(1.0 if decay == "none" else 0.0, abs=2e-3)
+
+
+def test_auto_precision_is_bfloat16_only_where_the_processor_has_it():
+    expected = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+    if not torch.cuda.is_available():
+        assert resolve_precision("auto") == expected
+    assert resolve_precision("no") == "no"
+
+
+KILLED = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    import torch
+    from hamsynth_utils.data.phantom import make_phantom
+    from hamsynth_utils.generators import build_generator
+    from hamsynth_utils.profile import load_profile
+    from hamsynth_utils.rooms import flip_and_turn
+    from hamsynth_utils.training import train
+    torch.set_num_threads(1)
+    profile, name, folder = load_profile(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    settings = profile.generator_settings(name)
+    torch.manual_seed(0)
+    train(build_generator(name, profile), make_phantom(120, seed=0), settings.training, folder, seed=4,
+          augment=flip_and_turn, progress_bar=False)
+""")
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name, edited_tiny, tmp_path):
+    """kill -9 in the middle of training, then start again: the weights of an unbroken run."""
+    profile = edited_tiny({name: {"training": {"steps": 40, "checkpoint_seconds": 1e-9}}})
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    command = [sys.executable, "-c", KILLED, profile, name]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    process = subprocess.Popen([*command, str(tmp_path / "killed")])
+    checkpoint = tmp_path / "killed/checkpoint.safetensors"
+    while not checkpoint.is_file() or int(read_weights(checkpoint)[1]["step"]) < 5:
+        assert process.poll() is None, "training ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = int(read_weights(checkpoint)[1]["step"])
+    assert reached < 40 and not (tmp_path / "killed/weights.safetensors").exists()
+    subprocess.run([*command, str(tmp_path / "killed")], check=True)
+    whole, killed = (
+        read_weights(tmp_path / folder / "weights.safetensors")[0] for folder in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+    histories = [
+        pd.read_csv(tmp_path / folder / "history.csv").drop(columns="seconds")
+        for folder in ("whole", "killed")
+    ]
+    pd.testing.assert_frame_equal(*histories)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(edited_tiny, tmp_path):
+    profile = load_profile(edited_tiny({}))
+    results = []
+    for number, seed in enumerate([0, 0, 1]):
+        (tmp_path / str(number)).mkdir()
+        torch.manual_seed(0)
+        vae = build_generator("vae", profile)
+        train(vae, LESIONS, profile.vae.training, tmp_path / str(number), seed=seed, progress_bar=False)
+        results.append(json.dumps([p.sum().item() for p in vae.parameters()]))
+    assert results[0] == results[1] != results[2]
