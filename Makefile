@@ -28,7 +28,7 @@ help:
 	@echo 'make lab      open the notebooks in JupyterLab'
 	@echo 'make clean    remove .venv and caches; runs/ is kept'
 
-absolute = case "$$$1" in /*) ;; *) $1="$$PWD/$$$1";; esac
+absolute = case "$$$1" in /*) ;; "~/"*) $1="$$HOME/$${$1\#"~/"}";; *) $1="$$PWD/$$$1";; esac
 
 report: $(READY)
 	@start=$$(date +%s); \
@@ -41,7 +41,7 @@ report: $(READY)
 	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" && \
 	$(PY) -c 'import json, os; print(json.dumps({key.lower(): os.environ[key] for key in \
 		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN")}))' > "$$folder/.road.json" && \
-	$(PY) -m snakemake --configfile "$$folder/.road.json" --cores $(CORES) --nolock --rerun-incomplete \
+	$(PY) -m snakemake --directory "$$folder" --configfile "$$folder/.road.json" --cores $(CORES) --nolock --rerun-incomplete \
 		--rerun-triggers mtime params input --scheduler greedy --quiet all && \
 	$(PY) -m hamsynth_utils.book "$$folder" --minutes --since $$start
 

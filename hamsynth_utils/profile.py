@@ -93,7 +93,9 @@ class DiffusionSettings(Settings):
     """Space-to-depth: the U-Net sees image_size / patch pixels of 3 * patch**2 channels."""
     timesteps: Annotated[int, Field(ge=2)] = 1000
     objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
-    largest_weight: Annotated[float, Field(ge=1)] = 25.0
+    noise_shift: Rate = 2.0
+    """How much more noise than in the cosine schedule: the signal-to-noise ratio is divided by its square."""
+    largest_weight: Annotated[float, Field(ge=1)] = 5.0
     """Upper bound of the loss weight SNR + 1 of pred_x0. Low: shapes are learned first; high: fine detail."""
     class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
     guidance: Annotated[float, Field(ge=1)] = 1.5

@@ -58,8 +58,19 @@ class Diffusion(Generator):
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Weighted squared error of the network's prediction at random times; `loss` per channel value."""
         folded = F.pixel_unshuffle(images, self.settings.patch)
-        times = self.process.random_times(len(images))
+        times = self.shifted_times(torch.rand(len(images), device=images.device))
         return {"loss": self.process.p_losses(folded, times, classes=labels)}
+
+    def shifted_times(self, uniform: Tensor) -> Tensor:
+        """Places in [0, 1] on the cosine schedule -> times 0 to T - 1, more of them where noise is strong.
+
+        Neighbouring pixels say nearly the same, so that the shape of a large image is still to be seen under
+        noise that would hide a small one, and is decided where the schedule has few times left. The
+        signal-to-noise ratio is divided by `noise_shift`^2 (Hoogeboom et al. 2023, eq. 5):
+        t = 2 / pi * atan(noise_shift * tan(pi / 2 * u)).
+        """
+        angle = torch.atan(self.settings.noise_shift * torch.tan(uniform.double() * torch.pi / 2))
+        return (angle * 2 / torch.pi * (self.settings.timesteps - 1)).round().long()
 
     @torch.no_grad()
     def sample(
@@ -86,7 +97,7 @@ class Diffusion(Generator):
         folded_size = self.image_size // self.settings.patch
         shape = (3 * self.settings.patch**2, folded_size, folded_size)
         x = seeded_noise(shape, seed, len(labels), self.device)
-        times = torch.linspace(self.settings.timesteps - 1, 0, steps).round().long().tolist()
+        times = self.shifted_times(torch.linspace(1, 0, steps)).unique().flip(0).tolist()
         for time, time_next in zip(times, [*times[1:], None], strict=True):
             t = torch.full((len(labels),), time, device=self.device)
             clean = self.predict_clean(x, t, labels, guidance)

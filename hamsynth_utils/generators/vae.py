@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from hamsynth_utils.profile import VAESettings
 class VAE(Generator):
     """q(z | x, y) and p(x | z, y) are convolutional networks; the prior p(z) is N(0, I).
 
+    Inside, z is moved and stretched by a learned mean and deviation of its class before it is decoded, and
+    the encoder's output is whitened by them: a prior of its own for each class (Sohn et al. 2015), in
+    coordinates in which it is N(0, I) for all of them.
     The likelihood is Gaussian with one learned standard deviation for all pixels (sigma-VAE, Rybkin et
     al. 2021), so that reconstruction and KL are both in nats and need no hand-set balance. The KL term is
     warmed up from 0 to 1 over the first `kl_warmup_share` of training, and does not push a latent
@@ -38,6 +41,8 @@ class VAE(Generator):
         self.encoder = nn.Sequential(*encoder, nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Flatten())
         self.to_posterior = nn.Linear(features + len(CLASSES), 2 * latent)
 
+        self.class_mean = nn.Parameter(torch.zeros(len(CLASSES), latent))
+        self.class_log_deviation = nn.Parameter(torch.zeros(len(CLASSES), latent))
         self.from_latent = nn.Linear(latent + len(CLASSES), features)
         decoder: list[nn.Module] = []
         for before, after in zip(channels[::-1], [*channels[-2::-1], width], strict=True):
@@ -55,10 +60,13 @@ class VAE(Generator):
         """Mean and log variance of the posterior q(z | x, y), each [N, latent_size]."""
         features = torch.cat([self.encoder(images), _one_hot(labels)], dim=1)
         mean, log_variance = self.to_posterior(features).float().chunk(2, dim=1)
-        return mean, log_variance.clamp(-14, 6)
+        log_deviation = self.class_log_deviation[labels]
+        whitened = (mean - self.class_mean[labels]) / log_deviation.exp()
+        return whitened, log_variance.clamp(-14, 6) - 2 * log_deviation
 
     def decode(self, latent: Tensor, labels: Tensor) -> Tensor:
         """Mean of p(x | z, y): [N, 3, S, S]; within [-1, 1] up to the network's error."""
+        latent = self.class_mean[labels] + self.class_log_deviation[labels].exp() * latent
         features = self.from_latent(torch.cat([latent, _one_hot(labels)], dim=1))
         return self.decoder(features.view(len(latent), -1, self.grid, self.grid)).float()
 
@@ -77,6 +85,15 @@ class VAE(Generator):
             "reconstruction": reconstruction.detach(),
             "kl": kl_per_dimension.sum().detach(),
         }
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """The class priors, which must follow the posteriors, learn ten times faster than the networks."""
+        priors = [self.class_mean, self.class_log_deviation]
+        networks = [p for p in self.parameters() if all(p is not prior for prior in priors)]
+        return [
+            {"params": networks, "lr": learning_rate},
+            {"params": priors, "lr": 10 * learning_rate, "weight_decay": 0.0},
+        ]
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seed: int) -> Tensor:
