@@ -52,8 +52,15 @@ if workflow.is_main_process:
         road_lock.acquire()
 
 
+onerror:
+    for path in sorted((RUNS / RUN / "notebooks").glob("*.partial.ipynb")):
+        print(f"{path.name.split('.')[0]} failed; what it got to: {path}", file=sys.stderr)
+    print("what is finished is kept: the same command goes on from here", file=sys.stderr)
+
+
 rule report:
     input:
+        "notebooks/06_evaluation.ipynb",
         "notebooks/07_ethics.ipynb",
         pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in (ROOT / "book").rglob("*") if p.is_file())],
     output:
@@ -123,7 +130,7 @@ rule evaluation:
         "notebooks/06_evaluation.ipynb",
     log:
         "logs/06_evaluation.log",
-    threads: workflow.cores
+    threads: PROFILE.threads
     params:
         name="06_evaluation",
         parameters=PARAMETERS,
@@ -133,13 +140,14 @@ rule evaluation:
 
 rule ethics:
     input:
-        "notebooks/06_evaluation.ipynb",
+        GENERATORS,
+        CLASSIFIERS,
         notebook=NOTEBOOKS / "07_ethics.ipynb",
     output:
         "notebooks/07_ethics.ipynb",
     log:
         "logs/07_ethics.log",
-    threads: workflow.cores
+    threads: PROFILE.threads
     params:
         name="07_ethics",
         parameters=PARAMETERS,

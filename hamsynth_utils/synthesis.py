@@ -91,7 +91,8 @@ def synthesize(checkpoint: Path, per_class: dict[str, int], seed: int, folder: P
     if min(per_class.values(), default=0) < 0 or sum(per_class.values()) == 0:
         raise InputError(f"the number of images per class must not be negative, nor 0 for all: {per_class}")
     generator = load_generator(checkpoint, name)
-    generator.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    generator.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     metadata = read_weights(checkpoint)[1]
     labels = torch.cat([torch.full((per_class.get(dx, 0),), label) for label, dx in enumerate(CLASSES)])
     made_by = {

@@ -113,6 +113,7 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
     code, said = road.finish()
     assert code != 0
     assert "ValueError: in the cell" in said and "of papermill" not in said
+    assert f"03_gan failed; what it got to: {road.run}/notebooks/03_gan.partial.ipynb" in said
     assert (road.run / "notebooks/03_gan.partial.ipynb").exists()
     assert not (road.run / "notebooks/03_gan.ipynb").exists()
     first = {name: (values, threads) for name, values, threads, _ in road.calls()}

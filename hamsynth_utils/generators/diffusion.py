@@ -1,7 +1,7 @@
 """A class-conditional diffusion model on space-to-depth patches (Ho et al. 2020).
 
 The U-Net and the forward process are denoising-diffusion-pytorch's. A 64x64 image is folded into 16x16
-positions of 48 channels, on which the same network is some twenty times cheaper.
+positions of 48 channels, on which the same network is several times cheaper.
 """
 
 from __future__ import annotations
