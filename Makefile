@@ -49,7 +49,7 @@ test: $(READY)
 	$(PY) -m ruff check
 	$(PY) -m mypy
 	$(PY) -m pytest tests
-	@HAMSYNTH_RUNS=$$(mktemp -d) && export HAMSYNTH_RUNS && trap 'rm -rf "$$HAMSYNTH_RUNS"' EXIT && \
+	@HAMSYNTH_RUNS=$$(mktemp -d) HAMSYNTH_THREADS=2 && export HAMSYNTH_RUNS HAMSYNTH_THREADS && trap 'rm -rf "$$HAMSYNTH_RUNS"' EXIT && \
 	$(PY) -m pytest --nbval-lax --nbval-current-env notebooks
 
 lab: $(READY)
