@@ -102,7 +102,8 @@ class SynthesisNetwork(nn.Module):
         )
         self.to_rgb = nn.Sequential(
             nn.Upsample(scale_factor=2, mode="bilinear"),
-            nn.Conv2d(width, width // 2, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width // 2, 3, 3, padding=1),
+            nn.Conv2d(width, width // 2, 3, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(width // 2, 3, 3, padding=1),
         )  # fmt: skip
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
@@ -128,7 +129,10 @@ class ModulatedBlock(nn.Module):
 
 
 class ProjectionDiscriminator(nn.Module):
-    """(images [N, 3, S, S], y [N]) -> scores [N], psi(phi(x)) + <embedding(y), phi(x)>: Miyato & Koyama 2018."""
+    """(images [N, 3, S, S], y [N]) -> scores [N].
+
+    psi(phi(x)) + <embedding(y), phi(x)> (Miyato & Koyama 2018).
+    """
 
     def __init__(self, image_size: int, width: int) -> None:
         super().__init__()
