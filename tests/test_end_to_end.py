@@ -104,7 +104,8 @@ def test_the_numbers_of_the_report_are_those_of_the_predictions(report):
 
 def test_the_report_works_in_a_browser_without_a_network(report):
     pages = {path.name for path in (report.folder / "site").rglob("*.html")}
-    assert {f"{name}.html" for name in EXECUTIONS} <= pages
+    expected = {f"{name}.html" for name in EXECUTIONS} - {"05_vit-real-0.html"} | {"05_vit.html"}
+    assert expected <= pages
     assert problems_of(report.folder / "site") == []
 
 
