@@ -123,7 +123,7 @@ class Run:
     def lesions(self, skip_broken: bool = False) -> LesionSet:
         """All images of the run, read once and cached in `data/`.
 
-        skip_broken: leave out images that cannot be decoded, and record each in `data/skipped.csv`.
+        skip_broken: leave out images that cannot be decoded, and record each in `data/lesions/skipped.csv`.
         """
         with self.room("data") as folder:
             cache = folder / "lesions"

@@ -1,4 +1,4 @@
-"""A class-conditional generative adversarial network that does not collapse in minutes.
+"""A class-conditional generative adversarial network with a loss that converges locally.
 
 The textbook minimax game (Goodfellow et al. 2014) is replaced by the relativistic pairing loss with
 zero-centred gradient penalties on real and on generated images (R3GAN, Huang et al. 2024), for which the
