@@ -49,12 +49,13 @@ def watch(name: str, log: Path, command: list[str], news_seconds: float = NEWS_S
                         _say(f"{name}: {news}")
                 if _road_is_gone():
                     process.kill()
-            code = process.wait()
+            _, status, usage = os.wait4(process.pid, 0)
+            code = process.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:
             process.kill()
             process.wait()
             raise
-    minutes, memory = (time.monotonic() - start) / 60, _peak_memory()
+    minutes, memory = (time.monotonic() - start) / 60, _peak_memory(usage)
     log.with_suffix(".json").write_text(json.dumps({"minutes": minutes, "peak_memory_gib": memory}))
     if code:
         _say(f"{name}: failed after {minutes:.1f} min; all it printed: {log.resolve()}\n{_error(log)}")
@@ -63,10 +64,9 @@ def watch(name: str, log: Path, command: list[str], news_seconds: float = NEWS_S
     return code
 
 
-def _peak_memory() -> float:
-    """The most memory in GiB that one process under this one has held: a notebook's kernel, for one."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+def _peak_memory(usage: resource.struct_rusage) -> float:
+    """The most memory in GiB that the command or one process under it has held: a notebook's kernel, for one."""
+    return usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _say(text: str) -> None:
