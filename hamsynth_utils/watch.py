@@ -65,7 +65,7 @@ def watch(name: str, log: Path, command: list[str], news_seconds: float = NEWS_S
 
 
 def _peak_memory(usage: resource.struct_rusage) -> float:
-    """The most memory in GiB that the command or one process under it has held: a notebook's kernel, for one."""
+    """The most memory in GiB that the command or a process under it held: a notebook's kernel, for one."""
     return usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
