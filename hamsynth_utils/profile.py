@@ -74,6 +74,8 @@ class VAESettings(Settings):
     width: Count = 32
     kl_warmup_share: Share = 0.3
     free_nats: Annotated[float, Field(ge=0)] = 0.0
+    perceptual: Annotated[float, Field(ge=0)] = 0.0
+    """Nats for each unit of perceptual distance between an image and its reconstruction."""
     training: TrainingSettings
 
 
@@ -81,8 +83,10 @@ class GANSettings(Settings):
     latent_size: Count = 128
     width: Count = 32
     discriminator_rate_factor: Rate = 1.0
-    penalty: Rate = 0.1
+    penalty: Rate = 5.0
     """Weight of the gradient penalties R1 + R2."""
+    mode_seeking: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the term against images that are the same for different latents."""
     training: TrainingSettings
 
 

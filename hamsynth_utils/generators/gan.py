@@ -1,14 +1,16 @@
-"""A class-conditional generative adversarial network with a loss that converges locally.
+"""A class-conditional generative adversarial network whose critic sees with pretrained eyes.
 
 The textbook minimax game (Goodfellow et al. 2014) is replaced by the relativistic pairing loss with
 zero-centred gradient penalties on real and on generated images (R3GAN, Huang et al. 2024), for which the
-game converges locally. The discriminator sees images only through differentiable augmentation (Zhao et
-al. 2020), which keeps it from memorising a small data set.
+game converges locally. The discriminator judges feature maps of a frozen pretrained network instead of
+pixels (Projected GAN, Sauer et al. 2021), and images reach it only through differentiable augmentation
+(Zhao et al. 2020), which keeps it from memorising a small data set. A mode-seeking term (Mao et al. 2019)
+forbids the generator to answer every latent with the same image.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -17,14 +19,16 @@ from torch import Tensor, nn
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.perception import MAP_CHANNELS, feature_maps
 from hamsynth_utils.profile import GANSettings
 
-PENALTY_STEP = 0.02
-"""Standard deviation of the perturbation over which the discriminator's gradient is measured."""
+PENALTY_STEP = 0.1
+"""Standard deviation of the perturbation over which the discriminator's gradient is measured; a feature
+map's is one."""
 
 
 class GAN(Generator):
-    """`synthesis` maps (z, y) to an image, `discriminator` scores (image, y)."""
+    """`synthesis` maps (z, y) to an image, `discriminator` scores (feature maps of an image, y)."""
 
     name: ClassVar[str] = "gan"
     betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
@@ -33,38 +37,60 @@ class GAN(Generator):
         super().__init__(image_size)
         self.settings = settings
         self.synthesis = SynthesisNetwork(image_size, settings.latent_size, settings.width)
-        self.discriminator = ProjectionDiscriminator(image_size, settings.width)
+        self.discriminator = ProjectedDiscriminator(image_size)
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Losses of both players, from the same generated batch of the same classes.
 
-        L_G = E[softplus(D(x) - D(G(z)))],  L_D = E[softplus(D(G(z)) - D(x))] + penalty / 2 * (R1 + R2)
-        (Huang et al. 2024, eq. 2 and 4), every D(., y) given the class. R1 and R2, the mean squared
-        gradients of D at real and at generated images, are measured by finite differences,
-        E[(D(x + s n) - D(x))^2] / s^2 with n ~ N(0, I) (Lin et al. 2025), which costs no second derivative.
-        Each player's parameters get the gradient of its own loss only, so that their sum can be
-        minimised by one optimizer (simultaneous gradient descent).
+        L_G = E[softplus(D(x) - D(G(z)))] + mode_seeking * M,
+        L_D = E[softplus(D(G(z)) - D(x))] + penalty / 2 * (R1 + R2)
+        (Huang et al. 2024, eq. 2 and 4), D(., y) given the class and the mean over the scores of one image.
+        R1 and R2, the mean squared gradients of D at the feature maps of real and of generated images, are
+        measured by finite differences, E[(D(f + s n) - D(f))^2] / s^2 with n ~ N(0, I) (Lin et al. 2025),
+        which costs no second derivative. Each player's parameters get the gradient of its own loss only, so
+        that their sum can be minimised by one optimizer (simultaneous gradient descent).
         """
         latent = torch.randn(len(images), self.settings.latent_size, device=images.device)
         fake = self.synthesis(latent, labels)
+        with torch.no_grad():
+            real_maps = feature_maps(augment_differentiably(images))
+        fake_maps = feature_maps(augment_differentiably(fake))
 
-        seen = torch.cat([augment_differentiably(images), augment_differentiably(fake.detach())])
-        nudged = seen + PENALTY_STEP * torch.randn_like(seen)
-        score, nudged_score = self.discriminator(torch.cat([seen, nudged]), labels.repeat(4)).chunk(2)
+        seen = [torch.cat([real, made.detach()]) for real, made in zip(real_maps, fake_maps, strict=True)]
+        nudged = [each + PENALTY_STEP * torch.randn_like(each) for each in seen]
+        score = self.discriminator(seen, labels.repeat(2))
+        nudged_score = self.discriminator(nudged, labels.repeat(2))
         real_score, fake_score = score.chunk(2)
         penalty = 2 * ((nudged_score - score) ** 2).mean() / PENALTY_STEP**2  # R1 + R2
         discriminator_loss = F.softplus(fake_score - real_score).mean()
 
         self.discriminator.requires_grad_(False)
-        faked_score = self.discriminator(augment_differentiably(fake), labels)
+        fooling_score = self.discriminator(fake_maps, labels)
         self.discriminator.requires_grad_(True)
-        generator_loss = F.softplus(real_score.detach() - faked_score).mean()
+        generator_loss = F.softplus(real_score.detach() - fooling_score).mean()
+        sameness = self.sameness(latent, fake, labels)
         return {
-            "loss": generator_loss + discriminator_loss + 0.5 * self.settings.penalty * penalty,
+            "loss": generator_loss
+            + self.settings.mode_seeking * sameness
+            + discriminator_loss
+            + 0.5 * self.settings.penalty * penalty,
             "generator": generator_loss.detach(),
             "discriminator": discriminator_loss.detach(),
             "gradient_penalty": penalty.detach(),
+            "sameness": sameness.detach(),
         }
+
+    def sameness(self, latent: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """M = E[|z - z'| / (|G(z, y) - G(z', y)| + 0.02)], mean absolute differences (Mao et al. 2019).
+
+        For the first half of a batch, a second latent each. Images are compared at a quarter of their size,
+        where grain does not pass for variety; the constant keeps the quotient finite.
+        """
+        half = (len(fake) + 1) // 2
+        other = torch.randn_like(latent[:half])
+        apart = F.avg_pool2d(self.synthesis(other, labels[:half]) - fake[:half], 4)
+        between = (other - latent[:half]).abs().mean(1)
+        return (between / (apart.abs().mean((1, 2, 3)) + 0.02)).mean()
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seed: int) -> Tensor:
@@ -84,8 +110,8 @@ class GAN(Generator):
 class SynthesisNetwork(nn.Module):
     """(z [N, latent], y [N]) -> images [N, 3, S, S] in [-1, 1].
 
-    The latent and the class set the scale and shift of every feature map (Perez et al. 2018), from 4x4 up
-    to S/2; two thin convolutions after a smooth enlargement make the image.
+    The latent and the class make the first 4x4 feature maps, and set the scale and shift of every later one
+    (Perez et al. 2018) up to S/2; two thin convolutions after a smooth enlargement make the image.
     """
 
     def __init__(self, image_size: int, latent_size: int, width: int) -> None:
@@ -95,7 +121,7 @@ class SynthesisNetwork(nn.Module):
         self.style = nn.Sequential(
             nn.Linear(2 * latent_size, 256), nn.LeakyReLU(0.2), nn.Linear(256, 256), nn.LeakyReLU(0.2)
         )
-        self.start = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.start = nn.Linear(2 * latent_size, channels[0] * 4 * 4)
         self.blocks = nn.ModuleList(
             ModulatedBlock(before, after, 256)
             for before, after in zip([channels[0], *channels], channels, strict=False)
@@ -107,8 +133,9 @@ class SynthesisNetwork(nn.Module):
         )  # fmt: skip
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
-        style = self.style(torch.cat([latent, self.class_embedding(labels)], dim=1))
-        x = self.start.expand(len(latent), -1, -1, -1)
+        code = torch.cat([latent, self.class_embedding(labels)], dim=1)
+        style = self.style(code)
+        x = self.start(code).view(len(latent), -1, 4, 4)
         for number, block in enumerate(self.blocks):
             x = block(x if number == 0 else F.interpolate(x, scale_factor=2.0, mode="nearest"), style)
         return torch.tanh(self.to_rgb(x).float())
@@ -128,32 +155,64 @@ class ModulatedBlock(nn.Module):
         return F.leaky_relu(self.norm(self.convolution(x)) * (1 + scale) + shift, 0.2)
 
 
-class ProjectionDiscriminator(nn.Module):
-    """(images [N, 3, S, S], y [N]) -> scores [N].
+class ProjectedDiscriminator(nn.Module):
+    """(feature maps of `feature_maps`, y [N]) -> scores [N, P], each of one part of the image at one scale.
 
-    psi(phi(x)) + <embedding(y), phi(x)> (Miyato & Koyama 2018).
+    Random, fixed 1x1 convolutions mix the channels of a map and add the coarser maps to it, so that the
+    generator cannot win by pleasing a few prominent features (Sauer et al. 2021, sec. 3.2). Then each scale
+    has a small critic of its own.
     """
 
-    def __init__(self, image_size: int, width: int) -> None:
-        super().__init__()
-        channels = _channels(image_size // 2, width)
-        layers: list[nn.Module] = [
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(12, channels[0], 3, padding=1),
-            nn.LeakyReLU(0.2),
-        ]
-        for before, after in pairwise(channels):
-            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        last = channels[-1]
-        layers += [nn.Conv2d(last, last, 4, groups=last), nn.Flatten()]  # one number a channel
-        self.features = nn.Sequential(*layers)
-        self.score = nn.Linear(last, 1)
-        self.class_embedding = nn.Embedding(len(CLASSES), last)
+    mixed = 64
+    width = 64
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        features = self.features(images).float()
-        projection = (self.class_embedding(labels) * features).sum(1) / features.shape[1] ** 0.5
-        return self.score(features).squeeze(1) + projection
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        source = torch.Generator().manual_seed(0)
+        for level, channels in enumerate(MAP_CHANNELS):
+            mixing = torch.randn(self.mixed, channels, 1, 1, generator=source) / channels**0.5
+            self.register_buffer(f"mixing_{level}", mixing, persistent=False)
+        sizes = [max(1, math.ceil(image_size / stride)) for stride in (4, 8, 16, 32)]
+        self.critics = nn.ModuleList(Critic(self.mixed, self.width, size) for size in sizes)
+
+    def forward(self, maps: list[Tensor], labels: Tensor) -> Tensor:
+        scores: list[Tensor] = []
+        mixed: Tensor | None = None
+        for level in reversed(range(len(maps))):
+            own = F.conv2d(maps[level], self.get_buffer(f"mixing_{level}"))
+            if mixed is not None:
+                own = (own + F.interpolate(mixed, size=own.shape[-2:], mode="bilinear")) / 2**0.5
+            mixed = own
+            scores.append(self.critics[level](mixed, labels))
+        return torch.cat(scores, dim=1)
+
+
+class Critic(nn.Module):
+    """(map [N, C, H, H], y [N]) -> scores [N, P] of P = 4 x 4 parts, or of H x H if H is less.
+
+    At each part psi(phi) + <embedding(y), phi> (Miyato & Koyama 2018).
+    """
+
+    def __init__(self, channels: int, width: int, size: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        while size > 4:
+            layers += [
+                nn.Conv2d(channels, width, 4, stride=2, padding=1),
+                nn.GroupNorm(8, width),
+                nn.LeakyReLU(0.2),
+            ]
+            channels, size = width, size // 2
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
+        self.features = nn.Sequential(*layers)
+        self.score = nn.Conv2d(width, 1, 1)
+        self.class_embedding = nn.Embedding(len(CLASSES), width)
+        nn.init.normal_(self.class_embedding.weight, std=0.1)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        features = self.features(x).float()
+        direction = self.class_embedding(labels)[:, :, None, None] / features.shape[1] ** 0.5
+        return (self.score(features) + (features * direction).sum(1, keepdim=True)).flatten(1)
 
 
 def augment_differentiably(images: Tensor) -> Tensor:

