@@ -16,7 +16,7 @@ GENERATORS: tuple[Arm, ...] = ("vae", "gan", "diffusion")
 ARMS: tuple[Arm, ...] = ("real", *GENERATORS)
 """What the classifier is fine-tuned on: real images alone, or real + one generator's images."""
 
-Extractor = Literal["inception", "efficientnet_lite0"]
+Extractor = Literal["inception", "vit", "efficientnet_lite0"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -101,6 +101,8 @@ class DiffusionSettings(Settings):
     """How much more noise than in the cosine schedule: the signal-to-noise ratio is divided by its square."""
     largest_weight: Annotated[float, Field(ge=1)] = 5.0
     """Upper bound of the loss weight SNR + 1 of pred_x0. Low: shapes are learned first; high: fine detail."""
+    perceptual: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the perceptual distance between the clean image and the guess of it."""
     class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
     guidance: Annotated[float, Field(ge=1)] = 1.5
     sampling_steps: Annotated[int, Field(ge=2)] = 30

