@@ -28,6 +28,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hamsynth_utils.data import ham10000
+from hamsynth_utils.data.layout import find_layout
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.data.split import Split, split_by
@@ -89,7 +90,7 @@ class Run:
                 run._check(yaml.safe_load(record.read_text()))
             else:
                 if run.data != "phantom":
-                    ham10000.find_layout(Path(run.data))
+                    find_layout(Path(run.data))
                 with replacing(record) as path:
                     path.write_text(yaml.safe_dump(run._description(), sort_keys=False))
         return run

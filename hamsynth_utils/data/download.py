@@ -29,7 +29,7 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from hamsynth_utils.data.ham10000 import find_layout, read_metadata
+from hamsynth_utils.data.layout import find_layout, read_metadata
 from hamsynth_utils.errors import InputError
 
 CHUNK = 64 * 1024

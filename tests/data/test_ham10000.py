@@ -10,11 +10,10 @@ from PIL import Image
 
 from hamsynth_utils.data.ham10000 import (
     changes_since,
-    find_layout,
     read_ham10000,
-    read_metadata,
     read_near_duplicates,
 )
+from hamsynth_utils.data.layout import find_layout, read_metadata
 from hamsynth_utils.data.lesions import CLASSES, LesionSet
 from hamsynth_utils.errors import InputError
 

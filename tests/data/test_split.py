@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hamsynth_utils.data.ham10000 import NO_PAIRS, find_layout, read_metadata, read_near_duplicates
+from hamsynth_utils.data.ham10000 import NO_PAIRS, read_near_duplicates
+from hamsynth_utils.data.layout import find_layout, read_metadata
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.data.split import Split, image_split, leaked_share, lesion_groups, lesion_split, split_by
 from hamsynth_utils.errors import InputError

@@ -1,194 +1,31 @@
-"""Every plot of the book: one style, one colour per arm and per class, readable at 700 pixels.
-
-Each function returns a figure of its own and leaves matplotlib's settings and pyplot's state as they were.
-Colours are Okabe & Ito's, told apart under every common kind of colour blindness.
-"""
+"""Plots of numbers: counts, curves, bars with intervals, matrices and histograms."""
 
 from __future__ import annotations
 
-import io
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from torch import Tensor
 
-from hamsynth_utils.data.lesions import CLASS_NAMES, CLASSES, LesionSet, to_uint8
+from hamsynth_utils.data.lesions import CLASS_NAMES, CLASSES, LesionSet
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.figures.style import (
+    ARM_COLOURS,
+    ARM_NAMES,
+    DASHED,
+    FAINT,
+    GREY,
+    INK,
+    PALETTE,
+    stacked_axes,
+    styled,
+)
 
 Array = np.ndarray
-Images = Tensor | Array | LesionSet
-"""uint8 [N, 3, H, W], float [N, 3, H, W] in [-1, 1], or a LesionSet."""
-
-INK, GREY, FAINT = "#333333", "#7F7F7F", "#D9D9D9"
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#333333")
-ARM_COLOURS = {"real": INK, "vae": "#E69F00", "gan": "#0072B2", "diffusion": "#009E73"}
-ARM_NAMES = {"real": "real only", "vae": "VAE", "gan": "GAN", "diffusion": "diffusion"}
-CLASS_COLOURS = dict(
-    zip(CLASSES, ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#0072B2", "#009E73"), strict=True)
-)
-WIDTH = 7.0
-"""Inches; at book width an inch is 100 pixels."""
-
-STYLE: Any = {
-    "figure.dpi": 130, "figure.facecolor": "white",
-    "font.size": 12, "axes.titlesize": 13, "axes.titlelocation": "left", "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.labelcolor": INK,
-    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "xtick.major.size": 3, "ytick.major.size": 3,
-    "axes.axisbelow": True, "grid.color": FAINT, "grid.linewidth": 0.7, "lines.linewidth": 2.0,
-}  # fmt: skip
-
-DASHED: Any = {"linestyle": (0, (4, 3)), "linewidth": 1.5}
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class BookFigure(Figure):
-    """A Figure outside pyplot, so a notebook shows it once, by itself, whatever the backend."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=self.dpi)
-        return buffer.getvalue()
-
-
-def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Run `draw` under the book's style, and only `draw`."""
-
-    @wraps(draw)
-    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return inside
-
-
-def pixels(images: Images) -> Array:
-    """uint8 [N, H, W, 3] for drawing. Raises InputError for another shape, type or value range."""
-    tensor = torch.as_tensor(images.images if isinstance(images, LesionSet) else images).detach().cpu()
-    if tensor.ndim != 4 or tensor.shape[1] != 3 or len(tensor) == 0:
-        raise InputError(f"images must be [N, 3, H, W] with N >= 1, not {list(tensor.shape)}")
-    if tensor.is_floating_point():
-        if not tensor.abs().max() <= 1.001:  # NaN fails too
-            raise InputError(
-                f"float images must lie in [-1, 1], not {tensor.min():.3g} to {tensor.max():.3g}: "
-                "rescale or clamp them first"
-            )
-        tensor = to_uint8(tensor)
-    if tensor.dtype != torch.uint8:
-        raise InputError(f"images must be uint8, or float in [-1, 1], not {tensor.dtype}")
-    return tensor.permute(0, 2, 3, 1).numpy()
-
-
-def _tiles(
-    tiles: Array, shown: Array, columns: int, scale: float, titles: Sequence[str], rows: Sequence[str]
-) -> Figure:
-    """A mosaic of tiles [N, H, W, 3] in one axes; `titles` stand over tiles, `rows` left of rows."""
-    n, height, width, _ = tiles.shape
-    count = -(-n // columns)
-    gap, head = max(1, round(0.04 * width)), round(0.24 * width / scale) if titles else 0
-    left = 1.3 if rows else 0.0  # inches
-    step_x, step_y = width + gap, height + gap + head
-    sheet = np.full((count * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
-    inch = (8 * step_x - gap) / (WIDTH - left) / scale  # sheet pixels an inch
-    shape = (left + sheet.shape[1] / inch, sheet.shape[0] / inch)
-    figure = BookFigure(figsize=shape)
-    axes = figure.add_axes((left / shape[0], 0, 1 - left / shape[0], 1))
-    for i in np.flatnonzero(shown).tolist():
-        x, y = i % columns * step_x, i // columns * step_y + head
-        sheet[y : y + height, x : x + width] = tiles[i]
-        if titles:
-            axes.text(x + width / 2, y - 0.04 * width, titles[i], ha="center", va="bottom", fontsize=10)
-    for row, name in enumerate(rows):
-        y = row * step_y + head + height / 2
-        name = textwrap.fill(name, 14, break_long_words=False)
-        axes.text(-0.12 * width, y, name, ha="right", va="center", fontsize=11)
-    axes.imshow(sheet, aspect="auto")
-    axes.axis("off")
-    return figure
-
-
-@styled
-def image_grid(
-    images: Images, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.0
-) -> Figure:
-    """The images row by row, a title over each if given; at scale 1 eight columns fill the book's width."""
-    tiles = pixels(images)
-    if titles is not None and len(titles) != len(tiles):
-        raise InputError(f"{len(titles)} titles for {len(tiles)} images: give one an image")
-    if columns < 1 or scale <= 0:
-        raise InputError(f"columns must be at least 1 and scale positive, not {columns} and {scale}")
-    shown = np.ones(len(tiles), dtype=bool)
-    return _tiles(tiles, shown, min(columns, len(tiles)), scale, list(titles or ()), ())
-
-
-@styled
-def image_rows(rows: Mapping[str, Images], scale: float = 1.0) -> Figure:
-    """One row of images a name, the name at its left: before and after, steps of a chain.
-
-    All images must have one size; rows may differ in length. At scale 1 eight images fill the book's width.
-    """
-    parts = {name: pixels(images) for name, images in rows.items()}
-    if len({part.shape[1:] for part in parts.values()}) != 1:
-        raise InputError(f"rows must hold images of one size, not {[p.shape[1:3] for p in parts.values()]}")
-    columns = max(len(part) for part in parts.values())
-    tiles = np.concatenate([np.pad(p, ((0, columns - len(p)), *[(0, 0)] * 3)) for p in parts.values()])
-    shown = np.concatenate([np.arange(columns) < len(part) for part in parts.values()])
-    return _tiles(tiles, shown, columns, scale, (), list(parts))
-
-
-@styled
-def class_grid(lesions: LesionSet, per_class: int = 8, seed: int = 0, scale: float = 1.0) -> Figure:
-    """A row a class that has images, its name at the left: `per_class` random images of different lesions."""
-    rng = np.random.default_rng(seed)
-    rows: dict[str, Images] = {}
-    for dx, name in CLASS_NAMES.items():
-        own = rng.permutation(np.flatnonzero((lesions.table["dx"] == dx).to_numpy()))
-        known = lesions.table["lesion_id"].iloc[own]
-        own = own[(known.isna() | ~known.duplicated()).to_numpy()][:per_class]
-        if len(own):
-            rows[name] = lesions.images[torch.as_tensor(own)]
-    if not rows:
-        raise InputError("the lesion set holds no image: there is nothing to draw")
-    return image_rows(rows, scale)
-
-
-@styled
-def overlay(
-    images: Images, heat: Tensor | Array, titles: Sequence[str] | None = None, columns: int = 6
-) -> Figure:
-    """Each image beside itself under its heat map [N, h, w] (any h, w; each scaled to its own range).
-
-    columns: tiles a row, an image and its overlay being two.
-    """
-    tiles = pixels(images)
-    if columns < 2:
-        raise InputError(f"columns must be at least 2, not {columns}")
-    maps = torch.as_tensor(heat).detach().cpu().float()
-    if maps.ndim != 3 or len(maps) != len(tiles) or not torch.isfinite(maps).all():
-        raise InputError(f"heat must be finite [{len(tiles)}, h, w], not {list(maps.shape)}")
-    maps = torch.nn.functional.interpolate(
-        maps[:, None], tiles.shape[1:3], mode="bilinear", align_corners=False
-    )[:, 0]
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    strength = ((maps - low) / (high - low).clamp_min(1e-12)).numpy()
-    colour = matplotlib.colormaps["inferno"](strength)[..., :3] * 255
-    weight = (0.2 + 0.55 * strength)[..., None]
-    mixed = np.rint(tiles * (1 - weight) + colour * weight).astype(np.uint8)
-    pairs = np.stack([tiles, mixed], axis=1).reshape(-1, *tiles.shape[1:]).transpose(0, 3, 1, 2)
-    names = None if titles is None else [text for title in titles for text in (title, "")]
-    columns -= columns % 2
-    return image_grid(pairs, names, columns, scale=8 / columns)
 
 
 def _plain_log(axis: Axis) -> None:
@@ -200,18 +37,12 @@ def _plain_log(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _axes(height: float, rows: int = 1, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
-    figure = BookFigure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(rows, 1, squeeze=False, height_ratios=ratios)[:, 0]
-    return figure, list(axes)
-
-
 @styled
 def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
     """Images of each class in each part, as bars with their numbers; `log` for HAM10000's imbalance."""
     if not parts:
         raise InputError("parts is empty: give at least one named LesionSet")
-    figure, (axes,) = _axes(1.0 + len(CLASSES) * (0.28 + 0.24 * len(parts)))
+    figure, (axes,) = stacked_axes(1.0 + len(CLASSES) * (0.28 + 0.24 * len(parts)))
     thickness = 0.82 / len(parts)
     for number, (name, lesions) in enumerate(parts.items()):
         counts = np.array(list(lesions.counts.values()))
@@ -256,7 +87,7 @@ def loss_curves(
     absent = [name for name in (x, *columns) if name not in history]
     if absent or not columns:
         raise InputError(f"history has no column {absent}; it has {list(history.columns)}")
-    figure, (axes,) = _axes(3.6)
+    figure, (axes,) = stacked_axes(3.6)
     ends = []
     for number, name in enumerate(columns):
         curve = history[[x, name]].dropna()
@@ -320,7 +151,7 @@ def bars_with_intervals(
     bottom, top = (np.asarray([np.nan] * len(labels) if s is None else s, float) for s in (low, high))
     if not len(labels) or (low is None) != (high is None) or np.any(bottom > top):
         raise InputError("give at least one label, low and high both or neither, and no low above its high")
-    figure, (axes,) = _axes(3.8)
+    figure, (axes,) = stacked_axes(3.8)
     place = np.arange(len(labels))
     shades = list(colours) if colours else [ARM_COLOURS.get(label, GREY) for label in labels]
     axes.bar(place, values, 0.6, color=shades)
@@ -358,7 +189,7 @@ def precision_recall_curves(
     """Precision over recall, a curve an arm from (precision, recall), and chance (the prevalence)."""
     if not curves or not 0 <= prevalence <= 1:
         raise InputError(f"give at least one curve and a prevalence in [0, 1], not {prevalence}")
-    figure, (axes,) = _axes(4.4)
+    figure, (axes,) = stacked_axes(4.4)
     for number, (arm, (precision, recall)) in enumerate(curves.items()):
         if len(precision) != len(recall):
             raise InputError(f"{arm}: {len(precision)} precisions but {len(recall)} recalls")
@@ -381,7 +212,7 @@ def confusion_matrix(counts: Array, classes: Sequence[str] = CLASSES) -> Figure:
         raise InputError(f"counts must be >= 0 and [{len(classes)}] * 2, not {list(counts.shape)}")
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
-    figure, (axes,) = _axes(6.2)
+    figure, (axes,) = stacked_axes(6.2)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         if not totals[row, 0]:
@@ -413,7 +244,7 @@ def group_bars(groups: pd.DataFrame, reference: tuple[float, str] | None = None)
         raise InputError(f"the group table is empty or lacks {absent}; it must have {', '.join(needed)}")
     parts = [(str(name), part) for name, part in groups.groupby("attribute", sort=False)]
     sizes = [len(part) for _, part in parts]
-    figure, panels = _axes(0.9 + 0.36 * sum(sizes) + 0.5 * len(parts), len(parts), sizes)
+    figure, panels = stacked_axes(0.9 + 0.36 * sum(sizes) + 0.5 * len(parts), len(parts), sizes)
     for axes, (name, part) in zip(panels, parts, strict=True):
         place = np.arange(len(part))
         ok = part["enough"].to_numpy(dtype=bool)
@@ -443,7 +274,7 @@ def histogram_pair(
     both = [np.asarray(values, dtype=float).ravel() for values in (a, b)]
     if any(len(values) == 0 or not np.isfinite(values).all() for values in both):
         raise InputError("both distributions must be finite and hold at least one value")
-    figure, (axes,) = _axes(3.6)
+    figure, (axes,) = stacked_axes(3.6)
     edges = np.histogram_bin_edges(np.concatenate(both), bins=40).tolist()
     for values, label, colour in zip(both, labels, PALETTE, strict=False):
         weights = np.full(len(values), 1 / len(values))

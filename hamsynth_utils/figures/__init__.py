@@ -1,0 +1,54 @@
+"""Every plot of the book: one style, one colour per arm and per class, readable at 700 pixels.
+
+Each function returns a figure of its own and leaves matplotlib's settings and pyplot's state as they were.
+Colours are Okabe & Ito's, told apart under every common kind of colour blindness.
+"""
+
+from hamsynth_utils.figures.charts import (
+    bars_with_intervals,
+    class_counts,
+    confusion_matrix,
+    group_bars,
+    histogram_pair,
+    loss_curves,
+    precision_recall_curves,
+)
+from hamsynth_utils.figures.images import class_grid, image_grid, image_rows, overlay
+from hamsynth_utils.figures.style import (
+    ARM_COLOURS,
+    ARM_NAMES,
+    CLASS_COLOURS,
+    FAINT,
+    GREY,
+    INK,
+    PALETTE,
+    STYLE,
+    WIDTH,
+    BookFigure,
+    styled,
+)
+
+__all__ = [
+    "ARM_COLOURS",
+    "ARM_NAMES",
+    "CLASS_COLOURS",
+    "FAINT",
+    "GREY",
+    "INK",
+    "PALETTE",
+    "STYLE",
+    "WIDTH",
+    "BookFigure",
+    "bars_with_intervals",
+    "class_counts",
+    "class_grid",
+    "confusion_matrix",
+    "group_bars",
+    "histogram_pair",
+    "image_grid",
+    "image_rows",
+    "loss_curves",
+    "overlay",
+    "precision_recall_curves",
+    "styled",
+]
