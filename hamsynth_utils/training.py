@@ -92,7 +92,7 @@ def train(
     """
     weights, checkpoint = folder / "weights.safetensors", folder / "checkpoint.safetensors"
     if weights.is_file():
-        module.load_state_dict(read_weights(weights)[0])
+        _fill(module, read_weights(weights)[0], weights)
         return Training(module.eval(), pd.read_csv(folder / "history.csv"), loaded=True)
     if len(lesions) == 0:
         raise InputError("no images to train on")
@@ -256,13 +256,23 @@ def _save(path: Path, module: nn.Module, ema: EMA, optimizer: Any, step: int, ro
     write_weights(path, tensors, {"step": str(step), "history": json.dumps(rows)})
 
 
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} does not fit this model: {str(error).splitlines()[-1].strip()} "
+            "It comes from other settings or another version: take another run name, or delete its folder"
+        ) from error
+
+
 def _restore(path: Path, module: nn.Module, ema: EMA, optimizer: Any) -> tuple[int, list[dict]]:
     tensors, metadata = read_weights(path)
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    module.load_state_dict(under("model."))
+    _fill(module, under("model."), path)
     ema.load_state_dict(under("ema."))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in under("optimizer.").items():

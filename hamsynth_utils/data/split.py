@@ -103,9 +103,8 @@ def _lesions(table: pd.DataFrame) -> np.ndarray:
     missing = int(table["lesion_id"].isna().sum())
     if missing:
         raise InputError(
-            f"{missing:,} of {len(table):,} images have no lesion_id, so lesions cannot be told apart: use "
-            "HAM10000_metadata.csv, or put ISIC2018_Task3_Training_LesionGroupings.csv beside the ground "
-            "truth (or split by images, protocol: image)"
+            f"{missing:,} of {len(table):,} images have no lesion_id, so lesions cannot be told apart: "
+            "use HAM10000_metadata.csv, or put ISIC2018_Task3_Training_LesionGroupings.csv beside the truth"
         )
     return pd.factorize(table["lesion_id"])[0]
 

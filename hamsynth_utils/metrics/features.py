@@ -116,7 +116,9 @@ def load_extractor(
 
 
 @torch.no_grad()
-def extract(images: Tensor, extractor: nn.Module, batch_size: int = 64, progress: bool = False) -> np.ndarray:
+def extract(
+    images: Tensor, extractor: nn.Module, batch_size: int | None = None, progress: bool = False
+) -> np.ndarray:
     """Features float32 [N, D] of images uint8 [N, 3, H, W], computed where `extractor` lies.
 
     Raises InputError for images of another type or shape, or for none at all.
@@ -126,6 +128,8 @@ def extract(images: Tensor, extractor: nn.Module, batch_size: int = 64, progress
     if not len(images):
         raise InputError("no images to compute features of")
     device = next(extractor.parameters()).device
+    # What a batch of 16 leaves behind fits a CPU's cache, of 64 no more.
+    batch_size = batch_size or (16 if device.type == "cpu" else 128)
     batches = tqdm(images.split(batch_size), desc="features", disable=not progress)
     return np.concatenate([extractor(batch.to(device)).float().cpu().numpy() for batch in batches])
 
