@@ -202,10 +202,7 @@ class Run:
     def _check(self, record: dict) -> None:
         """Refuse to mix: the profile, the kind of data and the seed must be those of `run.yaml`."""
         asked = self._description()
-        differences = [
-            f"{key}: this run has {old!r}, you ask for {new!r}"
-            for key, old, new in _differences(record["profile"], asked["profile"], "profile")
-        ]
+        differences: list[str] = []
         if record["seed"] != self.seed:
             differences.append(f"seed: this run has {record['seed']}, you ask for {self.seed}")
         if (record["data"] == "phantom") != (self.data == "phantom"):
@@ -218,6 +215,12 @@ class Run:
                     differences.append(f"data: {problem}")
             elif record["data"] != self.data:
                 differences.append(f"data: this run has {record['data']!r}, you ask for {self.data!r}")
+        changed = list(_differences(record["profile"], asked["profile"], "profile"))
+        # If the profile has another name, all the rest may differ too, and the name says it best.
+        changed.sort(key=lambda change: change[0] != "profile.name")
+        differences += [f"{key}: this run has {old!r}, you ask for {new!r}" for key, old, new in changed[:5]]
+        if len(changed) > 5:
+            differences.append(f"and {len(changed) - 5} other settings of the profile")
         if differences:
             raise InputError(
                 f"{self.folder} was made with other settings or data: "

@@ -59,7 +59,7 @@ def _tiles(
     for row, name in enumerate(rows):
         y = row * step_y + head + height / 2
         name = textwrap.fill(name, 14, break_long_words=False)
-        axes.text(-0.12 * width, y, name, ha="right", va="center", fontsize=11)
+        axes.text(-0.12 * width, y, name, ha="right", va="center", fontsize=10)
     axes.imshow(sheet, aspect="auto")
     axes.axis("off")
     return figure
