@@ -69,13 +69,12 @@ def test_training_gives_every_parameter_a_finite_gradient(generator):
     assert all(torch.isfinite(value) for value in losses.values())
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", ["vae", "diffusion"])
 def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     """Two classes, each one flat colour: after a short training the samples lean to their class's."""
     change = {"width": 16, "training": {"learning_rate": 3e-3}}
     extra = {
         "vae": {"kl_warmup_share": 0.0},
-        "gan": {"mode_seeking": 0.0},
         "diffusion": {"guidance": 1.0, "sampling_steps": 10},
     }[name]
     torch.manual_seed(0)
@@ -83,9 +82,8 @@ def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     labels = torch.arange(8) % 2 + 2
     images = torch.where(labels == 2, -0.6, 0.6).view(-1, 1, 1, 1).expand(-1, 3, 64, 64).contiguous()
     optimizer = torch.optim.Adam(generator.parameter_groups(3e-3), betas=generator.betas)
-    steps = 200 if name == "gan" else 100
-    for step in range(steps):
-        generator.progress = step / steps
+    for step in range(100):
+        generator.progress = step / 100
         optimizer.zero_grad()
         generator(images, labels)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
@@ -93,6 +91,26 @@ def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     samples = generator.eval().sample(torch.tensor([2] * 8 + [3] * 8), seed=0)
     low, high = samples[:8].mean(), samples[8:].mean()
     assert high - low > 0.3, f"{low:.2f} and {high:.2f}, but -0.6 and 0.6 were taught"
+
+
+def test_the_gan_learns_which_class_is_striped_which_way(edited_tiny):
+    """Its critic sees shapes rather than flat colours: upright stripes for one class, level ones for another."""
+    torch.manual_seed(0)
+    change = {"gan": {"width": 16, "penalty": 2.0, "mode_seeking": 0.0}}
+    gan = build_generator("gan", load_profile(edited_tiny(change))).train()
+    wave = 0.7 * torch.sin(torch.arange(64) * 2 * torch.pi / 16)
+    labels = torch.arange(8) % 2 + 2
+    images = torch.where(labels.view(-1, 1, 1, 1) == 2, wave.view(1, 1, 1, 64), wave.view(1, 1, 64, 1))
+    images = images.expand(-1, 3, 64, 64).contiguous()
+    optimizer = torch.optim.Adam(gan.parameter_groups(2e-3), betas=gan.betas)
+    for _ in range(100):
+        optimizer.zero_grad()
+        gan(images, labels)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(gan.parameters(), 1.0)
+        optimizer.step()
+    samples = gan.eval().sample(torch.tensor([2] * 8 + [3] * 8), seed=0)
+    upright = samples.diff(dim=3).abs().mean((1, 2, 3)) - samples.diff(dim=2).abs().mean((1, 2, 3))
+    assert upright[:8].mean() > 0.05 and upright[8:].mean() < -0.05, "0.17 and -0.17 were taught"
 
 
 def test_the_kl_term_is_torchs():
