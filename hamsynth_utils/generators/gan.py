@@ -207,7 +207,6 @@ class Critic(nn.Module):
         self.features = nn.Sequential(*layers)
         self.score = nn.Conv2d(width, 1, 1)
         self.class_embedding = nn.Embedding(len(CLASSES), width)
-        nn.init.normal_(self.class_embedding.weight, std=0.1)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         features = self.features(x).float()
