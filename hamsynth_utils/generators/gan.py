@@ -23,8 +23,8 @@ from hamsynth_utils.perception import MAP_CHANNELS, feature_maps
 from hamsynth_utils.profile import GANSettings
 
 PENALTY_STEP = 0.1
-"""Standard deviation of the perturbation over which the discriminator's gradient is measured; a feature
-map's is one."""
+"""Standard deviation of the perturbation over which the discriminator's gradient is measured, where a feature
+map's mean square is one."""
 
 
 class GAN(Generator):
@@ -44,7 +44,7 @@ class GAN(Generator):
 
         L_G = E[softplus(D(x) - D(G(z)))] + mode_seeking * M,
         L_D = E[softplus(D(G(z)) - D(x))] + penalty / 2 * (R1 + R2)
-        (Huang et al. 2024, eq. 2 and 4), D(., y) given the class and the mean over the scores of one image.
+        (Huang et al. 2024, eq. 2 and 4), every D(., y) given the class, averaged over an image's parts.
         R1 and R2, the mean squared gradients of D at the feature maps of real and of generated images, are
         measured by finite differences, E[(D(f + s n) - D(f))^2] / s^2 with n ~ N(0, I) (Lin et al. 2025),
         which costs no second derivative. Each player's parameters get the gradient of its own loss only, so

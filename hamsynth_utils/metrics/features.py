@@ -81,9 +81,8 @@ class ViTFeatures(nn.Module):
         super().__init__()
         self.classifier, origin = build_classifier(settings, seed=0)
         if origin.source == "random":
-            raise InputError(
-                f"FD-ViT needs pretrained weights of {settings.model}: {'; '.join(origin.tried)}"
-            )
+            why = "; ".join(origin.tried) or "the profile asks for none"
+            raise InputError(f"FD-ViT needs pretrained weights of {settings.model}: {why}")
 
     def forward(self, images: Tensor) -> Tensor:
         vit = self.classifier.vit

@@ -83,7 +83,7 @@ def test_vit_features_are_timms_pooled_token_of_the_untuned_model(tmp_path, tiny
 
 
 def test_a_vit_without_pretrained_weights_is_no_measure(tiny_profile):
-    with pytest.raises(InputError, match="FD-ViT needs pretrained weights"):
+    with pytest.raises(InputError, match="FD-ViT needs pretrained weights of .*: the profile asks for none"):
         features.load_extractor("vit", classifier=load_profile(tiny_profile).classifier)
     with pytest.raises(InputError, match="needs the classifier's settings"):
         features.load_extractor("vit")
