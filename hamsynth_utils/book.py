@@ -20,8 +20,8 @@ import yaml
 
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import ARMS, project_root
-from hamsynth_utils.run import replacing
 from hamsynth_utils.run_page import run_page, this_run
+from hamsynth_utils.writing import replacing
 
 CLASSIFIER = "notebooks/05_vit"
 PER_ARM = "per-arm"

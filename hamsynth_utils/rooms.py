@@ -24,9 +24,10 @@ from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import build_generator, description
 from hamsynth_utils.profile import ARMS, GENERATORS
-from hamsynth_utils.run import Run, replacing
+from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_synthetic, requested_counts, synthesize
 from hamsynth_utils.training import Training, train
+from hamsynth_utils.writing import replacing
 
 
 @dataclass(frozen=True)

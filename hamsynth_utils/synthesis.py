@@ -24,8 +24,8 @@ from hamsynth_utils.data.lesions import CLASSES, COLUMNS, LesionSet, labels_of, 
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import load_generator
 from hamsynth_utils.profile import GENERATORS
-from hamsynth_utils.run import replacing
 from hamsynth_utils.weights import read_weights, sha256_of, sha256_of_bytes
+from hamsynth_utils.writing import replacing
 
 MANIFEST = ["file", "image_id", "dx", "generator", "checkpoint", "seed", "trained_on", "sha256"]
 NOTICE = (

@@ -24,8 +24,8 @@ from tqdm import tqdm
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import TrainingSettings
-from hamsynth_utils.run import replacing
 from hamsynth_utils.weights import read_weights, write_weights
+from hamsynth_utils.writing import replacing
 
 EXPLOSION = 1000.0
 """A loss this many times the median of the last hundred (or of 1, if that is larger) has exploded."""

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.run import replacing
+from hamsynth_utils.writing import replacing
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.perception import efficientnet_lite0
 from hamsynth_utils.profile import ClassifierSettings
-from hamsynth_utils.run import replacing
+from hamsynth_utils.writing import replacing
 
 DISTANCE_NAME = {"inception": "FID", "vit": "FD-ViT", "efficientnet_lite0": "FD-lite0"}
 """What the Fréchet distance of an extractor's features may be called."""
@@ -74,12 +74,14 @@ class EfficientNetLite0Features(nn.Module):
 class ViTFeatures(nn.Module):
     """The classifier's ViT before any fine-tuning: uint8 [N, 3, H, W] -> float32 [N, D], its pooled token.
 
+    identity: which weights and which settings these are.
     Raises InputError if no pretrained weights are to be had.
     """
 
     def __init__(self, settings: ClassifierSettings) -> None:
         super().__init__()
         self.classifier, origin = build_classifier(settings, seed=0)
+        self.identity = f"{origin.source} {origin.detail} {settings.model_dump_json(exclude={'training'})}"
         if origin.source == "random":
             why = "; ".join(origin.tried) or "the profile asks for none"
             raise InputError(f"FD-ViT needs pretrained weights of {settings.model}: {why}")
@@ -149,13 +151,17 @@ def cached_features(
     if name not in EXTRACTORS:
         raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
     contents = images.contiguous().cpu().numpy()
-    settings = classifier.model_dump_json(exclude={"training"}) if name == "vit" and classifier else ""
-    key = hashlib.sha256(f"{name} {settings} {contents.shape}".encode())
+    key = hashlib.sha256(f"{name} {contents.shape}".encode())
     key.update(contents.data)
+    extractor = None
+    if name == "vit":  # the only one whose weights may be others the next time
+        extractor = load_extractor(name, device, classifier)
+        assert isinstance(extractor, ViTFeatures)
+        key.update(extractor.identity.encode())
     key_path = path.with_suffix(".sha256")
     if path.is_file() and key_path.is_file() and key_path.read_text() == key.hexdigest():
         return np.load(path)
-    features = extract(images, load_extractor(name, device, classifier), progress=progress)
+    features = extract(images, extractor or load_extractor(name, device, classifier), progress=progress)
     # The key goes first and comes last: a run killed in between never pairs it with other features.
     key_path.unlink(missing_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:

@@ -117,6 +117,18 @@ def test_cached_features_are_computed_once_for_the_same_images(tmp_path, monkeyp
         features.cached_features(images, "vgg", path)
 
 
+def test_cached_vit_features_follow_the_weights(tmp_path, tiny_profile):
+    weights, path = tmp_path / "vit.safetensors", tmp_path / "real.npy"
+    settings = load_profile(tiny_profile).classifier.model_copy(update={"weights": str(weights)})
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        vit = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32, num_classes=0)
+        save_file(vit.state_dict(), weights)
+        found.append(features.cached_features(noise(3), "vit", path, classifier=settings))
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
 def test_distance_on_real_images_sees_the_diagnosis_and_noise(ham10000_folder, lite0):
     table = pd.read_csv(ham10000_folder / "HAM10000_metadata.csv").drop_duplicates("lesion_id")
     files = {file.stem: file for file in ham10000_folder.glob("HAM10000_images_part_*/*.jpg")}
