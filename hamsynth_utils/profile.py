@@ -90,9 +90,23 @@ class GANSettings(Settings):
     training: TrainingSettings
 
 
+class AutoencoderSettings(Settings):
+    factor: Literal[4, 8] = 8
+    """The latents have image_size / factor positions a side, each of `channels` numbers."""
+    channels: Count = 16
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
+    perceptual: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the perceptual distance between an image and its reconstruction."""
+    noise: Annotated[float, Field(ge=0)] = 0.2
+    """Standard deviation of the noise that the decoder must bear, where the latents' is one."""
+    training: TrainingSettings
+
+
 class DiffusionSettings(Settings):
     width: Count = 64
     width_factors: tuple[Count, ...] = (1, 2, 4)
+    autoencoder: AutoencoderSettings | None = None
+    """Whose latents the U-Net works on; without one it works on the pixels, folded by `patch`."""
     patch: Literal[1, 2, 4] = 4
     """Space-to-depth: the U-Net sees image_size / patch pixels of 3 * patch**2 channels."""
     timesteps: Annotated[int, Field(ge=2)] = 1000
@@ -102,11 +116,17 @@ class DiffusionSettings(Settings):
     largest_weight: Annotated[float, Field(ge=1)] = 5.0
     """Upper bound of the loss weight SNR + 1 of pred_x0. Low: shapes are learned first; high: fine detail."""
     perceptual: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the perceptual distance between the clean image and the guess of it."""
+    """Weight of the perceptual distance between the clean image and the guess of it, for folded pixels."""
     class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
     guidance: Annotated[float, Field(ge=1)] = 1.5
     sampling_steps: Annotated[int, Field(ge=2)] = 30
     training: TrainingSettings
+
+    @model_validator(mode="after")
+    def one_perceptual_term(self) -> DiffusionSettings:
+        if self.autoencoder is not None and self.perceptual > 0:
+            raise ValueError("with an autoencoder, perceptual must be 0: the autoencoder has one of its own")
+        return self
 
 
 class SynthesisSettings(Settings):

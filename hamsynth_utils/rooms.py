@@ -23,6 +23,8 @@ from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import build_generator, description
+from hamsynth_utils.generators.autoencoder import Autoencoder
+from hamsynth_utils.generators.diffusion import Diffusion
 from hamsynth_utils.profile import ARMS, GENERATORS
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_synthetic, requested_counts, synthesize
@@ -55,11 +57,32 @@ def train_generator(run: Run, name: str, progress_bar: bool = True) -> Training:
     settings = run.profile.generator_settings(name)
     lesions = part_of(run, "train")
     refuse_synthetic(lesions, "the images to train a generator on")
+    torch.manual_seed(run.seed)
     generator = build_generator(name, run.profile)
     with run.room(f"generators/{name}") as folder:
+        if isinstance(generator, Diffusion) and isinstance(generator.representation, Autoencoder):
+            generator.representation.load_state_dict(train_autoencoder(run, progress_bar).module.state_dict())
         return train(
             generator, lesions, settings.training, folder, seed=run.seed, augment=flip_and_turn,
             description={**description(generator), "trained_on": run.training_fingerprint()},
+            progress_bar=progress_bar,
+        )  # fmt: skip
+
+
+def train_autoencoder(run: Run, progress_bar: bool = True) -> Training:
+    """The autoencoder of the run's diffusion model, in `generators/autoencoder/`; on the training part alone.
+
+    Raises InputError if the profile's diffusion model works without one.
+    """
+    settings = run.profile.diffusion.autoencoder
+    if settings is None:
+        raise InputError("this profile's diffusion model works on pixels: it has no autoencoder")
+    torch.manual_seed(run.seed)
+    autoencoder = Autoencoder(settings)
+    with run.room("generators/autoencoder") as folder:
+        return train(
+            autoencoder, part_of(run, "train"), settings.training, folder, seed=run.seed,
+            augment=flip_and_turn, description={"trained_on": run.training_fingerprint()},
             progress_bar=progress_bar,
         )  # fmt: skip
 

@@ -28,6 +28,9 @@ TINY = {
     "gan": {"latent_size": 8, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}},
     "diffusion": {
         "width": 8, "width_factors": [1, 2], "timesteps": 50, "sampling_steps": 4,
+        "autoencoder": {
+            "channels": 4, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}
+        },
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
     "synthesis": {"minority_share": 0.1, "evaluation_images": 80},

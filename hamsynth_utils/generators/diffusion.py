@@ -1,7 +1,7 @@
-"""A class-conditional diffusion model on space-to-depth patches (Ho et al. 2020).
+"""A class-conditional diffusion model (Ho et al. 2020) on an autoencoder's latents, or on folded pixels.
 
-The U-Net and the forward process are denoising-diffusion-pytorch's. A 64x64 image is folded into 16x16
-positions of 48 channels, on which the same network is several times cheaper.
+The U-Net and the forward process are denoising-diffusion-pytorch's. They work on fewer positions of more
+channels than an image has pixels, where the same network is many times cheaper.
 """
 
 from __future__ import annotations
@@ -13,17 +13,42 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.perception import perceptual_distance
 from hamsynth_utils.profile import DiffusionSettings
 
 
+class FoldedPixels(nn.Module):
+    """Space to depth: every block of factor x factor pixels becomes the channels of one position.
+
+    The same interface as `Autoencoder`, with nothing to learn and nothing lost.
+    """
+
+    limit = 1.0
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor, self.channels = factor, 3 * factor**2
+
+    def encode(self, images: Tensor) -> Tensor:
+        return F.pixel_unshuffle(images, self.factor)
+
+    def decode(self, folded: Tensor) -> Tensor:
+        return F.pixel_shuffle(folded, self.factor)
+
+
 class Diffusion(Generator):
-    """Denoises `process.model(x_t, t, y)`; trained with classes dropped, sampled with guidance by DDIM."""
+    """Denoises `process.model(x_t, t, y)`; trained with classes dropped, sampled with guidance by DDIM.
+
+    representation: what x is, an `Autoencoder`'s latents or `FoldedPixels`. An autoencoder is trained before
+    (see `rooms.train_generator`) and held fixed here; its weights are saved with the others.
+    shape: [channels, side, side] of x.
+    """
 
     name: ClassVar[str] = "diffusion"
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
@@ -36,16 +61,23 @@ class Diffusion(Generator):
                 f"diffusion.timesteps ({settings.timesteps})"
             )
         self.settings = settings
+        self.representation = (
+            FoldedPixels(settings.patch)
+            if settings.autoencoder is None
+            else Autoencoder(settings.autoencoder)
+        )
+        side = image_size // self.representation.factor
+        self.shape = (self.representation.channels, side, side)
         network = Unet(
             dim=settings.width,
             dim_mults=settings.width_factors,
-            channels=3 * settings.patch**2,
+            channels=self.representation.channels,
             num_classes=len(CLASSES),
             cond_drop_prob=settings.class_drop,
         )
         self.process = GaussianDiffusion(
             network,
-            image_size=image_size // settings.patch,
+            image_size=side,
             timesteps=settings.timesteps,
             objective=settings.objective,
             beta_schedule="cosine",
@@ -56,28 +88,35 @@ class Diffusion(Generator):
             signal = self.process.alphas_cumprod
             self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.largest_weight)
 
+    def train(self, mode: bool = True) -> Diffusion:
+        """As torch's, but the representation does not learn any more."""
+        super().train(mode)
+        self.representation.eval().requires_grad_(False)
+        return self
+
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Weighted squared error of the network's prediction at random times, per channel value.
 
-        On top, if `perceptual` is not 0, comes so many times the perceptual distance between the clean image
-        and the guess of it. Its weight falls with the noise as the square root of the other one's: what
-        cannot be seen any more need not look right.
+        On top, for folded pixels, if `perceptual` is not 0, comes so many times the perceptual distance
+        between the clean image and the guess of it. Its weight falls with the noise as the square root of the
+        other one's: what cannot be seen any more need not look right.
         """
-        folded = F.pixel_unshuffle(images, self.settings.patch)
+        with torch.no_grad():
+            x = self.representation.encode(images)
         times = self.shifted_times(torch.rand(len(images), device=images.device))
-        noise = torch.randn_like(folded)
-        noisy = self.process.q_sample(folded, times, noise)
+        noise = torch.randn_like(x)
+        noisy = self.process.q_sample(x, times, noise)
         output = self.process.model(noisy, times, labels).float()
         target = {
             "pred_noise": lambda: noise,
-            "pred_x0": lambda: folded,
-            "pred_v": lambda: self.process.predict_v(folded, times, noise),
+            "pred_x0": lambda: x,
+            "pred_v": lambda: self.process.predict_v(x, times, noise),
         }[self.settings.objective]()
         weight = self.process.loss_weight[times]
         error = (weight * F.mse_loss(output, target, reduction="none").mean((1, 2, 3))).mean()
         if self.settings.perceptual == 0:
             return {"loss": error}
-        clean = F.pixel_shuffle(self.clean_from(output, noisy, times), self.settings.patch)
+        clean = self.representation.decode(self.clean_from(output, noisy, times))
         visible = (weight / self.process.loss_weight.max()).sqrt()
         difference = (visible * perceptual_distance(images, clean)).mean()
         return {
@@ -127,9 +166,7 @@ class Diffusion(Generator):
         if guidance < 1:
             raise InputError(f"guidance must be at least 1 (1 means none), but is {guidance}")
         labels = self.checked(labels)
-        folded_size = self.image_size // self.settings.patch
-        shape = (3 * self.settings.patch**2, folded_size, folded_size)
-        x = seeded_noise(shape, seed, len(labels), self.device)
+        x = seeded_noise(self.shape, seed, len(labels), self.device)
         times = self.shifted_times(torch.linspace(1, 0, steps)).unique().flip(0).tolist()
         for time, time_next in zip(times, [*times[1:], None], strict=True):
             t = torch.full((len(labels),), time, device=self.device)
@@ -138,11 +175,11 @@ class Diffusion(Generator):
             if time_next is not None:
                 signal = self.process.alphas_cumprod[time_next]
                 x = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-            yield F.pixel_shuffle(clean, self.settings.patch)
+            yield self.representation.decode(clean).clamp(-1, 1)
 
     @torch.no_grad()
     def predict_clean(self, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """The guess of x_0 from x_t, clamped to [-1, 1], with classifier-free guidance.
+        """The guess of x_0 from x_t, cut off at the representation's limit, with classifier-free guidance.
 
         Ho & Salimans (2022): output = without class + guidance * (with class - without class).
         """
@@ -156,4 +193,6 @@ class Diffusion(Generator):
             )
             with_class, without_class = both.chunk(2)
             output = without_class + guidance * (with_class - without_class)
-        return self.clean_from(output, x, t).float().clamp(-1, 1)
+        return (
+            self.clean_from(output, x, t).float().clamp(-self.representation.limit, self.representation.limit)
+        )

@@ -1,0 +1,77 @@
+"""A small autoencoder, in whose latents a diffusion model can work (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hamsynth_utils.generators.vae import ResidualBlock
+from hamsynth_utils.perception import perceptual_distance
+from hamsynth_utils.profile import AutoencoderSettings
+from hamsynth_utils.training import Trainable
+
+
+class Autoencoder(Trainable):
+    """Images [N, 3, S, S] in [-1, 1] to latents [N, channels, S / factor, S / factor], and back.
+
+    Each channel of the latents is normalised to mean 0 and variance 1 over the images, so that a diffusion
+    model needs no scale of its own. In training the decoder gets them with `noise` added: what a diffusion
+    model makes is never quite right, and must not fall apart when decoded. The noise does what the KL term
+    does in Rombach et al.: neighbouring latents come to mean similar images. The loss is the mean absolute
+    error plus `perceptual` times the perceptual distance.
+
+    limit: latents beyond it are cut off when an image is sampled.
+    """
+
+    limit = 5.0
+
+    def __init__(self, settings: AutoencoderSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.factor, self.channels = settings.factor, settings.channels
+        # No normalisation stands before an output: it would take away how dark and how red an image is.
+        width, deep = settings.width, 4 * settings.width
+
+        encoder: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(48, 2 * width, 3, padding=1)]
+        encoder += [ResidualBlock(2 * width)]
+        decoder: list[nn.Module] = [nn.Conv2d(settings.channels, deep, 3, padding=1), ResidualBlock(deep)]
+        if settings.factor == 8:
+            encoder += [nn.Conv2d(2 * width, deep, 4, stride=2, padding=1), ResidualBlock(deep)]
+            decoder += [nn.Upsample(scale_factor=2), nn.Conv2d(deep, deep, 3, padding=1), ResidualBlock(deep)]
+        else:
+            encoder += [nn.Conv2d(2 * width, deep, 1), ResidualBlock(deep)]
+            decoder += [ResidualBlock(deep)]
+        encoder += [nn.SiLU(), nn.Conv2d(deep, settings.channels, 1)]
+        decoder += [
+            nn.Upsample(scale_factor=2), nn.Conv2d(deep, width, 3, padding=1), ResidualBlock(width),
+            nn.SiLU(), nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(width, width // 2, 3, padding=1), nn.SiLU(), nn.Conv2d(width // 2, 3, 3, padding=1),
+        ]  # fmt: skip
+        self.encoder = nn.Sequential(*encoder)
+        self.colour_in = nn.Conv2d(3, settings.channels, 1)
+        self.colour_out = nn.Conv2d(settings.channels, 3, 1)
+        self.normalise = nn.BatchNorm2d(settings.channels, affine=False, momentum=0.05)
+        self.decoder = nn.Sequential(*decoder)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The latents of images."""
+        coarse = F.avg_pool2d(images, self.factor)
+        return self.normalise((self.encoder(images) + self.colour_in(coarse)).float())
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images that latents stand for, about in [-1, 1]."""
+        coarse = F.interpolate(self.colour_out(latents), scale_factor=self.factor, mode="bilinear")
+        return (self.decoder(latents) + coarse).float()
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """`absolute_error` per pixel value, `perceptual` a distance; the labels are not looked at."""
+        latents = self.encode(images)
+        decoded = self.decode(latents + self.settings.noise * torch.randn_like(latents))
+        error = F.l1_loss(decoded, images)
+        difference = perceptual_distance(images, decoded).mean()
+        return {
+            "loss": error + self.settings.perceptual * difference,
+            "absolute_error": error.detach(),
+            "perceptual": difference.detach(),
+        }
