@@ -1,12 +1,24 @@
-"""What a room of the run makes: found and read back if it is there, made and kept if it is not."""
+"""What a room of the run makes: found and read back if it is there, made and kept if it is not.
+
+    python -m hamsynth_utils.rooms --generator NAME --run NAME --profile PROFILE --data DATA
+    accelerate launch --num_processes 2 -m hamsynth_utils.rooms --generator NAME ...
+
+trains one generator of a run without its notebook, in one process or in several; the notebook then loads it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from hamsynth_utils.classifier import (
@@ -55,11 +67,10 @@ def flip_and_turn(images: Tensor, generator: torch.Generator) -> Tensor:
 def train_generator(run: Run, name: str, progress_bar: bool = True) -> Training:
     """The run's generator `name`, in `generators/<name>/`; trained on the training part alone."""
     settings = run.profile.generator_settings(name)
-    lesions = part_of(run, "train")
-    refuse_synthetic(lesions, "the images to train a generator on")
+    lesions = _training_part(run)
     torch.manual_seed(run.seed)
     generator = build_generator(name, run.profile)
-    with run.room(f"generators/{name}") as folder:
+    with _room_of_all(run, f"generators/{name}") as folder:
         if isinstance(generator, Diffusion) and isinstance(generator.representation, Autoencoder):
             generator.representation.load_state_dict(train_autoencoder(run, progress_bar).module.state_dict())
         return train(
@@ -77,11 +88,12 @@ def train_autoencoder(run: Run, progress_bar: bool = True) -> Training:
     settings = run.profile.diffusion.autoencoder
     if settings is None:
         raise InputError("this profile's diffusion model works on pixels: it has no autoencoder")
+    lesions = _training_part(run)
     torch.manual_seed(run.seed)
     autoencoder = Autoencoder(settings)
-    with run.room("generators/autoencoder") as folder:
+    with _room_of_all(run, "generators/autoencoder") as folder:
         return train(
-            autoencoder, part_of(run, "train"), settings.training, folder, seed=run.seed,
+            autoencoder, lesions, settings.training, folder, seed=run.seed,
             augment=flip_and_turn, description={"trained_on": run.training_fingerprint()},
             progress_bar=progress_bar,
         )  # fmt: skip
@@ -146,3 +158,50 @@ def fine_tune(run: Run, arm: str, seed: int, progress_bar: bool = True) -> FineT
                 with replacing(target) as path:
                     predict(classifier, part_of(run, part)).to_csv(path, index=False)
         return FineTuned(classifier, training, pd.read_csv(folder / "predictions.csv"), provenance)
+
+
+def _training_part(run: Run) -> LesionSet:
+    """The real training images; of several processes the first reads and splits, the others find it done."""
+    with PartialState().main_process_first():
+        lesions = part_of(run, "train")
+    refuse_synthetic(lesions, "the images to train a generator on")
+    return lesions
+
+
+@contextmanager
+def _room_of_all(run: Run, name: str) -> Iterator[Path]:
+    """`run.room`, entered by all processes of one training together; the first one holds its lock."""
+    if PartialState().is_main_process:
+        with run.room(name) as folder:
+            yield folder
+    else:
+        yield run.folder / name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train one generator of a run; the exit code is 0, or 2 with one line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.rooms", description=main.__doc__)
+    parser.add_argument("--generator", required=True, choices=GENERATORS)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--profile", default="smoke")
+    parser.add_argument("--data", default="phantom")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    state = PartialState()
+    try:
+        with state.main_process_first():
+            run = Run.open(options.run, options.profile, options.data, options.seed)
+        training = train_generator(run, options.generator, progress_bar=state.is_main_process)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if state.is_main_process:
+        last = training.history.iloc[-1]
+        how = "was trained already" if training.loaded else "trained"
+        print(f"{run.folder / 'generators' / options.generator}: {how}, {int(last['step'])} steps in "
+              f"{last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -38,15 +38,41 @@ class TrainingDiverged(RuntimeError):
     """The loss or a gradient became NaN, infinite or absurdly large; the last good checkpoint is kept."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which images of every batch are this process's: image i belongs to process i mod `processes`.
+
+    Noise is drawn for the whole batch by every process, which keeps the rows of its own images: several
+    processes so train on the very numbers that one process would have drawn.
+    """
+
+    process: int = 0
+    processes: int = 1
+
+    def of(self, whole: Tensor) -> Tensor:
+        """This process's rows of something that has one row an image of the whole batch."""
+        return whole[self.process :: self.processes]
+
+    def normal(self, *shape: int, device: torch.device) -> Tensor:
+        """Standard normal noise [N, ...] for N images of this process."""
+        return self.of(torch.randn(shape[0] * self.processes, *shape[1:], device=device))
+
+    def uniform(self, *shape: int, device: torch.device) -> Tensor:
+        """Even draws [N, ...] from [0, 1) for N images of this process."""
+        return self.of(torch.rand(shape[0] * self.processes, *shape[1:], device=device))
+
+
 class Trainable(nn.Module, ABC):
     """What the loop trains: `forward(images, labels)` gives the losses by name, `loss` the one to minimise.
 
     progress: how far its training is, from 0 to 1; set by the loop before each step.
+    share: which images of a batch it is given; set by the loop. Noise in `forward` is to be drawn by it.
     betas: Adam's decay rates for this model.
     """
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     progress: float = 1.0
+    share: Share = Share()
 
     @abstractmethod
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -98,7 +124,12 @@ def train(
         raise InputError("no images to train on")
 
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision))
-    device = accelerator.device
+    device, processes = accelerator.device, accelerator.num_processes
+    if settings.batch_size % processes:
+        raise InputError(
+            f"batch_size ({settings.batch_size}) must be a multiple of the number of processes ({processes})"
+        )
+    module.share = Share(accelerator.process_index, processes)
     torch.manual_seed(seed)
     module.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
@@ -125,26 +156,25 @@ def train(
     window: list[dict[str, float]] = []
     every = max(1, total // LOGGED_ROWS)
     began = saved = time.monotonic()
-    local = slice(accelerator.process_index, None, accelerator.num_processes)
 
     for step, index in tqdm(
         batches, initial=start, total=total, unit="step", disable=not progress_bar, mininterval=2.0
     ):
         torch.manual_seed(_mix(seed, step))
-        picked = torch.from_numpy(index[local]).to(device)
+        picked = torch.from_numpy(index).to(device)
         batch = to_unit_range(images[picked])
         if augment is not None:
-            batch = augment(
-                batch, torch.Generator(device).manual_seed(_mix(seed, step) + accelerator.process_index)
-            )
+            batch = augment(batch, torch.Generator(device).manual_seed(_mix(seed, step)))
+        batch = module.share.of(batch).contiguous(memory_format=torch.channels_last)
         module.progress = step / total
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(step, total, settings)
-        losses = wrapped(batch.contiguous(memory_format=torch.channels_last), labels[picked])
+        losses = wrapped(batch, module.share.of(labels[picked]))
         optimizer.zero_grad()
         accelerator.backward(losses["loss"])
         norm = accelerator.clip_grad_norm_(module.parameters(), settings.gradient_clip)
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        everyone = accelerator.reduce(torch.stack([v.detach() for v in losses.values()]), "mean")
+        values = dict(zip(losses, everyone.tolist(), strict=True))
         watch.check(step, values, float(norm), scaled=accelerator.scaler is not None)
         optimizer.step()
         ema.update()
@@ -168,6 +198,7 @@ def train(
             weights, module.state_dict(), {**(description or {}), "seed": str(seed), "steps": str(total)}
         )
         checkpoint.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
     return Training(module.eval(), history, loaded=False)
 
 

@@ -179,6 +179,29 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name, edited_
     pd.testing.assert_frame_equal(*histories)
 
 
+@pytest.mark.parametrize("name", GENERATORS)
+def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
+    """The command of the package's own documentation, with two CPU processes, against one."""
+    command = ["-m", "hamsynth_utils.rooms", "--generator", name, "--profile", tiny_profile]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
+    environment = {**os.environ, "HAMSYNTH_RUNS": str(tmp_path), "ACCELERATE_USE_CPU": "true"}
+    for count in ("1", "2"):
+        subprocess.run([*launch, count, *command, "--run", count], env=environment, check=True)
+    for part in ("autoencoder", name) if name == "diffusion" else (name,):
+        one, two = (
+            pd.read_csv(tmp_path / count / f"generators/{part}/history.csv").drop(columns="seconds")
+            for count in ("1", "2")
+        )
+        pd.testing.assert_frame_equal(one, two, rtol=2e-3)
+        # Not only what it sees: what it has learned.
+        ones, twos = (
+            read_weights(tmp_path / count / f"generators/{part}/weights.safetensors")[0]
+            for count in ("1", "2")
+        )
+        for key, value in ones.items():
+            torch.testing.assert_close(value, twos[key], rtol=0.02, atol=2e-3, msg=f"{part}: {key}")
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(edited_tiny, tmp_path):
     profile = load_profile(edited_tiny({}))
     results = []

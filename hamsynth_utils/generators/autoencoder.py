@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
 
 from hamsynth_utils.generators.vae import ResidualBlock
 from hamsynth_utils.perception import perceptual_distance
@@ -51,7 +52,7 @@ class Autoencoder(Trainable):
         self.encoder = nn.Sequential(*encoder)
         self.colour_in = nn.Conv2d(3, settings.channels, 1)
         self.colour_out = nn.Conv2d(settings.channels, 3, 1)
-        self.normalise = nn.BatchNorm2d(settings.channels, affine=False, momentum=0.05)
+        self.normalise = Normalisation(settings.channels)
         self.decoder = nn.Sequential(*decoder)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -67,7 +68,8 @@ class Autoencoder(Trainable):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`absolute_error` per pixel value, `perceptual` a distance; the labels are not looked at."""
         latents = self.encode(images)
-        decoded = self.decode(latents + self.settings.noise * torch.randn_like(latents))
+        noise = self.share.normal(*latents.shape, device=latents.device)
+        decoded = self.decode(latents + self.settings.noise * noise)
         error = F.l1_loss(decoded, images)
         difference = perceptual_distance(images, decoded).mean()
         return {
@@ -75,3 +77,31 @@ class Autoencoder(Trainable):
             "absolute_error": error.detach(),
             "perceptual": difference.detach(),
         }
+
+
+class Normalisation(nn.Module):
+    """Channels of x [N, C, H, W] to mean 0 and variance 1 over the batches of all processes.
+
+    As torch's BatchNorm2d without weights; its SyncBatchNorm, which looks at all processes, is for GPUs only.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.mean, self.variance
+        if self.training:
+            moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])
+            if distributed.is_initialized():
+                moments = all_reduce(moments) / distributed.get_world_size()
+            mean, variance = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
+            with torch.no_grad():
+                self.mean.lerp_(mean, self.momentum)
+                self.variance.lerp_(variance, self.momentum)
+        return (x - mean.view(1, -1, 1, 1)) / (variance.view(1, -1, 1, 1) + 1e-5).sqrt()

@@ -103,10 +103,11 @@ class Diffusion(Generator):
         """
         with torch.no_grad():
             x = self.representation.encode(images)
-        times = self.shifted_times(torch.rand(len(images), device=images.device))
-        noise = torch.randn_like(x)
+        times = self.shifted_times(self.share.uniform(len(images), device=images.device))
+        noise = self.share.normal(*x.shape, device=x.device)
+        told = self.share.uniform(len(x), device=x.device) >= self.settings.class_drop
         noisy = self.process.q_sample(x, times, noise)
-        output = self.process.model(noisy, times, labels).float()
+        output = self.process.model(noisy, times, labels, cond_keep_mask=told).float()
         target = {
             "pred_noise": lambda: noise,
             "pred_x0": lambda: x,

@@ -50,14 +50,14 @@ class GAN(Generator):
         which costs no second derivative. Each player's parameters get the gradient of its own loss only, so
         that their sum can be minimised by one optimizer (simultaneous gradient descent).
         """
-        latent = torch.randn(len(images), self.settings.latent_size, device=images.device)
+        latent = self.noise(len(images))
         fake = self.synthesis(latent, labels)
         with torch.no_grad():
-            real_maps = feature_maps(augment_differentiably(images))
-        fake_maps = feature_maps(augment_differentiably(fake))
+            real_maps = feature_maps(self.augmented(images))
+        fake_maps = feature_maps(self.augmented(fake))
 
         seen = [torch.cat([real, made.detach()]) for real, made in zip(real_maps, fake_maps, strict=True)]
-        nudged = [each + PENALTY_STEP * torch.randn_like(each) for each in seen]
+        nudged = [each + PENALTY_STEP * self.share.normal(*each.shape, device=each.device) for each in seen]
         score = self.discriminator(seen, labels.repeat(2))
         nudged_score = self.discriminator(nudged, labels.repeat(2))
         real_score, fake_score = score.chunk(2)
@@ -80,6 +80,14 @@ class GAN(Generator):
             "sameness": sameness.detach(),
         }
 
+    def noise(self, count: int) -> Tensor:
+        """So many latents [count, latent_size]."""
+        return self.share.normal(count, self.settings.latent_size, device=self.device)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """The images as the discriminator gets to see them."""
+        return augment_differentiably(images, self.share.uniform(len(images), 5, device=images.device))
+
     def sameness(self, latent: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """M = E[|z - z'| / (|G(z, y) - G(z', y)| + 0.02)], mean absolute differences (Mao et al. 2019).
 
@@ -87,7 +95,7 @@ class GAN(Generator):
         where grain does not pass for variety; the constant keeps the quotient finite.
         """
         half = (len(fake) + 1) // 2
-        other = torch.randn_like(latent[:half])
+        other = self.noise(half)
         apart = F.avg_pool2d(self.synthesis(other, labels[:half]) - fake[:half], 4)
         between = (other - latent[:half]).abs().mean(1)
         return (between / (apart.abs().mean((1, 2, 3)) + 0.02)).mean()
@@ -214,10 +222,13 @@ class Critic(nn.Module):
         return (self.score(features) + (features * direction).sum(1, keepdim=True)).flatten(1)
 
 
-def augment_differentiably(images: Tensor) -> Tensor:
-    """DiffAugment (Zhao et al. 2020): brightness, saturation, contrast, translation, each image its own."""
+def augment_differentiably(images: Tensor, draws: Tensor) -> Tensor:
+    """DiffAugment (Zhao et al. 2020): brightness, saturation, contrast, translation, each image its own.
+
+    draws: [N, 5] in [0, 1), how much of each; the last two are the translation down and to the right.
+    """
     n, _, size, _ = images.shape
-    draw = torch.rand(5, n, 1, 1, 1, device=images.device)
+    draw = draws.T.view(5, n, 1, 1, 1)
     images = images + 0.4 * (draw[0] - 0.5)
     grey = images.mean(dim=1, keepdim=True)
     images = (images - grey) * (0.5 + draw[1]) + grey

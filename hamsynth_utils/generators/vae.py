@@ -76,7 +76,7 @@ class VAE(Generator):
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`reconstruction` and `kl` in nats per image, `perceptual` a distance, `loss` in nats per value."""
         mean, log_variance = self.encode(images, labels)
-        latent = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        latent = mean + (0.5 * log_variance).exp() * self.share.normal(*mean.shape, device=mean.device)
         decoded = self.decode(latent, labels)
         reconstruction = gaussian_negative_log_likelihood(images, decoded, self.log_sigma).mean()
         kl_per_dimension = kl_to_standard_normal(mean, log_variance).mean(0)  # [latent_size]

@@ -161,9 +161,9 @@ def test_the_gans_players_get_their_own_gradients_only(profile):
     latent = torch.randn(8, gan.settings.latent_size)
     labels = torch.arange(8) % 7
     fake = gan.synthesis(latent, labels)
-    real_maps, fake_maps = (feature_maps(augment_differentiably(x)) for x in (images, fake))
+    real_maps, fake_maps = (feature_maps(gan.augmented(x)) for x in (images, fake))
     for real, made in zip(real_maps, fake_maps, strict=True):
-        torch.randn_like(torch.cat([real, made]))
+        torch.randn(torch.cat([real, made]).shape)
     real_score = gan.discriminator(real_maps, labels).detach()
     fooling = F.softplus(real_score - gan.discriminator(fake_maps, labels)).mean()
     (fooling + gan.settings.mode_seeking * gan.sameness(latent, fake, labels)).backward()
@@ -196,7 +196,7 @@ class CollapsedNetwork(torch.nn.Module):
 
 
 def test_differentiable_augmentation_shows_no_black_border():
-    images = augment_differentiably(torch.full((32, 3, 64, 64), 0.5))
+    images = augment_differentiably(torch.full((32, 3, 64, 64), 0.5), torch.rand(32, 5))
     assert images.amin() > 0 and (images.amax((2, 3)) - images.amin((2, 3))).max() < 1e-5
 
 
@@ -210,7 +210,10 @@ def test_the_diffusion_loss_is_the_librarys(edited_tiny, objective):
     ours = diffusion.training_step(images, labels)
     torch.manual_seed(4)
     times = diffusion.shifted_times(torch.rand(6))
-    theirs = diffusion.process.p_losses(F.pixel_unshuffle(images, 4), times, classes=labels)
+    noise, told = torch.randn(6, 48, 16, 16), torch.rand(6) >= diffusion.settings.class_drop
+    theirs = diffusion.process.p_losses(
+        F.pixel_unshuffle(images, 4), times, classes=labels, noise=noise, cond_keep_mask=told
+    )
     torch.testing.assert_close(ours["loss"], theirs)
 
 
