@@ -1,4 +1,8 @@
-"""How far synthetic images are from real ones: the Fréchet distance, and the floor that gives it meaning."""
+"""How far synthetic images are from real ones, how many look real, how much of the real they cover.
+
+Every measure takes features [N, D] of two sets from one extractor. A distance means nothing without the
+number of images and the floor, the distance between real images and other real ones.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 from scipy import linalg, stats
+from scipy.spatial.distance import cdist
 
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics.intervals import lesion_codes
+
+Measure = Callable[[np.ndarray, np.ndarray], float]
+"""A number for two sets of features."""
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -23,11 +31,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     Raises InputError for fewer than two rows, other dimensions or values that are not finite.
     """
-    a, b = _checked(a, "the first set"), _checked(b, "the second set")
-    if a.shape[1] != b.shape[1]:
-        raise InputError(
-            f"features of {a.shape[1]} and {b.shape[1]} dimensions: use one extractor for both sets"
-        )
+    a, b = _same_space(a, b)
     difference = a.mean(0) - b.mean(0)
     root_a, root_b = _covariance_root(a), _covariance_root(b)
     cross = linalg.svdvals(root_a @ root_b.T).sum()
@@ -35,10 +39,60 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(max(total, 0.0))
 
 
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared maximum mean discrepancy of features a [N, D] and b [M, D], an unbiased estimate; no unit.
+
+    With the kernel k(x, y) = (x . y / D + 1)^3 (Binkowski et al. 2018; on Inception features it is the KID).
+    Its expectation is 0 for sets of one distribution whatever N is, so that single values may be negative.
+    Raises InputError as `frechet_distance` does.
+    """
+    a, b = _same_space(a, b)
+    within_a, within_b, between = ((x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    own = sum(
+        (within.sum() - np.trace(within)) / (len(within) * (len(within) - 1))
+        for within in (within_a, within_b)
+    )
+    return float(own - 2 * between.mean())
+
+
+def precision_recall(real: np.ndarray, synthetic: np.ndarray, neighbours: int = 5) -> dict[str, float]:
+    """`precision`, `recall`, `density` and `coverage` of synthetic features [M, D] against real ones [N, D].
+
+    The ball around a point reaches to its `neighbours`-th nearest in its own set. precision: the share of
+    synthetic points in some real ball; recall: of real points in some synthetic ball (Kynkaanniemi et al.
+    2019). density: in how many real balls a synthetic point lies, over `neighbours`, at times above 1;
+    coverage: the share of real balls that hold a synthetic point (Naeem et al. 2020). All depend on N and M:
+    compare only at equal numbers, beside the values of real images against other real ones.
+
+    Raises InputError as `frechet_distance` does, and for sets of no more than `neighbours` images.
+    """
+    real, synthetic = _same_space(real, synthetic)
+    if min(len(real), len(synthetic)) <= neighbours:
+        raise InputError(
+            f"{neighbours} neighbours need more images than {len(real)} real and {len(synthetic)} synthetic"
+        )
+    real_reach, synthetic_reach = (
+        np.partition(cdist(points, points), neighbours, axis=1)[:, neighbours] for points in (real, synthetic)
+    )
+    apart = cdist(real, synthetic)
+    in_real_ball, in_synthetic_ball = apart <= real_reach[:, None], apart <= synthetic_reach
+    return {
+        "precision": float(in_real_ball.any(0).mean()),
+        "recall": float(in_synthetic_ball.any(1).mean()),
+        "density": float(in_real_ball.sum(0).mean() / neighbours),
+        "coverage": float(in_real_ball.any(1).mean()),
+    }
+
+
 def distance_with_interval(
-    real: np.ndarray, synthetic: np.ndarray, n: int, repeats: int, seed: int
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    n: int,
+    repeats: int,
+    seed: int,
+    measure: Measure = frechet_distance,
 ) -> dict[str, float]:
-    """Fréchet distance between `n` real and `n` synthetic feature vectors, over `repeats` random draws.
+    """`measure` between `n` real and `n` synthetic feature vectors, over `repeats` random draws.
 
     Returns mean, low, high, n and repeats. A distance depends on n: compare only at equal n. `low` to
     `high` is the 95 % prediction interval (Student) of one more draw of n and n images. It holds the chance
@@ -53,15 +107,20 @@ def distance_with_interval(
             raise InputError(f"{n} images a draw, but there are only {len(features)} {name} ones: lower n")
 
     def draw(generator: np.random.Generator) -> float:
-        return frechet_distance(_sample(real, n, generator), _sample(synthetic, n, generator))
+        return measure(_sample(real, n, generator), _sample(synthetic, n, generator))
 
-    return _repeated(draw, n, repeats, seed)
+    return _repeated(draw, n, repeats, seed, measure)
 
 
 def floor(
-    real: np.ndarray, lesion_ids: Sequence | np.ndarray | pd.Series, n: int, repeats: int, seed: int
+    real: np.ndarray,
+    lesion_ids: Sequence | np.ndarray | pd.Series,
+    n: int,
+    repeats: int,
+    seed: int,
+    measure: Measure = frechet_distance,
 ) -> dict[str, float]:
-    """Fréchet distance between real images and other real images: what a perfect generator would get.
+    """`measure` between real images and other real images: what a perfect generator would get.
 
     real: features [N, D]; lesion_ids: [N]. Every repeat halves the lesions at random and draws `n` images
     from each half, so that no lesion is on both sides. Returns what `distance_with_interval` returns.
@@ -82,21 +141,22 @@ def floor(
                 f"a floor at n = {n} needs {n} images in each half, but {len(real)} images of {lesions} "
                 f"lesions give a half of {smaller}: lower n"
             )
-        return frechet_distance(_sample(real[side], n, generator), _sample(real[~side], n, generator))
+        return measure(_sample(real[side], n, generator), _sample(real[~side], n, generator))
 
-    return _repeated(draw, n, repeats, seed)
+    return _repeated(draw, n, repeats, seed, measure)
 
 
 def _repeated(
-    draw: Callable[[np.random.Generator], float], n: int, repeats: int, seed: int
+    draw: Callable[[np.random.Generator], float], n: int, repeats: int, seed: int, measure: Measure
 ) -> dict[str, float]:
     if repeats < 2:
         raise InputError(f"an interval needs at least 2 repeats, not {repeats}")
     values = [draw(generator) for generator in np.random.default_rng(seed).spawn(repeats)]
     mean = float(np.mean(values))
     spread = float(stats.t.ppf(0.975, repeats - 1) * np.std(values, ddof=1) * np.sqrt(1 + 1 / repeats))
-    # A distance is never negative, so its interval ends at 0.
-    low, high = max(mean - spread, 0.0), mean + spread
+    low, high = mean - spread, mean + spread
+    if measure is frechet_distance:  # it is never negative, so its interval ends at 0
+        low = max(low, 0.0)
     return {"mean": mean, "low": low, "high": high, "n": n, "repeats": repeats}
 
 
@@ -108,6 +168,15 @@ def _covariance_root(features: np.ndarray) -> np.ndarray:
     """R [min(N, D), D] with R'R the covariance of features [N, D]."""
     centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
     return linalg.qr(centred, mode="r")[0][: centred.shape[1]] if len(centred) > centred.shape[1] else centred
+
+
+def _same_space(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a, b = _checked(a, "the first set"), _checked(b, "the second set")
+    if a.shape[1] != b.shape[1]:
+        raise InputError(
+            f"features of {a.shape[1]} and {b.shape[1]} dimensions: use one extractor for both sets"
+        )
+    return a, b
 
 
 def _checked(features: np.ndarray, name: str) -> np.ndarray:

@@ -1,9 +1,21 @@
 import numpy as np
 import pytest
+import torch
+from prdc import compute_prdc
 from pytorch_fid.fid_score import calculate_frechet_distance
+from torchmetrics.image.kid import poly_mmd
 
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.fidelity import distance_with_interval, floor, frechet_distance
+from hamsynth_utils.metrics.features import extract, load_extractor
+from hamsynth_utils.metrics.fidelity import (
+    distance_with_interval,
+    floor,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 
 
 def gaussian(n: int, d: int, seed: int) -> np.ndarray:
@@ -87,8 +99,53 @@ def test_floor_falls_with_n_and_repeats_with_the_seed():
     assert floor(real, np.arange(1000), 50, 3, seed=2)["mean"] != few
 
 
+def test_the_kernel_distance_is_torchmetrics():
+    a, b = gaussian(60, 12, 0), gaussian(60, 12, 1)
+    expected = float(poly_mmd(torch.from_numpy(a), torch.from_numpy(b)))
+    assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert kernel_distance(b, a[:40]) == pytest.approx(kernel_distance(a[:40], b))
+
+
+def test_the_kernel_distance_has_no_bias():
+    """Unlike Fréchet's: of one distribution it is 0 on average, however few the images."""
+    generator = np.random.default_rng(0)
+    values = [kernel_distance(*generator.normal(size=(2, 20, 6))) for _ in range(400)]
+    assert abs(np.mean(values)) < 4 * np.std(values) / 20
+    one = distance_with_interval(*generator.normal(size=(2, 300, 6)), 50, 5, 0, kernel_distance)
+    assert one["low"] < 0 < one["high"]
+    real = generator.normal(size=(300, 6))
+    assert abs(floor(real, np.arange(300), 100, 5, 0, kernel_distance)["mean"]) < 0.2
+
+
+@pytest.mark.parametrize("neighbours", [1, 5])
+def test_precision_recall_density_coverage_are_their_authors(neighbours):
+    real, synthetic = gaussian(120, 5, 0), gaussian(90, 5, 0) * 0.8 + 0.3
+    expected = compute_prdc(real, synthetic, neighbours)
+    assert precision_recall(real, synthetic, neighbours) == pytest.approx(expected)
+
+
+def test_planted_faults_show_in_the_measure_that_is_there_for_them():
+    """Other phantom lesions score as the floor; a dropped class costs recall and coverage, noise precision."""
+    extractor = load_extractor("efficientnet_lite0")
+    sets = [make_phantom(400, seed=seed) for seed in (0, 1)]
+    real, other = (extract(lesions.images, extractor) for lesions in sets)
+    kept = (sets[1].labels != CLASSES.index("nv")).numpy()
+    copies = np.random.default_rng(0).choice(np.flatnonzero(kept), 400)
+    grain = torch.randn(sets[1].images.shape, generator=torch.Generator().manual_seed(0)) * 30
+    noisy = extract((sets[1].images + grain).clamp(0, 255).to(torch.uint8), extractor)
+    good, dropped, spoilt = (precision_recall(real, x) for x in (other, other[copies], noisy))
+    assert dropped["recall"] < good["recall"] - 0.2 and dropped["coverage"] < good["coverage"] - 0.2
+    assert spoilt["precision"] < good["precision"] - 0.2
+    assert good["precision"] > 0.7 and good["recall"] > 0.7
+    assert kernel_distance(real, other) < 0.2 * min(kernel_distance(real, x) for x in (other[copies], noisy))
+
+
 def test_bad_input_is_refused():
     a = gaussian(20, 4, 0)
+    with pytest.raises(InputError, match="4 and 3 dimensions"):
+        kernel_distance(a, a[:, :3])
+    with pytest.raises(InputError, match="5 neighbours need more images than 20 real and 5"):
+        precision_recall(a, a[:5])
     with pytest.raises(InputError, match="4 and 3 dimensions"):
         frechet_distance(a, a[:, :3])
     with pytest.raises(InputError, match="at least two"):
