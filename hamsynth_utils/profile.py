@@ -53,7 +53,7 @@ class TrainingSettings(Settings):
     class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """0 draws classes as they occur, 1 draws each class equally often, between: a power in between."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    checkpoint_seconds: Rate = 60.0
+    checkpoint_seconds: Rate = 20.0
 
     @model_validator(mode="after")
     def one_length(self) -> TrainingSettings:
