@@ -60,7 +60,7 @@ def arguments(description: str | None, minutes: float) -> argparse.Namespace:
 
 
 def open_run(options: argparse.Namespace) -> Run:
-    """A run that holds the images and their split; its threads are all cores."""
+    """A run that holds the images and their split; it computes on the profile's threads."""
     run = Run.open(f"benchmark-{Path(options.profile).stem}", options.profile, options.data, options.seed)
     torch.manual_seed(options.seed)
     return run

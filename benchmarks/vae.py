@@ -1,6 +1,6 @@
 """The package's VAE against a plain convolutional one with squared error and KL.
 
-python benchmarks/vae.py path/to/ham10000 --minutes 15
+    python benchmarks/vae.py path/to/ham10000 --minutes 15
 """
 
 from __future__ import annotations
