@@ -27,7 +27,8 @@ from hamsynth_utils.metrics.fidelity import (
 from hamsynth_utils.profile import TrainingSettings
 from hamsynth_utils.rooms import flip_and_turn, part_of
 from hamsynth_utils.run import Run
-from hamsynth_utils.training import Trainable, train
+from hamsynth_utils.trainable import Trainable
+from hamsynth_utils.training import train
 
 REPEATS = 5
 TRIAL_STEPS = 20

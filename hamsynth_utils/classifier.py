@@ -25,7 +25,7 @@ from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import ARMS, GENERATORS, ClassifierSettings
 from hamsynth_utils.synthesis import first_of_each, top_up_counts
-from hamsynth_utils.training import Trainable
+from hamsynth_utils.trainable import Trainable
 from hamsynth_utils.weights import read_weights, sha256_of
 
 HUB_SECONDS = 5.0

@@ -119,7 +119,12 @@ class DiffusionSettings(Settings):
     """Weight of the perceptual distance between the clean image and the guess of it, for folded pixels."""
     class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
     guidance: Annotated[float, Field(ge=1)] = 1.5
-    sampling_steps: Annotated[int, Field(ge=2)] = 30
+    """Used until one of `guidance_scales` is chosen, on validation images, after the training."""
+    guidance_scales: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.5, 2.0, 3.0)
+    sampling_steps: Annotated[int, Field(ge=2)] = 15
+    solver: Literal["ddim", "dpm++"] = "dpm++"
+    curve_steps: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10, 15, 30)
+    """Numbers of steps with which the solvers are compared."""
     training: TrainingSettings
 
     @model_validator(mode="after")
@@ -135,6 +140,8 @@ class SynthesisSettings(Settings):
 
     minority_share: Annotated[float, Field(gt=0, le=1)]
     evaluation_images: Annotated[int, Field(ge=50)]
+    curve_images: Annotated[int, Field(ge=8)] = 400
+    """Images behind each point of a curve: distance against minutes, steps or guidance."""
     batch_size: Count = 64
 
 

@@ -99,6 +99,14 @@ def train_autoencoder(run: Run, progress_bar: bool = True) -> Training:
         )  # fmt: skip
 
 
+def seconds_before(run: Run, name: str) -> float:
+    """Seconds of training that came before a generator's own: those of the autoencoder, if it has one."""
+    path = run.folder / "generators" / "autoencoder" / "history.csv"
+    if name != "diffusion" or run.profile.diffusion.autoencoder is None or not path.is_file():
+        return 0.0
+    return float(pd.read_csv(path)["seconds"].iloc[-1])
+
+
 def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
     """The run's synthetic set of the generator `name`, in `generators/<name>/synthetic/`, verified."""
     settings = run.profile.synthesis

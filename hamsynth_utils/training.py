@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,64 +20,17 @@ from tqdm import tqdm
 
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.faults import LossWatch, out_of_memory, too_large
 from hamsynth_utils.profile import TrainingSettings
+from hamsynth_utils.trainable import Share, Trainable
 from hamsynth_utils.weights import read_weights, write_weights
 from hamsynth_utils.writing import replacing
 
-EXPLOSION = 1000.0
-"""A loss this many times the median of the last hundred (or of 1, if that is larger) has exploded."""
 LOGGED_ROWS = 200
+MOMENTS = (1 / 8, 1 / 4, 1 / 2)
+"""How far a training is when its averaged weights are also kept, to show what more time buys."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss or a gradient became NaN, infinite or absurdly large; the last good checkpoint is kept."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which images of every batch are this process's: image i belongs to process i mod `processes`.
-
-    Noise is drawn for the whole batch by every process, which keeps the rows of its own images: several
-    processes so train on the very numbers that one process would have drawn.
-    """
-
-    process: int = 0
-    processes: int = 1
-
-    def of(self, whole: Tensor) -> Tensor:
-        """This process's rows of something that has one row an image of the whole batch."""
-        return whole[self.process :: self.processes]
-
-    def normal(self, *shape: int, device: torch.device) -> Tensor:
-        """Standard normal noise [N, ...] for N images of this process."""
-        return self.of(torch.randn(shape[0] * self.processes, *shape[1:], device=device))
-
-    def uniform(self, *shape: int, device: torch.device) -> Tensor:
-        """Even draws [N, ...] from [0, 1) for N images of this process."""
-        return self.of(torch.rand(shape[0] * self.processes, *shape[1:], device=device))
-
-
-class Trainable(nn.Module, ABC):
-    """What the loop trains: `forward(images, labels)` gives the losses by name, `loss` the one to minimise.
-
-    progress: how far its training is, from 0 to 1; set by the loop before each step.
-    share: which images of a batch it is given; set by the loop. Noise in `forward` is to be drawn by it.
-    betas: Adam's decay rates for this model.
-    """
-
-    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
-    progress: float = 1.0
-    share: Share = Share()
-
-    @abstractmethod
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch of images [N, 3, H, W] in [-1, 1] with labels [N]."""
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Parameters with their learning rates, for the optimizer."""
-        return [{"params": list(self.parameters()), "lr": learning_rate}]
 
 
 @dataclass(frozen=True)
@@ -89,11 +39,13 @@ class Training:
 
     history: one row a logged window: step, seconds, and the mean of each loss since the row before.
     loaded: whether the weights were found on disk rather than trained now.
+    moments: the weights' files at MOMENTS of the training and at its end, by step.
     """
 
     module: Trainable
     history: pd.DataFrame
     loaded: bool
+    moments: dict[int, Path]
 
 
 def train(
@@ -109,9 +61,10 @@ def train(
 ) -> Training:
     """Train `module` and leave `weights.safetensors` and `history.csv` in `folder`.
 
-    The weights are the exponential moving average. If they are there already they are loaded instead; if
-    only `checkpoint.safetensors` is, training goes on from it. Every random draw of a step comes from
-    (seed, step), so that a resumed training repeats what an unbroken one would have done.
+    The weights are the exponential moving average; `moments/<step>.safetensors` has it at MOMENTS. If the
+    weights are there already they are loaded instead; if only `checkpoint.safetensors` is, training goes on
+    from it. Every random draw of a step comes from (seed, step), so that a resumed training repeats what an
+    unbroken one would have done.
 
     description: text stored in the weights' metadata.
     Raises InputError for an empty training set, TrainingDiverged for a loss that is NaN or explodes.
@@ -119,7 +72,8 @@ def train(
     weights, checkpoint = folder / "weights.safetensors", folder / "checkpoint.safetensors"
     if weights.is_file():
         _fill(module, read_weights(weights)[0], weights)
-        return Training(module.eval(), pd.read_csv(folder / "history.csv"), loaded=True)
+        history = pd.read_csv(folder / "history.csv")
+        return Training(module.eval(), history, True, _moments(folder, int(history["step"].iloc[-1])))
     if len(lesions) == 0:
         raise InputError("no images to train on")
 
@@ -152,9 +106,11 @@ def train(
         seconds_before = rows[-1]["seconds"] if rows else 0.0
     images, labels = lesions.images.to(device), lesions.labels.to(device)
     batches = _batches(lesions, settings, seed, start, total)
-    watch = _LossWatch(folder)
+    watch = LossWatch(folder)
     window: list[dict[str, float]] = []
     every = max(1, total // LOGGED_ROWS)
+    moments = {max(1, round(share * total)) for share in MOMENTS}
+    description = {**(description or {}), "seed": str(seed)}
     began = saved = time.monotonic()
 
     for step, index in tqdm(
@@ -169,9 +125,17 @@ def train(
         module.progress = step / total
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(step, total, settings)
-        losses = wrapped(batch, module.share.of(labels[picked]))
+        classes = module.share.of(labels[picked])
         optimizer.zero_grad()
-        accelerator.backward(losses["loss"])
+        try:
+            losses = wrapped(batch, classes)
+            accelerator.backward(losses["loss"])
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            losses = {}
+        if not losses:  # outside of `except`, which would hold on to the memory
+            raise too_large(module, batch, classes)
         norm = accelerator.clip_grad_norm_(module.parameters(), settings.gradient_clip)
         everyone = accelerator.reduce(torch.stack([v.detach() for v in losses.values()]), "mean")
         values = dict(zip(losses, everyone.tolist(), strict=True))
@@ -187,6 +151,10 @@ def train(
             if time.monotonic() - saved > settings.checkpoint_seconds and accelerator.is_main_process:
                 _save(checkpoint, module, ema, optimizer, step + 1, rows)
                 saved = time.monotonic()
+        if step + 1 in moments and accelerator.is_main_process:
+            write_weights(
+                _moment(folder, step + 1), ema.ema_model.state_dict(), {**description, "steps": str(step + 1)}
+            )
 
     history = pd.DataFrame(rows)
     module.load_state_dict(ema.ema_model.state_dict())
@@ -194,12 +162,10 @@ def train(
     if accelerator.is_main_process:
         with replacing(folder / "history.csv") as path:
             history.to_csv(path, index=False)
-        write_weights(
-            weights, module.state_dict(), {**(description or {}), "seed": str(seed), "steps": str(total)}
-        )
+        write_weights(weights, module.state_dict(), {**description, "steps": str(total)})
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    return Training(module.eval(), history, loaded=False)
+    return Training(module.eval(), history, False, _moments(folder, total))
 
 
 def resolve_precision(precision: str) -> str:
@@ -246,33 +212,15 @@ def _batches(
         yield step, index
 
 
-class _LossWatch:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.recent: deque[float] = deque(maxlen=100)
+def _moment(folder: Path, step: int) -> Path:
+    return folder / "moments" / f"{step}.safetensors"
 
-    def check(self, step: int, values: dict[str, float], gradient_norm: float, scaled: bool) -> None:
-        usual = max(1.0, median(self.recent)) if self.recent else math.inf
-        reason = None
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            reason = f"{', '.join(bad)} is not a finite number"
-        elif abs(values["loss"]) > EXPLOSION * usual:
-            reason = f"the loss is {values['loss']:.3g}, usually {usual:.3g}"
-        elif not math.isfinite(gradient_norm) and not scaled:
-            reason = "the gradient is not finite"
-        if reason:
-            kept = self.folder / "checkpoint.safetensors"
-            state = (
-                f"the last good checkpoint is {kept}"
-                if kept.is_file()
-                else "no checkpoint was written before"
-            )
-            raise TrainingDiverged(
-                f"training diverged at step {step}: {reason}; {state}. "
-                "Lower learning_rate or gradient_clip in the profile and start again under another run name"
-            )
-        self.recent.append(abs(values["loss"]))
+
+def _moments(folder: Path, total: int) -> dict[int, Path]:
+    steps = sorted(int(path.stem) for path in (folder / "moments").glob("*.safetensors"))
+    return {step: _moment(folder, step) for step in steps if step < total} | {
+        total: folder / "weights.safetensors"
+    }
 
 
 def _mix(seed: int, step: int) -> int:

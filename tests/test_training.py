@@ -14,11 +14,11 @@ from torch import nn
 
 from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.faults import TrainingDiverged
 from hamsynth_utils.generators import build_generator
 from hamsynth_utils.profile import GENERATORS, TrainingSettings, load_profile
+from hamsynth_utils.trainable import Trainable
 from hamsynth_utils.training import (
-    Trainable,
-    TrainingDiverged,
     _batches,
     learning_rate_factor,
     resolve_precision,
@@ -58,7 +58,7 @@ def test_training_minimises_the_loss_and_leaves_weights_and_history(tmp_path):
     truth = float((LESIONS.images.float() / 127.5 - 1).mean())
     assert trained.module.value.item() == pytest.approx(truth, abs=0.02)
     assert trained.history["step"].iloc[-1] == 200 and not trained.loaded
-    assert {p.name for p in tmp_path.iterdir()} == {"weights.safetensors", "history.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == {"weights.safetensors", "history.csv", "moments"}
 
 
 def test_finished_weights_are_loaded_not_trained_again(tmp_path):
@@ -212,6 +212,41 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(edited_tiny, 
         train(vae, LESIONS, profile.vae.training, tmp_path / str(number), seed=seed, progress_bar=False)
         results.append(json.dumps([p.sum().item() for p in vae.parameters()]))
     assert results[0] == results[1] != results[2]
+
+
+@pytest.mark.parametrize(
+    ("most", "message"),
+    [(6, "batch_size of 16; a batch_size of 4 fits"), (0, "not even a batch_size of 1 fits")],
+)
+def test_out_of_memory_names_a_batch_size_that_fits(tmp_path, most, message):
+    class Hungry(Mean):
+        def forward(self, images, labels):
+            if len(images) > most:
+                torch.empty(2**60)  # what a CPU's allocator refuses
+            return super().forward(images, labels)
+
+    with pytest.raises(InputError, match=message):
+        fit(Hungry(), tmp_path)
+
+
+def test_other_errors_of_a_step_are_not_taken_for_a_lack_of_memory(tmp_path):
+    class Wrong(Mean):
+        def forward(self, images, labels):
+            return {"loss": images @ labels}
+
+    with pytest.raises(RuntimeError, match=r"size|shape|dtype|dimension"):
+        fit(Wrong(), tmp_path)
+
+
+def test_moments_are_what_a_training_was_before_its_end(tmp_path):
+    """A rate that does not decay: half of 40 steps are 20 steps."""
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    short = fit(Mean(), half, steps=20, decay="none", warmup_share=0.0)
+    trained = fit(Mean(), whole, steps=40, decay="none", warmup_share=0.0)
+    assert list(trained.moments) == [5, 10, 20, 40]
+    assert torch.equal(read_weights(trained.moments[20])[0]["value"], short.module.value)
+    assert torch.equal(read_weights(trained.moments[40])[0]["value"], trained.module.value)
+    assert fit(Mean(), whole, steps=40).moments == trained.moments  # loaded
 
 
 def test_weights_of_another_model_are_refused_with_their_file(tmp_path):

@@ -10,7 +10,7 @@ from torch.distributed.nn.functional import all_reduce
 from hamsynth_utils.generators.vae import ResidualBlock
 from hamsynth_utils.perception import perceptual_distance
 from hamsynth_utils.profile import AutoencoderSettings
-from hamsynth_utils.training import Trainable
+from hamsynth_utils.trainable import Trainable
 
 
 class Autoencoder(Trainable):

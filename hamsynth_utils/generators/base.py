@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.training import Trainable
+from hamsynth_utils.trainable import Trainable
 
 
 class Generator(Trainable):

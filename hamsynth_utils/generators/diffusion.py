@@ -22,6 +22,8 @@ from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.perception import perceptual_distance
 from hamsynth_utils.profile import DiffusionSettings
 
+SOLVERS = ("ddim", "dpm++")
+
 
 class FoldedPixels(nn.Module):
     """Space to depth: every block of factor x factor pixels becomes the channels of one position.
@@ -43,7 +45,7 @@ class FoldedPixels(nn.Module):
 
 
 class Diffusion(Generator):
-    """Denoises `process.model(x_t, t, y)`; trained with classes dropped, sampled with guidance by DDIM.
+    """Denoises `process.model(x_t, t, y)`; trained with classes dropped, sampled with guidance.
 
     representation: what x is, an `Autoencoder`'s latents or `FoldedPixels`. An autoencoder is trained before
     (see `rooms.train_generator`) and held fixed here; its weights are saved with the others.
@@ -147,36 +149,71 @@ class Diffusion(Generator):
 
     @torch.no_grad()
     def sample(
-        self, labels: Tensor, seed: int, guidance: float | None = None, steps: int | None = None
+        self,
+        labels: Tensor,
+        seed: int,
+        guidance: float | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
     ) -> Tensor:
-        """As `Generator.sample`; `guidance` and `steps` replace those of the settings."""
-        return deque(self.denoise(labels, seed, guidance, steps), maxlen=1).pop()
+        """As `Generator.sample`; `guidance`, `steps` and `solver` replace those of the settings."""
+        clean = deque(self.guesses(labels, seed, guidance, steps, solver), maxlen=1).pop()
+        return self.representation.decode(clean).clamp(-1, 1)
 
     @torch.no_grad()
     def denoise(
-        self, labels: Tensor, seed: int, guidance: float | None = None, steps: int | None = None
+        self,
+        labels: Tensor,
+        seed: int,
+        guidance: float | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
     ) -> Iterator[Tensor]:
-        """The guess of the clean image after each DDIM step, [N, 3, S, S] in [-1, 1]; the last is the sample.
+        """The guess of the clean image after each step, [N, 3, S, S] in [-1, 1]; the last is the sample."""
+        for clean in self.guesses(labels, seed, guidance, steps, solver):
+            yield self.representation.decode(clean).clamp(-1, 1)
 
-        Deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
+    @torch.no_grad()
+    def guesses(
+        self, labels: Tensor, seed: int, guidance: float | None, steps: int | None, solver: str | None
+    ) -> Iterator[Tensor]:
+        """The guess of x_0 after each step of a solver, [N, *shape]; each step is one pass of the network.
+
+        ddim: deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
+        dpm++: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), which draws a line through the last two
+        guesses where DDIM takes the last one as it is. The first step, which has only one guess, and the
+        last, where the line would reach too far, are DDIM's.
         """
-        guidance = self.settings.guidance if guidance is None else guidance
-        steps = self.settings.sampling_steps if steps is None else steps
-        if not 2 <= steps <= self.settings.timesteps:
-            raise InputError(f"steps must lie in 2 to {self.settings.timesteps}, but is {steps}")
-        if guidance < 1:
-            raise InputError(f"guidance must be at least 1 (1 means none), but is {guidance}")
+        settings = self.settings
+        guidance = settings.guidance if guidance is None else guidance
+        steps = settings.sampling_steps if steps is None else steps
+        solver = settings.solver if solver is None else solver
+        if not 2 <= steps <= settings.timesteps:
+            raise InputError(f"steps must lie in 2 to {settings.timesteps}, but is {steps}")
+        if not 1 <= guidance < float("inf"):
+            raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
+        if solver not in SOLVERS:
+            raise InputError(f"no solver is called {solver!r}; there are {', '.join(SOLVERS)}")
         labels = self.checked(labels)
         x = seeded_noise(self.shape, seed, len(labels), self.device)
-        times = self.shifted_times(torch.linspace(1, 0, steps)).unique().flip(0).tolist()
-        for time, time_next in zip(times, [*times[1:], None], strict=True):
+        times = self.shifted_times(torch.linspace(1, 0, steps)).unique().flip(0)
+        signal = self.process.alphas_cumprod.double().cpu()[times]
+        alpha, sigma = signal.sqrt().tolist(), (1 - signal).sqrt().tolist()
+        log_snr = (signal / (1 - signal)).log().div(2).tolist()
+        last = None
+        for step, time in enumerate(times.tolist()):
             t = torch.full((len(labels),), time, device=self.device)
             clean = self.predict_clean(x, t, labels, guidance)
-            noise = self.process.predict_noise_from_start(x, t, clean)
-            if time_next is not None:
-                signal = self.process.alphas_cumprod[time_next]
-                x = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-            yield self.representation.decode(clean).clamp(-1, 1)
+            yield clean
+            if step + 1 == len(times):
+                return
+            toward = clean
+            if solver == "dpm++" and last is not None and step + 2 < len(times):
+                ratio = (log_snr[step + 1] - log_snr[step]) / (log_snr[step] - log_snr[step - 1])
+                toward = clean + 0.5 * ratio * (clean - last)
+            noise = (x - alpha[step] * toward) / sigma[step]
+            x = alpha[step + 1] * toward + sigma[step + 1] * noise
+            last = clean
 
     @torch.no_grad()
     def predict_clean(self, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:

@@ -2,9 +2,10 @@
 
 The textbook minimax game (Goodfellow et al. 2014) is replaced by the relativistic pairing loss with
 zero-centred gradient penalties on real and on generated images (R3GAN, Huang et al. 2024), for which the
-game converges locally. The discriminator judges feature maps of a frozen pretrained network instead of
-pixels (Projected GAN, Sauer et al. 2021), and images reach it only through differentiable augmentation
-(Zhao et al. 2020), which keeps it from memorising a small data set. A mode-seeking term (Mao et al. 2019)
+game converges locally. The discriminator judges feature maps of a frozen pretrained network (Projected GAN,
+Sauer et al. 2021) and, since those hardly tell how dark and how red an image is, the image itself (Kumari et
+al. 2022). Images reach it only through differentiable augmentation (Zhao et al. 2020), which keeps it from
+memorising a small data set. A mode-seeking term (Mao et al. 2019)
 forbids the generator to answer every latent with the same image.
 """
 
@@ -25,6 +26,9 @@ from hamsynth_utils.profile import GANSettings
 PENALTY_STEP = 0.1
 """Standard deviation of the perturbation over which the discriminator's gradient is measured, where a feature
 map's mean square is one."""
+
+PIXEL_SCALE = 2.0
+"""Brings the pixels' mean square, about a quarter, to that of a feature map."""
 
 
 class GAN(Generator):
@@ -53,8 +57,8 @@ class GAN(Generator):
         latent = self.noise(len(images))
         fake = self.synthesis(latent, labels)
         with torch.no_grad():
-            real_maps = feature_maps(self.augmented(images))
-        fake_maps = feature_maps(self.augmented(fake))
+            real_maps = self.seen(images)
+        fake_maps = self.seen(fake)
 
         seen = [torch.cat([real, made.detach()]) for real, made in zip(real_maps, fake_maps, strict=True)]
         nudged = [each + PENALTY_STEP * self.share.normal(*each.shape, device=each.device) for each in seen]
@@ -84,9 +88,10 @@ class GAN(Generator):
         """So many latents [count, latent_size]."""
         return self.share.normal(count, self.settings.latent_size, device=self.device)
 
-    def augmented(self, images: Tensor) -> Tensor:
-        """The images as the discriminator gets to see them."""
-        return augment_differentiably(images, self.share.uniform(len(images), 5, device=images.device))
+    def seen(self, images: Tensor) -> list[Tensor]:
+        """What the discriminator sees of images, augmented: their feature maps, and themselves, halved."""
+        images = augment_differentiably(images, self.share.uniform(len(images), 5, device=images.device))
+        return [*feature_maps(images), PIXEL_SCALE * F.avg_pool2d(images, 2)]
 
     def sameness(self, latent: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """M = E[|z - z'| / (|G(z, y) - G(z', y)| + 0.02)], mean absolute differences (Mao et al. 2019).
@@ -164,11 +169,11 @@ class ModulatedBlock(nn.Module):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """(feature maps of `feature_maps`, y [N]) -> scores [N, P], each of one part of the image at one scale.
+    """(what `GAN.seen` gives, y [N]) -> scores [N, P], each of one part of the image at one scale.
 
     Random, fixed 1x1 convolutions mix the channels of a map and add the coarser maps to it, so that the
     generator cannot win by pleasing a few prominent features (Sauer et al. 2021, sec. 3.2). Then each scale
-    has a small critic of its own.
+    has a small critic of its own, and so have the pixels.
     """
 
     mixed = 64
@@ -182,9 +187,11 @@ class ProjectedDiscriminator(nn.Module):
             self.register_buffer(f"mixing_{level}", mixing, persistent=False)
         sizes = [max(1, math.ceil(image_size / stride)) for stride in (4, 8, 16, 32)]
         self.critics = nn.ModuleList(Critic(self.mixed, self.width, size) for size in sizes)
+        self.pixel_critic = Critic(3, self.width, image_size // 2)
 
-    def forward(self, maps: list[Tensor], labels: Tensor) -> Tensor:
-        scores: list[Tensor] = []
+    def forward(self, seen: list[Tensor], labels: Tensor) -> Tensor:
+        *maps, pixels = seen
+        scores = [self.pixel_critic(pixels, labels)]
         mixed: Tensor | None = None
         for level in reversed(range(len(maps))):
             own = F.conv2d(maps[level], self.get_buffer(f"mixing_{level}"))

@@ -11,7 +11,6 @@ from hamsynth_utils.generators import build_generator, description, load_generat
 from hamsynth_utils.generators.base import seeded_noise
 from hamsynth_utils.generators.gan import GAN, PENALTY_STEP, augment_differentiably
 from hamsynth_utils.generators.vae import gaussian_negative_log_likelihood, kl_to_standard_normal
-from hamsynth_utils.perception import feature_maps
 from hamsynth_utils.profile import GENERATORS, load_profile
 from hamsynth_utils.weights import write_weights
 
@@ -161,7 +160,7 @@ def test_the_gans_players_get_their_own_gradients_only(profile):
     latent = torch.randn(8, gan.settings.latent_size)
     labels = torch.arange(8) % 7
     fake = gan.synthesis(latent, labels)
-    real_maps, fake_maps = (feature_maps(gan.augmented(x)) for x in (images, fake))
+    real_maps, fake_maps = (gan.seen(x) for x in (images, fake))
     for real, made in zip(real_maps, fake_maps, strict=True):
         torch.randn(torch.cat([real, made]).shape)
     real_score = gan.discriminator(real_maps, labels).detach()
@@ -248,7 +247,7 @@ def test_ddim_through_every_time_agrees_with_the_librarys(edited_tiny):
     noise = seeded_noise((48, 16, 16), 7, 2, torch.device("cpu"))
     with patch("torch.randn", return_value=noise):
         expected = process.ddim_sample(labels, noise.shape) * 2 - 1
-    ours = F.pixel_unshuffle(diffusion.sample(labels, 7, guidance=1.0, steps=50), 4)
+    ours = F.pixel_unshuffle(diffusion.sample(labels, 7, guidance=1.0, steps=50, solver="ddim"), 4)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
 
 
@@ -273,9 +272,38 @@ def test_guidance_moves_away_from_the_unconditional_guess(edited_tiny):
     torch.testing.assert_close(diffusion.predict_clean(x, t, labels, 2.5), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bad", [{"guidance": 0.5}, {"steps": 1}, {"steps": 51}])
-def test_a_wrong_guidance_or_number_of_steps_is_refused(profile, bad):
-    with pytest.raises(InputError, match="must"):
+def test_dpm_solver_is_nearer_the_exact_path_than_ddim_which_is_of_first_order(edited_tiny):
+    """Where the data are N(m, s^2) the best guess and the path (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2),
+    which is constant, are known."""
+    change = {"diffusion": {"autoencoder": None, "timesteps": 1000, "noise_shift": 1.0}}
+    diffusion = build_generator("diffusion", load_profile(edited_tiny(change))).eval()
+    signal, mean, deviation = diffusion.process.alphas_cumprod.double(), 0.3, 0.5
+
+    def best_guess(x, t, labels, guidance):
+        a = signal[t].view(-1, 1, 1, 1)
+        return mean + a.sqrt() * deviation**2 / (a * deviation**2 + 1 - a) * (x - a.sqrt() * mean)
+
+    diffusion.predict_clean = best_guess
+    noise = seeded_noise(diffusion.shape, 3, 2, torch.device("cpu")).double()
+    begin, end = signal[-1], signal[0]
+    scale = (begin * deviation**2 + 1 - begin).sqrt()
+    at_end = end.sqrt() * mean + (end * deviation**2 + 1 - end).sqrt() * (noise - begin.sqrt() * mean) / scale
+    exact = best_guess(at_end, torch.zeros(2, dtype=torch.long), None, None)
+
+    def error(solver, steps):
+        *_, clean = diffusion.guesses(torch.tensor([1, 2]), 3, 1.0, steps, solver)
+        return float((clean - exact).abs().max())
+
+    assert error("ddim", 40) == pytest.approx(error("ddim", 20) / 2, rel=0.1)
+    assert error("dpm++", 20) < error("dpm++", 10) / 4
+    assert error("dpm++", 20) < error("ddim", 20) / 10
+
+
+@pytest.mark.parametrize(
+    "bad", [{"guidance": 0.5}, {"guidance": float("nan")}, {"steps": 1}, {"steps": 51}, {"solver": "euler"}]
+)
+def test_a_wrong_guidance_number_of_steps_or_solver_is_refused(profile, bad):
+    with pytest.raises(InputError, match=r"must|no solver is called 'euler'; there are ddim, dpm"):
         build_generator("diffusion", profile).sample(LABELS[:1], 0, **bad)
 
 

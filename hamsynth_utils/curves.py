@@ -1,0 +1,125 @@
+"""What more minutes, more steps or stronger guidance buy: distances to held-out images along a curve.
+
+Each point stands on few images, so that a curve costs little: compare along it, not with another table.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hamsynth_utils.data.lesions import CLASSES, to_uint8
+from hamsynth_utils.generators import description, load_generator
+from hamsynth_utils.generators.base import Generator
+from hamsynth_utils.generators.diffusion import SOLVERS, Diffusion
+from hamsynth_utils.metrics.features import extract, load_extractor
+from hamsynth_utils.metrics.fidelity import distance_with_interval
+from hamsynth_utils.rooms import part_of, seconds_before
+from hamsynth_utils.run import Run
+from hamsynth_utils.training import Training
+from hamsynth_utils.weights import read_weights, write_weights
+from hamsynth_utils.writing import replacing
+
+BATCH = 64
+
+
+class Yardstick:
+    """Held-out real images of a run, by FD-lite0.
+
+    labels: [N] of the held-out images, those that a generator is asked for; N is `synthesis.curve_images`,
+    or as many as the validation part has.
+    floor: the distance between the held-out images and training images, which are of other lesions.
+    """
+
+    def __init__(self, run: Run) -> None:
+        held_out, train = part_of(run, "validation"), part_of(run, "train")
+        draw = torch.Generator().manual_seed(run.seed)
+        picked = torch.randperm(len(held_out), generator=draw)[: run.profile.synthesis.curve_images]
+        others = torch.randperm(len(train), generator=draw)[: len(picked)]
+        self.run, self.labels = run, held_out.labels[picked]
+        self.extractor = load_extractor("efficientnet_lite0", run.device)
+        self.features = extract(held_out.images[picked], self.extractor)
+        self.floor = self.distance(train.images[others])
+
+    def distance(self, images: Tensor) -> dict[str, float]:
+        """FD-lite0 of images uint8 [N, 3, S, S]: mean, low, high, n and repeats, in draws of half of them."""
+        found, run = extract(images, self.extractor), self.run
+        n = min(len(found), len(self.features)) // 2
+        return distance_with_interval(self.features, found, n, run.profile.evaluation.repeats, run.seed)
+
+    def distance_of(self, generator: Generator, **how: float | str) -> dict[str, float]:
+        """That of one image for each of `labels`; `how` is handed to `generator.sample`."""
+        batches = self.labels.split(BATCH)
+        made = [to_uint8(generator.sample(y, BATCH * i, **how)).cpu() for i, y in enumerate(batches)]
+        return self.distance(torch.cat(made))
+
+
+def budget(run: Run, name: str, training: Training, yardstick: Yardstick) -> pd.DataFrame:
+    """What the training's moments were worth: step, minutes, loss and distance; kept in `budget.csv`."""
+    with run.room(f"generators/{name}") as folder:
+        path = folder / "budget.csv"
+        if not path.is_file():
+            before = seconds_before(run, name)
+            rows = []
+            for step, weights in training.moments.items():
+                logged = training.history[training.history["step"] <= step].iloc[-1]
+                found = yardstick.distance_of(load_generator(weights, name).to(run.device))
+                minutes = (before + logged["seconds"]) / 60
+                rows.append({"step": step, "minutes": minutes, "loss": logged["loss"], **found})
+            with replacing(path) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
+        return pd.read_csv(path)
+
+
+def moment_samples(run: Run, name: str, training: Training, per_class: int = 1) -> dict[int, Tensor]:
+    """The same latents at each moment of the training: images [7 * per_class, 3, S, S] in [-1, 1] by step."""
+    labels = torch.arange(len(CLASSES)).repeat_interleave(per_class)
+    return {
+        step: load_generator(weights, name).to(run.device).sample(labels, run.seed).cpu()
+        for step, weights in training.moments.items()
+    }
+
+
+def sampling_curves(run: Run, diffusion: Diffusion, yardstick: Yardstick) -> pd.DataFrame:
+    """Distance against the guidance scale and against solver and steps; kept in `sampling.csv`.
+
+    The guidance scale with the smallest distance to the held-out images is chosen, and written into the
+    settings of the weights: the run's synthetic set is sampled with it. Columns: curve (`guidance` or
+    `steps`), solver, steps, guidance, passes (of the network for one image), seconds, and the distance's.
+    """
+    settings = run.profile.diffusion
+    with run.room("generators/diffusion") as folder:
+        path = folder / "sampling.csv"
+        if not path.is_file():
+            default = {"solver": settings.solver, "steps": settings.sampling_steps}
+            rows = [_point("guidance", diffusion, yardstick, guidance=scale, **default)
+                    for scale in settings.guidance_scales]  # fmt: skip
+            best = min(rows, key=lambda row: row["mean"])["guidance"]
+            for solver in SOLVERS:
+                for steps in settings.curve_steps:
+                    rows.append(
+                        _point("steps", diffusion, yardstick, solver=solver, steps=steps, guidance=best)
+                    )
+            _choose(diffusion, best)
+            tensors, metadata = read_weights(folder / "weights.safetensors")
+            write_weights(folder / "weights.safetensors", tensors, {**metadata, **description(diffusion)})
+            with replacing(path) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
+        curves = pd.read_csv(path)
+    guided = curves[curves["curve"] == "guidance"]
+    _choose(diffusion, float(guided.loc[guided["mean"].idxmin(), "guidance"]))
+    return curves
+
+
+def _choose(diffusion: Diffusion, guidance: float) -> None:
+    diffusion.settings = diffusion.settings.model_copy(update={"guidance": guidance})
+
+
+def _point(curve: str, diffusion: Diffusion, yardstick: Yardstick, **how: float | str) -> dict:
+    began = time.monotonic()
+    found = yardstick.distance_of(diffusion, **how)
+    passes = int(how["steps"]) * (1 if how["guidance"] == 1 else 2)
+    return {"curve": curve, **how, "passes": passes, "seconds": time.monotonic() - began, **found}
