@@ -47,8 +47,9 @@ class Yardstick:
     def distance(self, images: Tensor) -> dict[str, float]:
         """FD-lite0 of images uint8 [N, 3, S, S]: mean, low, high, n and repeats, in draws of half of them."""
         found, run = extract(images, self.extractor), self.run
-        n = min(len(found), len(self.features)) // 2
-        return distance_with_interval(self.features, found, n, run.profile.evaluation.repeats, run.seed)
+        return distance_with_interval(
+            self.features, found, len(found) // 2, run.profile.evaluation.repeats, run.seed
+        )
 
     def distance_of(self, generator: Generator, **how: float | str) -> dict[str, float]:
         """That of one image for each of `labels`; `how` is handed to `generator.sample`."""
@@ -68,7 +69,8 @@ def budget(run: Run, name: str, training: Training, yardstick: Yardstick) -> pd.
                 logged = training.history[training.history["step"] <= step].iloc[-1]
                 found = yardstick.distance_of(load_generator(weights, name).to(run.device))
                 minutes = (before + logged["seconds"]) / 60
-                rows.append({"step": step, "minutes": minutes, "loss": logged["loss"], **found})
+                loss, real = logged["loss"], yardstick.floor["mean"]
+                rows.append({"step": step, "minutes": minutes, "loss": loss, **found, "floor": real})
             with replacing(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
         return pd.read_csv(path)
@@ -122,4 +124,5 @@ def _point(curve: str, diffusion: Diffusion, yardstick: Yardstick, **how: float 
     began = time.monotonic()
     found = yardstick.distance_of(diffusion, **how)
     passes = int(how["steps"]) * (1 if how["guidance"] == 1 else 2)
-    return {"curve": curve, **how, "passes": passes, "seconds": time.monotonic() - began, **found}
+    return {"curve": curve, **how, "passes": passes, "seconds": time.monotonic() - began, **found,
+            "floor": yardstick.floor["mean"]}  # fmt: skip

@@ -177,6 +177,8 @@ class Profile(Settings):
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ARMS
     threads: Count
     """CPU threads of one notebook."""
+    released: bool = False
+    """Load a released checkpoint instead of training, where it was trained on exactly this run's images."""
     data: DataSettings
     vae: VAESettings
     gan: GANSettings

@@ -21,6 +21,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from hamsynth_utils.checkpoints import WEIGHTS, take_over
 from hamsynth_utils.classifier import (
     Classifier,
     Provenance,
@@ -34,8 +35,9 @@ from hamsynth_utils.classifier import (
 from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.generators import build_generator, description
+from hamsynth_utils.generators import build_generator, description, load_generator
 from hamsynth_utils.generators.autoencoder import Autoencoder
+from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.diffusion import Diffusion
 from hamsynth_utils.profile import ARMS, GENERATORS
 from hamsynth_utils.run import Run
@@ -65,27 +67,34 @@ def flip_and_turn(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_generator(run: Run, name: str, progress_bar: bool = True) -> Training:
-    """The run's generator `name`, in `generators/<name>/`; trained on the training part alone."""
-    settings = run.profile.generator_settings(name)
+    """The run's generator `name`, in `generators/<name>/`; trained on the training part alone.
+
+    Where the profile allows it, a released checkpoint of a training on the same images is taken over instead,
+    with its own settings: `Training.origin` says so.
+    """
+    training = run.profile.generator_settings(name).training
     lesions = _training_part(run)
     torch.manual_seed(run.seed)
-    generator = build_generator(name, run.profile)
     with _room_of_all(run, f"generators/{name}") as folder:
-        if isinstance(generator, Diffusion) and isinstance(generator.representation, Autoencoder):
-            generator.representation.load_state_dict(train_autoencoder(run, progress_bar).module.state_dict())
+        generator = _released(run, name) or build_generator(name, run.profile)
+        space = getattr(generator, "representation", None)
+        if isinstance(space, Autoencoder) and not (folder / WEIGHTS).is_file():
+            space.load_state_dict(train_autoencoder(run, progress_bar).module.state_dict())
+        about = {"trained_on": run.training_fingerprint(), "counts": json.dumps(lesions.counts)}
         return train(
-            generator, lesions, settings.training, folder, seed=run.seed, augment=flip_and_turn,
-            description={**description(generator), "trained_on": run.training_fingerprint()},
-            progress_bar=progress_bar,
+            generator, lesions, training, folder, seed=run.seed, augment=flip_and_turn,
+            description={**description(generator), **about}, progress_bar=progress_bar,
         )  # fmt: skip
 
 
 def train_autoencoder(run: Run, progress_bar: bool = True) -> Training:
     """The autoencoder of the run's diffusion model, in `generators/autoencoder/`; on the training part alone.
 
+    That of the released diffusion model, where this one is taken over.
     Raises InputError if the profile's diffusion model works without one.
     """
-    settings = run.profile.diffusion.autoencoder
+    released = _released(run, "diffusion")
+    settings = (released.settings if isinstance(released, Diffusion) else run.profile.diffusion).autoencoder
     if settings is None:
         raise InputError("this profile's diffusion model works on pixels: it has no autoencoder")
     lesions = _training_part(run)
@@ -97,6 +106,13 @@ def train_autoencoder(run: Run, progress_bar: bool = True) -> Training:
             augment=flip_and_turn, description={"trained_on": run.training_fingerprint()},
             progress_bar=progress_bar,
         )  # fmt: skip
+
+
+def _released(run: Run, name: str) -> Generator | None:
+    """The released generator that the run has taken over, if any; of several processes the first takes it."""
+    with PartialState().main_process_first():
+        taken = take_over(run, name)
+    return load_generator(run.folder / "generators" / name / WEIGHTS) if taken else None
 
 
 def seconds_before(run: Run, name: str) -> float:
@@ -117,7 +133,7 @@ def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
             part_of(run, "train").labels, settings.minority_share, settings.evaluation_images
         )
         return synthesize(
-            run.require(f"generators/{name}/weights.safetensors", f"the notebook of the {name}"), counts,
+            run.require(f"generators/{name}/{WEIGHTS}", f"the notebook of the {name}"), counts,
             # Far from the seeds of the other generators and of the pictures in the notebooks.
             1_000_000 * (1 + GENERATORS.index(name)) + 10_000_000 * run.seed,
             folder / "synthetic", settings.batch_size, progress=progress_bar,

@@ -9,6 +9,7 @@ file with its hash.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -27,12 +28,12 @@ from hamsynth_utils.profile import GENERATORS
 from hamsynth_utils.weights import read_weights, sha256_of, sha256_of_bytes
 from hamsynth_utils.writing import replacing
 
-MANIFEST = ["file", "image_id", "dx", "generator", "checkpoint", "seed", "trained_on", "sha256"]
+MANIFEST = ["file", "image_id", "dx", "generator", "checkpoint", "seed", "sampling", "trained_on", "sha256"]
 NOTICE = (
     "SYNTHETIC IMAGE, made by a generative model; not a photograph of a patient. Research and education only."
 )
 LICENCE = "CC BY-NC-SA 4.0"
-LABELS = ("generator", "checkpoint", "seed", "class", "trained_on")
+LABELS = ("generator", "checkpoint", "seed", "sampling", "class", "trained_on")
 """What each PNG's metadata says, each key with the prefix `hamsynth:`."""
 
 
@@ -76,12 +77,13 @@ def in_proportion(synthetic: LesionSet, labels: Tensor, images: int) -> LesionSe
 
 
 def synthesize(checkpoint: Path, per_class: dict[str, int], seed: int, folder: Path, batch_size: int = 64,
-               name: str | None = None, progress: bool = True) -> LesionSet:  # fmt: skip
+               name: str | None = None, progress: bool = True, **how: float | str) -> LesionSet:  # fmt: skip
     """Sample `per_class[dx]` images of each class into `folder`, which must not exist; return them.
 
     Image number i of the set is drawn from the seed `seed + i`. name: refuse a checkpoint of another
-    generator. Raises InputError for a bad checkpoint, an unknown class, a negative count or none at all,
-    or an existing folder.
+    generator. how: guidance, steps or solver, for a diffusion model. Raises InputError for a bad checkpoint,
+    an unknown class, one that the generator never saw, a negative count or none at all, or an existing
+    folder.
     """
     if folder.exists():
         raise InputError(f"{folder} exists already: name a new folder, or delete it")
@@ -93,19 +95,31 @@ def synthesize(checkpoint: Path, per_class: dict[str, int], seed: int, folder: P
     generator = load_generator(checkpoint, name)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     generator.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if how and generator.name != "diffusion":
+        raise InputError(
+            f"{', '.join(how)}: only a diffusion model is sampled with that, not a {generator.name}"
+        )
     metadata = read_weights(checkpoint)[1]
+    seen = json.loads(metadata.get("counts", "{}"))
+    unseen = [dx for dx, count in per_class.items() if count > 0 and seen.get(dx, 1) == 0]
+    if unseen:
+        raise InputError(
+            f"{checkpoint} was trained without any image of {', '.join(unseen)}, and cannot draw one: "
+            "leave the class out, or train with images of it"
+        )
     labels = torch.cat([torch.full((per_class.get(dx, 0),), label) for label, dx in enumerate(CLASSES)])
     made_by = {
         "generator": generator.name,
         "checkpoint": sha256_of(checkpoint),
         "trained_on": metadata.get("trained_on", "unknown"),
+        "sampling": " ".join(f"{key}={value}" for key, value in how.items()) or "checkpoint's own",
     }
     rows = []
     with replacing(folder) as temporary, tqdm(total=len(labels), unit="image", disable=not progress) as bar:
         (temporary / "images").mkdir(parents=True)
         for start in range(0, len(labels), batch_size):
             batch = labels[start : start + batch_size]
-            for offset, image in enumerate(to_uint8(generator.sample(batch, seed + start)).cpu()):
+            for offset, image in enumerate(to_uint8(generator.sample(batch, seed + start, **how)).cpu()):
                 dx, image_seed = CLASSES[int(batch[offset])], seed + start + offset
                 image_id = f"SYN_{generator.name}_{dx}_{start + offset:06d}"
                 content = _png(image, {**made_by, "class": dx, "seed": str(image_seed)})
@@ -205,6 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--classes", nargs="+", default=list(CLASSES), help="all seven if left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, type=Path, help="a folder that does not exist yet")
+    for option, kind in (("--guidance", float), ("--steps", int), ("--solver", str)):
+        parser.add_argument(option, type=kind, help="diffusion only; the checkpoint's own if left out")
     options = parser.parse_args(arguments)
     try:
         if options.generator not in GENERATORS:
@@ -212,7 +228,11 @@ def main(arguments: list[str] | None = None) -> int:
                 f"no generator is called {options.generator!r}; there are {', '.join(GENERATORS)}"
             )
         counts = dict.fromkeys(options.classes, options.per_class)
-        made = synthesize(options.checkpoint, counts, options.seed, options.out, name=options.generator)
+        asked = {key: getattr(options, key) for key in ("guidance", "steps", "solver")}
+        how = {key: value for key, value in asked.items() if value is not None}
+        made = synthesize(
+            options.checkpoint, counts, options.seed, options.out, name=options.generator, **how
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -38,14 +38,19 @@ class Training:
     """A trained module and how it got there.
 
     history: one row a logged window: step, seconds, and the mean of each loss since the row before.
-    loaded: whether the weights were found on disk rather than trained now.
+    origin: `trained now`, `loaded from an earlier training` or `loaded from the released checkpoint`.
     moments: the weights' files at MOMENTS of the training and at its end, by step.
     """
 
     module: Trainable
     history: pd.DataFrame
-    loaded: bool
+    origin: str
     moments: dict[int, Path]
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights were found on disk rather than trained now."""
+        return self.origin != "trained now"
 
 
 def train(
@@ -71,9 +76,13 @@ def train(
     """
     weights, checkpoint = folder / "weights.safetensors", folder / "checkpoint.safetensors"
     if weights.is_file():
-        _fill(module, read_weights(weights)[0], weights)
+        tensors, metadata = read_weights(weights)
+        _fill(module, tensors, weights)
         history = pd.read_csv(folder / "history.csv")
-        return Training(module.eval(), history, True, _moments(folder, int(history["step"].iloc[-1])))
+        source = "the released checkpoint" if "released" in metadata else "an earlier training"
+        return Training(
+            module.eval(), history, f"loaded from {source}", _moments(folder, int(history["step"].iloc[-1]))
+        )
     if len(lesions) == 0:
         raise InputError("no images to train on")
 
@@ -109,7 +118,7 @@ def train(
     watch = LossWatch(folder)
     window: list[dict[str, float]] = []
     every = max(1, total // LOGGED_ROWS)
-    moments = {max(1, round(share * total)) for share in MOMENTS}
+    moment_steps = {max(1, round(share * total)) for share in MOMENTS}
     description = {**(description or {}), "seed": str(seed)}
     began = saved = time.monotonic()
 
@@ -151,7 +160,7 @@ def train(
             if time.monotonic() - saved > settings.checkpoint_seconds and accelerator.is_main_process:
                 _save(checkpoint, module, ema, optimizer, step + 1, rows)
                 saved = time.monotonic()
-        if step + 1 in moments and accelerator.is_main_process:
+        if step + 1 in moment_steps and accelerator.is_main_process:
             write_weights(
                 _moment(folder, step + 1), ema.ema_model.state_dict(), {**description, "steps": str(step + 1)}
             )
@@ -165,7 +174,7 @@ def train(
         write_weights(weights, module.state_dict(), {**description, "steps": str(total)})
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    return Training(module.eval(), history, False, _moments(folder, total))
+    return Training(module.eval(), history, "trained now", _moments(folder, total))
 
 
 def resolve_precision(precision: str) -> str:

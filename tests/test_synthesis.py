@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +28,8 @@ def checkpoint(tiny_profile, tmp_path):
     torch.manual_seed(0)
     generator = build_generator("gan", load_profile(tiny_profile))
     path = tmp_path / "gan.safetensors"
-    write_weights(path, generator.state_dict(), {**description(generator), "trained_on": "abc"})
+    about = {"trained_on": "abc", "counts": json.dumps({dx: int(dx != "bcc") for dx in CLASSES})}
+    write_weights(path, generator.state_dict(), {**description(generator), **about})
     return path
 
 
@@ -129,6 +132,7 @@ def test_an_altered_set_is_refused_and_the_fault_named(synthetic, what):
         ({"df": 0}, "must not be negative, nor 0"),
         ({}, "nor 0"),
         ({"xyz": 2}, "unknown class 'xyz'"),
+        ({"bcc": 2, "df": 1}, "trained without any image of bcc"),
     ],
 )
 def test_wrong_counts_are_refused_before_anything_is_written(checkpoint, tmp_path, counts, message):
@@ -144,12 +148,33 @@ def test_an_existing_folder_is_not_overwritten(checkpoint, synthetic):
 
 def test_the_command_works_without_the_data_set(checkpoint, tmp_path, capsys):
     arguments = ["--checkpoint", str(checkpoint), "--per-class", "1", "--out", str(tmp_path / "out")]
-    assert main(["--generator", "gan", *arguments]) == 0
-    assert len(read_synthetic(tmp_path / "out")) == len(CLASSES)
+    assert main(["--generator", "gan", *arguments]) == 2
+    assert "trained without any image of bcc" in capsys.readouterr().err
+    others = [dx for dx in CLASSES if dx != "bcc"]
+    assert main(["--generator", "gan", *arguments, "--classes", *others]) == 0
+    assert len(read_synthetic(tmp_path / "out")) == len(others)
     assert main(["--generator", "vae", *arguments[:-1], str(tmp_path / "b")]) == 2
     assert "holds a gan, not a vae" in capsys.readouterr().err
     assert main(["--generator", "flow", *arguments]) == 2
     assert "no generator is called 'flow'" in capsys.readouterr().err
+    assert main(["--generator", "gan", *arguments[:-1], str(tmp_path / "b"), "--steps", "9"]) == 2
+    assert "a gan has no steps" in capsys.readouterr().err
+
+
+def test_a_diffusion_models_sampling_is_chosen_by_command_and_recorded(tiny_profile, tmp_path, capsys):
+    torch.manual_seed(0)
+    diffusion = build_generator("diffusion", load_profile(tiny_profile))
+    path = tmp_path / "diffusion.safetensors"
+    write_weights(path, diffusion.state_dict(), description(diffusion))
+    arguments = ["--generator", "diffusion", "--checkpoint", str(path), "--per-class", "1", "--classes", "df"]
+    assert main([*arguments, "--out", str(tmp_path / "own")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "two"), "--steps", "2", "--solver", "ddim"]) == 0
+    recorded = [pd.read_csv(tmp_path / name / "manifest.csv")["sampling"][0] for name in ("own", "two")]
+    assert recorded == ["checkpoint's own", "steps=2 solver=ddim"]
+    for wrong, message in [("euler", "no solver is called 'euler'"), ("0.5", "guidance must be")]:
+        option = "--solver" if wrong == "euler" else "--guidance"
+        assert main([*arguments, "--out", str(tmp_path / "no"), option, wrong]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
 def test_counts_bring_minorities_up_and_leave_the_majority():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
@@ -13,6 +16,8 @@ from hamsynth_utils.generators.gan import GAN
 from hamsynth_utils.generators.vae import VAE
 from hamsynth_utils.profile import DiffusionSettings, GANSettings, Profile, Settings, VAESettings
 from hamsynth_utils.weights import read_weights
+
+MADE_WITH = ("hamsynth", "torch", "denoising-diffusion-pytorch")
 
 REGISTRY: dict[str, tuple[type[Generator], type[Settings]]] = {
     "vae": (VAE, VAESettings),
@@ -28,9 +33,15 @@ def build_generator(name: str, profile: Profile) -> Generator:
     return kind(profile.data.image_size, settings)  # type: ignore[call-arg]
 
 
+FORMAT = "1"
+"""Raised when weights of an older version no longer mean what they meant."""
+
+
 def description(generator: Generator) -> dict[str, str]:
     """What must be stored beside its weights so that `load_generator` can rebuild it."""
     return {
+        "format": FORMAT,
+        "made_with": ", ".join(f"{name} {version(name)}" for name in MADE_WITH),
         "generator": generator.name,
         "settings": json.dumps(generator.settings.model_dump(mode="json")),  # type: ignore[union-attr, operator]
         "image_size": str(generator.image_size),
@@ -42,7 +53,7 @@ def load_generator(path: Path, name: str | None = None) -> Generator:
     """The trained generator in a .safetensors file, in evaluation mode on the CPU.
 
     name: refuse a file that holds another generator. Raises InputError for a file that is missing, cut
-    short, of another class list, or not a generator's.
+    short, of another format, class list or network, or not a generator's.
     """
     tensors, metadata = read_weights(path)
     kind_name = metadata.get("generator")
@@ -50,15 +61,27 @@ def load_generator(path: Path, name: str | None = None) -> Generator:
         raise InputError(f"{path} holds no generator (its metadata says {kind_name!r})")
     if name is not None and name != kind_name:
         raise InputError(f"{path} holds a {kind_name}, not a {name}")
+    made_with = metadata.get("made_with", "another version")
+    if metadata.get("format") != FORMAT:
+        raise InputError(
+            f"{path} was made with {made_with}, in format {metadata.get('format')}; this is "
+            f"hamsynth {version('hamsynth')}, which reads format {FORMAT}: use that version, or train anew"
+        )
     if metadata["classes"] != ",".join(CLASSES):
         raise InputError(f"{path} was trained on the classes {metadata['classes']}, not {','.join(CLASSES)}")
     kind, settings_kind = REGISTRY[kind_name]
-    settings = settings_kind.model_validate_json(metadata["settings"])
+    try:
+        settings = settings_kind.model_validate_json(metadata["settings"])
+    except ValidationError as error:
+        raise InputError(
+            f"{path} was made with {made_with}, whose settings this version does not know: {error}"
+        ) from error
     generator = kind(int(metadata["image_size"]), settings)  # type: ignore[call-arg]
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(
-            f"{path} does not fit this version's {kind_name}: {str(error).splitlines()[-1].strip()}"
+            f"{path}, made with {made_with}, does not fit this version's {kind_name}: "
+            f"{str(error).splitlines()[-1].strip()}"
         ) from error
     return generator.eval()

@@ -1,3 +1,4 @@
+import json
 from unittest.mock import patch
 
 import pytest
@@ -330,6 +331,17 @@ def test_bad_checkpoints_are_refused(generator, tmp_path):
     write_weights(path, generator.state_dict(), {**description(generator), "classes": "a,b"})
     with pytest.raises(InputError, match="trained on the classes a,b"):
         load_generator(path)
+    write_weights(path, generator.state_dict(), {**description(generator), "format": "0"})
+    with pytest.raises(InputError, match=r"made with hamsynth .*, in format 0; this is hamsynth"):
+        load_generator(path)
+    settings = {**json.loads(description(generator)["settings"]), "wings": 2}
+    write_weights(path, generator.state_dict(), {**description(generator), "settings": json.dumps(settings)})
+    with pytest.raises(InputError, match=r"whose settings this version does not know: .*wings"):
+        load_generator(path)
+    write_weights(path, generator.state_dict(), {**description(generator), "image_size": "128"})
+    if generator.name != "diffusion":  # whose network fits any size
+        with pytest.raises(InputError, match=r"does not fit this version's"):
+            load_generator(path)
     state = generator.state_dict()
     state.pop(next(iter(state)))
     write_weights(path, state, description(generator))

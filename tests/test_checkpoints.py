@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import TINY, merged
+
+from hamsynth_utils import checkpoints
+from hamsynth_utils.checkpoints import release
+from hamsynth_utils.curves import Yardstick, budget, moment_samples, sampling_curves
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.generators import load_generator
+from hamsynth_utils.profile import GENERATORS
+from hamsynth_utils.rooms import make_synthetic, train_autoencoder, train_generator
+from hamsynth_utils.run import Run
+from hamsynth_utils.synthesis import read_synthetic
+from hamsynth_utils.weights import read_weights
+
+CHANGE = {
+    "synthesis": {"curve_images": 16},
+    "diffusion": {"guidance_scales": [1.0, 2.0], "curve_steps": [2, 4]},
+}
+
+
+def write_profile(folder: Path, change: dict) -> str:
+    folder.mkdir(exist_ok=True)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(merged(merged(TINY, CHANGE), change)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with all that its generators' chapters leave."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = Run.open("long", write_profile(folder, {}), root=folder)
+    yardstick = Yardstick(run)
+    for name in GENERATORS:
+        training = train_generator(run, name, progress_bar=False)
+        budget(run, name, training, yardstick)
+        if name == "diffusion":
+            sampling_curves(run, training.module, yardstick)
+    return run
+
+
+def test_a_released_checkpoint_is_taken_over_by_a_run_on_the_same_images(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "project_root", lambda: tmp_path)
+    for name in GENERATORS:
+        path = release(finished, name, tmp_path / "checkpoints")
+        assert (
+            path.stat().st_size
+            < 0.75 * (finished.folder / f"generators/{name}/weights.safetensors").stat().st_size
+        )
+    # Other settings, same images: those of the checkpoint count.
+    other = write_profile(
+        tmp_path, {"released": True, "gan": {"latent_size": 24}, "vae": {"latent_size": 24}}
+    )
+    run = Run.open("short", other, root=tmp_path)
+    labels = torch.arange(len(CLASSES))
+    for name in GENERATORS:
+        training = train_generator(run, name, progress_bar=False)
+        assert training.origin == "loaded from the released checkpoint"
+        own = load_generator(finished.folder / f"generators/{name}/weights.safetensors")
+        assert (
+            training.module.sample(labels, 3) - own.sample(labels, 3)
+        ).abs().mean() < 0.02  # half precision
+        for table in ("history", "budget"):
+            frames = [pd.read_csv(r.folder / f"generators/{name}/{table}.csv") for r in (run, finished)]
+            pd.testing.assert_frame_equal(*frames)
+        assert len(make_synthetic(run, name, progress_bar=False)) > 0
+    assert train_autoencoder(run).origin == "loaded from the released checkpoint"
+
+
+def test_a_run_on_other_images_or_one_that_does_not_want_it_trains_its_own(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "project_root", lambda: tmp_path)
+    release(finished, "gan", tmp_path / "checkpoints")
+    unwanted = Run.open("unwanted", write_profile(tmp_path, {}), root=tmp_path)
+    assert train_generator(unwanted, "gan", progress_bar=False).origin == "trained now"
+    profile = write_profile(tmp_path / "b", {"released": True})
+    other_images = Run.open("other", profile, seed=1, root=tmp_path)
+    assert train_generator(other_images, "gan", progress_bar=False).origin == "trained now"
+
+
+def test_only_finished_generators_are_released(tmp_path):
+    run = Run.open("young", write_profile(tmp_path, {}), root=tmp_path)
+    train_generator(run, "vae", progress_bar=False)
+    with pytest.raises(InputError, match=r"budget\.csv is not there yet: run the notebook of the vae"):
+        release(run, "vae", tmp_path / "checkpoints")
+
+
+def test_the_budget_follows_the_training_and_the_moments_are_drawn_from_the_same_latents(finished):
+    training = train_generator(finished, "vae", progress_bar=False)
+    table = pd.read_csv(finished.folder / "generators/vae/budget.csv")
+    assert table["step"].tolist() == list(training.moments) and table["minutes"].is_monotonic_increasing
+    assert (table["mean"] > 0).all() and (table["n"] == 8).all()
+    pictures = moment_samples(finished, "vae", training)
+    own = training.module.sample(torch.arange(len(CLASSES)), finished.seed)
+    assert torch.equal(pictures[table["step"].iloc[-1]], own)
+
+
+def test_the_guidance_that_is_nearest_to_held_out_images_samples_the_synthetic_set(finished):
+    curves = pd.read_csv(finished.folder / "generators/diffusion/sampling.csv")
+    guided = curves[curves["curve"] == "guidance"]
+    best = float(guided.loc[guided["mean"].idxmin(), "guidance"])
+    weights = finished.folder / "generators/diffusion/weights.safetensors"
+    assert load_generator(weights).settings.guidance == best
+    assert set(curves.loc[curves["curve"] == "steps", "solver"]) == {"ddim", "dpm++"}
+    assert (curves["passes"] == curves["steps"] * (1 + (curves["guidance"] > 1))).all()
+    # Asked again, nothing is measured twice and the same is chosen.
+    training = train_generator(finished, "diffusion", progress_bar=False)
+    assert training.module.settings.guidance == finished.profile.diffusion.guidance
+    sampling_curves(finished, training.module, None)
+    assert training.module.settings.guidance == best
+    make_synthetic(finished, "diffusion", progress_bar=False)
+    made = read_synthetic(finished.folder / "generators/diffusion/synthetic")
+    assert len(made) and read_weights(weights)[1]["steps"] == "6"
+
+
+def test_the_floor_of_a_yardstick_is_that_of_other_real_images(tmp_path):
+    yardstick = Yardstick(
+        Run.open("a", write_profile(tmp_path, {"synthesis": {"curve_images": 80}}), root=tmp_path)
+    )
+    noise = torch.randint(0, 256, (len(yardstick.labels), 3, 64, 64), dtype=torch.uint8)
+    assert yardstick.floor["n"] == len(yardstick.labels) // 2
+    assert 0 < yardstick.floor["mean"] < yardstick.distance(noise)["mean"] / 2
