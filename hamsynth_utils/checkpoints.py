@@ -1,9 +1,6 @@
 """Released checkpoints: what a long training made, for those who have not got its hours.
 
-    python -m hamsynth_utils.checkpoints --run cpu
-
-writes `checkpoints/<generator>.safetensors` in half precision, a model card `<generator>.md` and the pictures
-of it, from the finished generators of a run. A profile with `released: true` takes them over.
+`hamsynth_utils.release` writes them; a profile with `released: true` takes them over.
 """
 
 from __future__ import annotations
@@ -28,27 +25,6 @@ AUTOENCODER = "autoencoder_history"
 def checkpoint_of(name: str, folder: Path | None = None) -> Path:
     """The file of a generator's released checkpoint; `folder` is the project's `checkpoints/` by default."""
     return (folder or project_root() / "checkpoints") / f"{name}.safetensors"
-
-
-def release(run: Run, name: str, folder: Path) -> Path:
-    """Write the checkpoint of a run's finished generator to `folder`, in half precision; return its path.
-
-    Raises InputError if the generator, or a table of its chapter, is not finished yet.
-    """
-    room = run.require(f"generators/{name}/{WEIGHTS}", f"the notebook of the {name}").parent
-    tensors, metadata = read_weights(room / WEIGHTS)
-    for table in TABLES[name]:
-        metadata[table] = run.require(
-            f"generators/{name}/{table}.csv", f"the notebook of the {name}"
-        ).read_text()
-    if name == "diffusion" and run.profile.diffusion.autoencoder is not None:
-        metadata[AUTOENCODER] = (run.folder / "generators/autoencoder/history.csv").read_text()
-    metadata |= {"released": "true", "profile": run.profile.name}
-    half = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
-    path = checkpoint_of(name, folder)
-    write_weights(path, half, metadata)
-    load_generator(path)
-    return path
 
 
 def take_over(run: Run, name: str) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -38,7 +39,6 @@ from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import build_generator, description, load_generator
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator
-from hamsynth_utils.generators.diffusion import Diffusion
 from hamsynth_utils.profile import ARMS, GENERATORS
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_synthetic, requested_counts, synthesize
@@ -87,14 +87,19 @@ def train_generator(run: Run, name: str, progress_bar: bool = True) -> Training:
         )  # fmt: skip
 
 
+def settings_of(run: Run, name: str) -> Any:
+    """The settings of the run's generator `name`: the profile's, or those of the checkpoint taken over."""
+    released = _released(run, name)
+    return released.settings if released else run.profile.generator_settings(name)
+
+
 def train_autoencoder(run: Run, progress_bar: bool = True) -> Training:
     """The autoencoder of the run's diffusion model, in `generators/autoencoder/`; on the training part alone.
 
     That of the released diffusion model, where this one is taken over.
     Raises InputError if the profile's diffusion model works without one.
     """
-    released = _released(run, "diffusion")
-    settings = (released.settings if isinstance(released, Diffusion) else run.profile.diffusion).autoencoder
+    settings = settings_of(run, "diffusion").autoencoder
     if settings is None:
         raise InputError("this profile's diffusion model works on pixels: it has no autoencoder")
     lesions = _training_part(run)

@@ -7,16 +7,16 @@ import yaml
 from conftest import TINY, merged
 
 from hamsynth_utils import checkpoints
-from hamsynth_utils.checkpoints import release
 from hamsynth_utils.curves import Yardstick, budget, moment_samples, sampling_curves
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import load_generator
 from hamsynth_utils.profile import GENERATORS
+from hamsynth_utils.release import main, release
 from hamsynth_utils.rooms import make_synthetic, train_autoencoder, train_generator
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_synthetic
-from hamsynth_utils.weights import read_weights
+from hamsynth_utils.weights import read_weights, sha256_of
 
 CHANGE = {
     "synthesis": {"curve_images": 16},
@@ -81,6 +81,23 @@ def test_a_run_on_other_images_or_one_that_does_not_want_it_trains_its_own(finis
     profile = write_profile(tmp_path / "b", {"released": True})
     other_images = Run.open("other", profile, seed=1, root=tmp_path)
     assert train_generator(other_images, "gan", progress_bar=False).origin == "trained now"
+
+
+def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(finished.folder.parent))
+    profile = str(finished.folder.parent / "tiny.yaml")
+    out = tmp_path / "out"
+    arguments = ["--run", "long", "--profile", profile, "--data", "phantom", "--out", str(out)]
+    assert main([*arguments, "--generators", "diffusion"]) == 0
+    names = {"diffusion.safetensors", "diffusion.md", "diffusion-moments.png", "diffusion-classes.png"}
+    assert {path.name for path in out.iterdir()} == names
+    text = (out / "diffusion.md").read_text()
+    assert sha256_of(out / "diffusion.safetensors") in text and "CC BY-NC-SA 4.0" in text
+    spent = pd.read_csv(finished.folder / "generators/diffusion/budget.csv")
+    assert all(f"| {distance:.3f}".rstrip("0") in text for distance in spent["mean"])
+    assert f"{finished.lesions().subset(finished.split().train).counts['nv']} nv" in text
+    assert main([*arguments[:-1], str(out), "--seed", "1"]) == 2
+    assert "error:" in capsys.readouterr().err
 
 
 def test_only_finished_generators_are_released(tmp_path):

@@ -13,6 +13,7 @@ from hamsynth_utils.figures.charts import (
     loss_curves,
     precision_recall_curves,
 )
+from hamsynth_utils.figures.distances import distance_curves
 from hamsynth_utils.figures.images import class_grid, image_grid, image_rows, overlay
 from hamsynth_utils.figures.style import (
     ARM_COLOURS,
@@ -43,6 +44,7 @@ __all__ = [
     "class_counts",
     "class_grid",
     "confusion_matrix",
+    "distance_curves",
     "group_bars",
     "histogram_pair",
     "image_grid",

@@ -107,11 +107,11 @@ def loss_curves(
     axes.set_ylabel(ylabel + (", logarithmic" if log else ""))
     axes.grid(axis="y")
     axes.margins(x=0.01)
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
     return figure
 
 
-def _name_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+def name_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     """Names right of the axes at the curves' last values, pushed apart where they would overlap."""
     ends = sorted(ends)
     to_axes = axes.transScale + axes.transLimits

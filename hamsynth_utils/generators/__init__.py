@@ -43,7 +43,7 @@ def description(generator: Generator) -> dict[str, str]:
         "format": FORMAT,
         "made_with": ", ".join(f"{name} {version(name)}" for name in MADE_WITH),
         "generator": generator.name,
-        "settings": json.dumps(generator.settings.model_dump(mode="json")),  # type: ignore[union-attr, operator]
+        "settings": json.dumps(generator.settings.model_dump(mode="json")),
         "image_size": str(generator.image_size),
         "classes": ",".join(CLASSES),
     }

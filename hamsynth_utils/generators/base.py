@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ class Generator(Trainable):
 
     name: what it is called in profiles, folders and arms.
     image_size: S, height and width in pixels.
+    settings: its own kind of Settings, see profile.py.
     """
 
     name: ClassVar[str]
+    settings: Any
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
