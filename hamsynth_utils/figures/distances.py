@@ -24,7 +24,8 @@ def distance_curves(points: pd.DataFrame, x: str, ylabel: str, series: str | Non
     for number, (name, line) in enumerate(points.groupby(series) if series else [("", points)]):
         line, colour = line.sort_values(x), PALETTE[number % len(PALETTE)]
         bars = [line["mean"] - line["low"], line["high"] - line["mean"]]
-        axes.errorbar(line[x], line["mean"], bars, color=colour, marker="o", capsize=3, elinewidth=1)
+        beside = 0.01 * number * (points[x].max() - points[x].min())  # so that no bar hides another
+        axes.errorbar(line[x] + beside, line["mean"], bars, color=colour, marker="o", capsize=3, elinewidth=1)
         ends.append((float(line["mean"].iloc[-1]), str(name), colour))
     axes.axhline(points["floor"].mean(), color=GREY, **DASHED)
     axes.set_ylim(bottom=0)
