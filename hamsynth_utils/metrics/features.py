@@ -25,11 +25,17 @@ from hamsynth_utils.writing import replacing
 DISTANCE_NAME = {"inception": "FID", "vit": "FD-ViT", "efficientnet_lite0": "FD-lite0"}
 """What the Fréchet distance of an extractor's features may be called."""
 
+KERNEL_NAME = {"inception": "KID", "vit": "KD-ViT", "efficientnet_lite0": "KD-lite0"}
+"""What the kernel distance of an extractor's features may be called."""
+
 EXTRACTORS = tuple(DISTANCE_NAME)
 
 INCEPTION_URL = inception.FID_WEIGHTS_URL
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CONNECT_SECONDS = 5.0
+
+KEPT_AT_ONCE = 2048
+"""Images after which `cached_features` writes down what it has: a killed run loses no more."""
 
 
 class InceptionFeatures(nn.Module):
@@ -143,32 +149,40 @@ def cached_features(
     progress: bool = False,
     classifier: ClassifierSettings | None = None,
 ) -> np.ndarray:
-    """`extract` with the extractor `name`, kept in the .npy file `path` and read from there the next time.
+    """`extract` with the extractor `name`; what is computed is kept in the .npz file `path`.
 
-    `path` with the suffix .sha256 holds the hash of images and extractor: other images are computed anew.
+    One file serves any number of sets: each image is known by its own hash, and only those that the file
+    does not hold yet are computed. Two processes must not write it at once (`Run.room` sees to that).
     classifier: for the extractor `vit`, see `load_extractor`.
     """
     if name not in EXTRACTORS:
         raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
-    contents = images.contiguous().cpu().numpy()
-    key = hashlib.sha256(f"{name} {contents.shape}".encode())
-    key.update(contents.data)
-    extractor = None
+    if not len(images):
+        raise InputError("no images to compute features of")
+    extractor, identity = None, f"{name} {tuple(images.shape[1:])}"
     if name == "vit":  # the only one whose weights may be others the next time
         extractor = load_extractor(name, device, classifier)
         assert isinstance(extractor, ViTFeatures)
-        key.update(extractor.identity.encode())
-    key_path = path.with_suffix(".sha256")
-    if path.is_file() and key_path.is_file() and key_path.read_text() == key.hexdigest():
-        return np.load(path)
-    features = extract(images, extractor or load_extractor(name, device, classifier), progress=progress)
-    # The key goes first and comes last: a run killed in between never pairs it with other features.
-    key_path.unlink(missing_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, features)
-    with replacing(key_path) as temporary:
-        temporary.write_text(key.hexdigest())
-    return features
+        identity += extractor.identity
+    prefix = hashlib.sha256(identity.encode())
+    keys = []
+    for image in images.contiguous().cpu().numpy():
+        key = prefix.copy()
+        key.update(image)
+        keys.append(key.hexdigest())
+    kept: dict[str, np.ndarray] = {}
+    if path.is_file():
+        with np.load(path) as file:
+            kept = dict(zip(file["keys"].tolist(), file["features"], strict=True))
+    missing = {key: row for row, key in enumerate(keys) if key not in kept}
+    for start in range(0, len(missing), KEPT_AT_ONCE):
+        some = list(missing)[start : start + KEPT_AT_ONCE]
+        extractor = extractor or load_extractor(name, device, classifier)
+        found = extract(images[[missing[key] for key in some]], extractor, progress=progress)
+        kept.update(zip(some, found, strict=True))
+        with replacing(path) as temporary, temporary.open("wb") as out:
+            np.savez(out, keys=np.array(list(kept)), features=np.stack(list(kept.values())))
+    return np.stack([kept[key] for key in keys])
 
 
 def _inception_weights() -> Path:

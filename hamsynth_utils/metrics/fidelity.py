@@ -6,18 +6,31 @@ number of images and the floor, the distance between real images and other real 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import linalg, stats
-from scipy.spatial.distance import cdist
+from sklearn.metrics.pairwise import euclidean_distances
 
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics.intervals import lesion_codes
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
 """A number for two sets of features."""
+
+Pairs = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Repeated random draws of n and n rows from two sets."""
+
+MEASURES = {
+    "frechet": (0.0, np.inf),
+    "kernel": (-np.inf, np.inf),
+    "precision": (0.0, 1.0),
+    "recall": (0.0, 1.0),
+    "density": (0.0, np.inf),
+    "coverage": (0.0, 1.0),
+}
+"""What `all_measures` measures, and the range of each."""
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -72,9 +85,10 @@ def precision_recall(real: np.ndarray, synthetic: np.ndarray, neighbours: int = 
             f"{neighbours} neighbours need more images than {len(real)} real and {len(synthetic)} synthetic"
         )
     real_reach, synthetic_reach = (
-        np.partition(cdist(points, points), neighbours, axis=1)[:, neighbours] for points in (real, synthetic)
+        np.partition(euclidean_distances(points), neighbours, axis=1)[:, neighbours]
+        for points in (real, synthetic)
     )
-    apart = cdist(real, synthetic)
+    apart = euclidean_distances(real, synthetic)
     in_real_ball, in_synthetic_ball = apart <= real_reach[:, None], apart <= synthetic_reach
     return {
         "precision": float(in_real_ball.any(0).mean()),
@@ -82,6 +96,68 @@ def precision_recall(real: np.ndarray, synthetic: np.ndarray, neighbours: int = 
         "density": float(in_real_ball.sum(0).mean() / neighbours),
         "coverage": float(in_real_ball.any(1).mean()),
     }
+
+
+def draws(real: np.ndarray, synthetic: np.ndarray, n: int, repeats: int, seed: int) -> Pairs:
+    """`repeats` random draws of `n` real and `n` synthetic feature vectors, from [N, D] and [M, D].
+
+    Raises InputError if a set holds fewer than `n` rows, or for repeats < 2.
+    """
+    real, synthetic = _checked(real, "the real set"), _checked(synthetic, "the synthetic set")
+    for name, features in (("real", real), ("synthetic", synthetic)):
+        if len(features) < n:
+            raise InputError(f"{n} images a draw, but there are only {len(features)} {name} ones: lower n")
+    for generator in _generators(repeats, seed):
+        yield _sample(real, n, generator), _sample(synthetic, n, generator)
+
+
+def real_draws(
+    real: np.ndarray, lesion_ids: Sequence | np.ndarray | pd.Series, n: int, repeats: int, seed: int
+) -> Pairs:
+    """`repeats` random draws of `n` real feature vectors and `n` other ones: what a perfect generator gives.
+
+    real: features [N, D]; lesion_ids: [N]. Every repeat halves the lesions at random and draws `n` images
+    from each half, so that no lesion is on both sides.
+
+    Raises InputError for a missing lesion id, repeats < 2, or if a half holds fewer than `n` images.
+    """
+    real = _checked(real, "the real set")
+    codes, lesions = lesion_codes(lesion_ids, len(real))
+    images = np.bincount(codes)
+    for generator in _generators(repeats, seed):
+        order = generator.permutation(lesions)
+        first = order[np.cumsum(images[order]) <= len(real) / 2]
+        side = np.isin(codes, first)
+        smaller = min(side.sum(), (~side).sum())
+        if smaller < n:
+            raise InputError(
+                f"a floor at n = {n} needs {n} images in each half, but {len(real)} images of {lesions} "
+                f"lesions give a half of {smaller}: lower n"
+            )
+        yield _sample(real[side], n, generator), _sample(real[~side], n, generator)
+
+
+def all_measures(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    """Each of `MEASURES` over the pairs of `draws` or `real_draws`: measure, mean, low, high, n, repeats.
+
+    One row a measure; the interval is that of `distance_with_interval`, within the measure's range.
+    """
+    drawn, n = [], 0
+    for real, synthetic in pairs:
+        n = len(real)
+        distances = {"frechet": frechet_distance(real, synthetic), "kernel": kernel_distance(real, synthetic)}
+        drawn.append(distances | precision_recall(real, synthetic))
+    return pd.DataFrame(
+        [
+            {
+                "measure": name,
+                **_interval([row[name] for row in drawn], *limits),
+                "n": n,
+                "repeats": len(drawn),
+            }
+            for name, limits in MEASURES.items()
+        ]
+    )
 
 
 def distance_with_interval(
@@ -92,24 +168,14 @@ def distance_with_interval(
     seed: int,
     measure: Measure = frechet_distance,
 ) -> dict[str, float]:
-    """`measure` between `n` real and `n` synthetic feature vectors, over `repeats` random draws.
+    """`measure` over the `draws` of `n` real and `n` synthetic feature vectors.
 
     Returns mean, low, high, n and repeats. A distance depends on n: compare only at equal n. `low` to
     `high` is the 95 % prediction interval (Student) of one more draw of n and n images. It holds the chance
     of the draw, not that of training; draws of more than half of a set overlap, and the interval is then
-    too narrow.
-
-    Raises InputError if a set holds fewer than `n` rows, or for repeats < 2.
+    too narrow. Raises InputError as `draws` does.
     """
-    real, synthetic = _checked(real, "the real set"), _checked(synthetic, "the synthetic set")
-    for name, features in (("real", real), ("synthetic", synthetic)):
-        if len(features) < n:
-            raise InputError(f"{n} images a draw, but there are only {len(features)} {name} ones: lower n")
-
-    def draw(generator: np.random.Generator) -> float:
-        return measure(_sample(real, n, generator), _sample(synthetic, n, generator))
-
-    return _repeated(draw, n, repeats, seed, measure)
+    return _measured(draws(real, synthetic, n, repeats, seed), measure, n, repeats)
 
 
 def floor(
@@ -120,44 +186,29 @@ def floor(
     seed: int,
     measure: Measure = frechet_distance,
 ) -> dict[str, float]:
-    """`measure` between real images and other real images: what a perfect generator would get.
+    """`measure` over the `real_draws` of real images and other real images, no lesion on both sides.
 
-    real: features [N, D]; lesion_ids: [N]. Every repeat halves the lesions at random and draws `n` images
-    from each half, so that no lesion is on both sides. Returns what `distance_with_interval` returns.
-
-    Raises InputError for a missing lesion id, or if a half holds fewer than `n` images.
+    Returns what `distance_with_interval` returns; raises InputError as `real_draws` does.
     """
-    real = _checked(real, "the real set")
-    codes, lesions = lesion_codes(lesion_ids, len(real))
-    images = np.bincount(codes)
-
-    def draw(generator: np.random.Generator) -> float:
-        order = generator.permutation(lesions)
-        first = order[np.cumsum(images[order]) <= len(real) / 2]
-        side = np.isin(codes, first)
-        smaller = min(side.sum(), (~side).sum())
-        if smaller < n:
-            raise InputError(
-                f"a floor at n = {n} needs {n} images in each half, but {len(real)} images of {lesions} "
-                f"lesions give a half of {smaller}: lower n"
-            )
-        return measure(_sample(real[side], n, generator), _sample(real[~side], n, generator))
-
-    return _repeated(draw, n, repeats, seed, measure)
+    return _measured(real_draws(real, lesion_ids, n, repeats, seed), measure, n, repeats)
 
 
-def _repeated(
-    draw: Callable[[np.random.Generator], float], n: int, repeats: int, seed: int, measure: Measure
-) -> dict[str, float]:
+def _generators(repeats: int, seed: int) -> list[np.random.Generator]:
     if repeats < 2:
         raise InputError(f"an interval needs at least 2 repeats, not {repeats}")
-    values = [draw(generator) for generator in np.random.default_rng(seed).spawn(repeats)]
-    mean = float(np.mean(values))
+    return np.random.default_rng(seed).spawn(repeats)
+
+
+def _measured(pairs: Pairs, measure: Measure, n: int, repeats: int) -> dict[str, float]:
+    least = 0.0 if measure is frechet_distance else -np.inf
+    return {**_interval([measure(a, b) for a, b in pairs], least, np.inf), "n": n, "repeats": repeats}
+
+
+def _interval(values: Sequence[float], least: float, most: float) -> dict[str, float]:
+    """Mean and 95 % prediction interval (Student) of one more value, within `least` to `most`."""
+    mean, repeats = float(np.mean(values)), len(values)
     spread = float(stats.t.ppf(0.975, repeats - 1) * np.std(values, ddof=1) * np.sqrt(1 + 1 / repeats))
-    low, high = mean - spread, mean + spread
-    if measure is frechet_distance:  # it is never negative, so its interval ends at 0
-        low = max(low, 0.0)
-    return {"mean": mean, "low": low, "high": high, "n": n, "repeats": repeats}
+    return {"mean": mean, "low": max(mean - spread, least), "high": min(mean + spread, most)}
 
 
 def _sample(features: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:

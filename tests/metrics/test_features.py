@@ -98,27 +98,58 @@ def test_bad_images_and_names_are_refused(lite0):
         features.load_extractor("vgg")
 
 
-def test_cached_features_are_computed_once_for_the_same_images(tmp_path, monkeypatch):
-    path = tmp_path / "room" / "real.npy"
-    images = noise(3)
-    loads = []
-    load = features.load_extractor
-    monkeypatch.setattr(features, "load_extractor", lambda *a: loads.append(a) or load(*a))
-    first = features.cached_features(images, "efficientnet_lite0", path)
-    np.testing.assert_array_equal(features.cached_features(images, "efficientnet_lite0", path), first)
-    assert len(loads) == 1
+def test_no_image_is_computed_twice_whatever_set_it_is_in(tmp_path, monkeypatch):
+    path = tmp_path / "room" / "lite0.npz"
+    images = noise(4)
+    computed = []
+    compute = features.extract
+    monkeypatch.setattr(
+        features, "extract", lambda x, *a, **k: computed.append(len(x)) or compute(x, *a, **k)
+    )
+    first = features.cached_features(images[:3], "efficientnet_lite0", path)
+    np.testing.assert_allclose(first, compute(images[:3], features.load_extractor("efficientnet_lite0")))
+    again = features.cached_features(images[[2, 0, 2]], "efficientnet_lite0", path)
+    np.testing.assert_array_equal(again, first[[2, 0, 2]])
+    assert computed == [3]
     changed = images.clone()
     changed[2, 0, 0, 0] ^= 255
     second = features.cached_features(changed, "efficientnet_lite0", path)
-    assert len(loads) == 2
-    np.testing.assert_allclose(second[:2], first[:2], atol=1e-4)
+    assert computed == [3, 2]
+    np.testing.assert_array_equal(second[:2], first[:2])
     assert not np.array_equal(second[2], first[2])
     with pytest.raises(InputError, match="vgg"):
         features.cached_features(images, "vgg", path)
+    with pytest.raises(InputError, match="no images"):
+        features.cached_features(images[:0], "efficientnet_lite0", path)
+
+
+def test_a_killed_computation_goes_on_where_it_was(tmp_path, monkeypatch):
+    path, images, computed = tmp_path / "lite0.npz", noise(5), []
+    compute = features.extract
+
+    def killed(some, *rest, **named):
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        computed.append(len(some))
+        return compute(some, *rest, **named)
+
+    monkeypatch.setattr(features, "KEPT_AT_ONCE", 2)
+    monkeypatch.setattr(features, "extract", killed)
+    with pytest.raises(KeyboardInterrupt):
+        features.cached_features(images, "efficientnet_lite0", path)
+    assert computed == [2, 2]
+    monkeypatch.setattr(
+        features, "extract", lambda x, *a, **k: computed.append(len(x)) or compute(x, *a, **k)
+    )
+    found = features.cached_features(images, "efficientnet_lite0", path)
+    assert computed == [2, 2, 1]
+    np.testing.assert_allclose(
+        found, compute(images, features.load_extractor("efficientnet_lite0")), atol=1e-4
+    )
 
 
 def test_cached_vit_features_follow_the_weights(tmp_path, tiny_profile):
-    weights, path = tmp_path / "vit.safetensors", tmp_path / "real.npy"
+    weights, path = tmp_path / "vit.safetensors", tmp_path / "vit.npz"
     settings = load_profile(tiny_profile).classifier.model_copy(update={"weights": str(weights)})
     found = []
     for seed in (0, 1):

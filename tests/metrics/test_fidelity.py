@@ -10,11 +10,15 @@ from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.metrics.fidelity import (
+    MEASURES,
+    all_measures,
     distance_with_interval,
+    draws,
     floor,
     frechet_distance,
     kernel_distance,
     precision_recall,
+    real_draws,
 )
 
 
@@ -138,6 +142,33 @@ def test_planted_faults_show_in_the_measure_that_is_there_for_them():
     assert spoilt["precision"] < good["precision"] - 0.2
     assert good["precision"] > 0.7 and good["recall"] > 0.7
     assert kernel_distance(real, other) < 0.2 * min(kernel_distance(real, x) for x in (other[copies], noisy))
+
+
+def test_all_measures_are_the_single_ones_over_the_same_draws():
+    real, synthetic = gaussian(300, 6, 0), gaussian(260, 6, 0) * 0.9 + 0.2
+    table = all_measures(draws(real, synthetic, 100, 4, seed=3)).set_index("measure")
+    assert list(table.index) == list(MEASURES) and set(table["n"]) == {100} and set(table["repeats"]) == {4}
+    for name, measure in (("frechet", frechet_distance), ("kernel", kernel_distance)):
+        one = distance_with_interval(real, synthetic, 100, 4, 3, measure)
+        assert table.loc[name].to_dict() == pytest.approx(one)
+    coverage = [precision_recall(a, b)["coverage"] for a, b in draws(real, synthetic, 100, 4, seed=3)]
+    assert table.loc["coverage", "mean"] == pytest.approx(np.mean(coverage))
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    assert table.loc[["precision", "recall", "coverage"], "high"].max() <= 1
+    lesions = np.repeat(np.arange(150), 2)
+    base = all_measures(real_draws(real, lesions, 100, 4, 3)).set_index("measure")["mean"]
+    assert base["frechet"] == pytest.approx(floor(real, lesions, 100, 4, 3)["mean"])
+    assert base["precision"] == pytest.approx(base["recall"], abs=0.1)
+
+
+def test_a_collapsed_set_costs_recall_and_coverage_but_not_precision():
+    real, other = clusters([300] * 7, 0), clusters([300] * 7, 1)
+    good, collapsed = (
+        all_measures(draws(real, x, 400, 3, 0)).set_index("measure")["mean"]
+        for x in (other, other[:10].repeat(50, 0))
+    )
+    assert collapsed["precision"] > good["precision"] - 0.1
+    assert collapsed["recall"] < 0.05 and collapsed["coverage"] < 0.2 < 0.5 < good["coverage"]
 
 
 def test_bad_input_is_refused():
