@@ -76,6 +76,8 @@ class VAESettings(Settings):
     free_nats: Annotated[float, Field(ge=0)] = 0.0
     perceptual: Annotated[float, Field(ge=0)] = 0.0
     """Nats for each unit of perceptual distance between an image and its reconstruction."""
+    fitted_prior: bool = False
+    """Sample from a normal distribution fitted to the latents of training images rather than from N(0, I)."""
     training: TrainingSettings
 
 

@@ -24,7 +24,10 @@ def ham10000_folder() -> Path:
 TINY = {
     "threads": 1,
     "data": {"phantom_images": 1000},
-    "vae": {"latent_size": 8, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}},
+    "vae": {
+        "latent_size": 8, "width": 8, "fitted_prior": True,
+        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
+    },
     "gan": {
         "latent_size": 8, "width": 8, "textbook_steps": 4,
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},

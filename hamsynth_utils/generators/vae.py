@@ -26,6 +26,10 @@ class VAE(Generator):
     dimension below its share of `free_nats` (free bits, Kingma et al. 2016). Squared error alone asks for a
     blur; `perceptual` nats for each unit of perceptual distance between an image and its reconstruction are
     added to the loss, which is then no longer a bound on the likelihood.
+
+    With `fitted_prior`, samples are not drawn from N(0, I) but from a normal distribution with a mean for
+    each class and one full covariance, fitted by maximum likelihood to the latents of training images while
+    the networks train (Ghosh et al. 2020): it goes where the posteriors are, and does not change them.
     """
 
     name: ClassVar[str] = "vae"
@@ -46,6 +50,9 @@ class VAE(Generator):
 
         self.class_mean = nn.Parameter(torch.zeros(len(CLASSES), latent))
         self.class_log_deviation = nn.Parameter(torch.zeros(len(CLASSES), latent))
+        if settings.fitted_prior:
+            self.prior_mean = nn.Parameter(torch.zeros(len(CLASSES), latent))
+            self.prior_whitening = nn.Parameter(torch.zeros(latent, latent))
         self.from_latent = nn.Linear(latent + len(CLASSES), features)
         decoder: list[nn.Module] = []
         for before, after in zip(channels[::-1], [*channels[-2::-1], width], strict=True):
@@ -73,8 +80,26 @@ class VAE(Generator):
         features = self.from_latent(torch.cat([latent, _one_hot(labels)], dim=1))
         return self.decoder(features.view(len(latent), -1, self.grid, self.grid)).float()
 
+    def fitted_negative_log_likelihood(self, latent: Tensor, labels: Tensor) -> Tensor:
+        """-log of the fitted prior at latents [N, latent_size], in nats, [N]; needs `fitted_prior`."""
+        # Not by a matrix product, which mixed precision would round.
+        white = (self._whitening() * (latent - self.prior_mean[labels])[:, None]).sum(2)
+        constant = 0.5 * math.log(2 * math.pi) * latent.shape[1] - self.prior_whitening.diagonal().sum()
+        return 0.5 * white.square().sum(1) + constant
+
+    def to_prior(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Standard normal noise [N, latent_size] -> draws from the prior that samples come from."""
+        if not self.settings.fitted_prior:
+            return noise
+        drawn = torch.linalg.solve_triangular(self._whitening(), noise.T, upper=False).T
+        return self.prior_mean[labels] + drawn
+
+    def _whitening(self) -> Tensor:
+        """The inverse of the Cholesky root of the fitted covariance: triangular, its diagonal positive."""
+        return self.prior_whitening.tril(-1) + self.prior_whitening.diagonal().exp().diag()
+
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`reconstruction` and `kl` in nats per image, `perceptual` a distance, `loss` in nats per value."""
+        """`reconstruction`, `kl`, `prior` in nats an image, `perceptual` a distance, `loss` nats a value."""
         mean, log_variance = self.encode(images, labels)
         latent = mean + (0.5 * log_variance).exp() * self.share.normal(*mean.shape, device=mean.device)
         decoded = self.decode(latent, labels)
@@ -88,11 +113,17 @@ class VAE(Generator):
             difference = perceptual_distance(images, decoded).mean()
             loss = loss + self.settings.perceptual * difference
             losses["perceptual"] = difference.detach()
+        if self.settings.fitted_prior:
+            fit = self.fitted_negative_log_likelihood(latent.detach(), labels).mean()
+            loss = loss + fit
+            losses["prior"] = fit.detach()
         return {"loss": loss / images[0].numel(), **losses}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The class priors, which must follow the posteriors, learn ten times faster than the networks."""
+        """The priors, which must follow the posteriors, learn ten times faster than the networks."""
         priors = [self.class_mean, self.class_log_deviation]
+        if self.settings.fitted_prior:
+            priors += [self.prior_mean, self.prior_whitening]
         networks = [p for p in self.parameters() if all(p is not prior for prior in priors)]
         return [
             {"params": networks, "lr": learning_rate},
@@ -102,8 +133,8 @@ class VAE(Generator):
     @torch.no_grad()
     def sample(self, labels: Tensor, seed: int) -> Tensor:
         labels = self.checked(labels)
-        latent = seeded_noise((self.settings.latent_size,), seed, len(labels), self.device)
-        return self.decode(latent, labels).clamp(-1, 1)
+        noise = seeded_noise((self.settings.latent_size,), seed, len(labels), self.device)
+        return self.decode(self.to_prior(noise, labels), labels).clamp(-1, 1)
 
 
 class ResidualBlock(nn.Module):

@@ -4,7 +4,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
@@ -131,10 +131,36 @@ def test_the_reconstruction_term_is_torchs():
     torch.testing.assert_close(gaussian_negative_log_likelihood(images, mean, log_sigma), expected)
 
 
-def test_the_vae_loss_is_reconstruction_plus_kl_per_pixel_value(profile):
+def test_the_vae_loss_is_reconstruction_kl_and_the_priors_fit_per_pixel_value(profile):
     vae = build_generator("vae", profile)
     losses = vae(torch.rand(4, 3, 64, 64), LABELS[:4])
-    torch.testing.assert_close(losses["loss"].detach() * 3 * 64 * 64, losses["reconstruction"] + losses["kl"])
+    total = losses["reconstruction"] + losses["kl"] + losses["prior"]
+    torch.testing.assert_close(losses["loss"].detach() * 3 * 64 * 64, total)
+
+
+def test_the_vaes_fitted_prior_learns_the_latents_it_is_shown(edited_tiny):
+    """Density and draws of the fitted prior against the distribution that the latents came from."""
+    change = {"vae": {"latent_size": 3}}
+    vae = build_generator("vae", load_profile(edited_tiny(change)))
+    root = torch.tensor([[0.5, 0.0, 0.0], [0.4, 1.0, 0.0], [-0.3, 0.2, 0.8]])
+    means = torch.arange(7.0)[:, None] * torch.tensor([0.2, -0.1, 0.3])
+    draw = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam([vae.prior_mean, vae.prior_whitening], lr=0.05)
+    for step in range(600):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 600)
+        labels = torch.randint(7, (256,), generator=draw)
+        latent = means[labels] + torch.randn(256, 3, generator=draw) @ root.T
+        optimizer.zero_grad()
+        vae.fitted_negative_log_likelihood(latent, labels).mean().backward()
+        optimizer.step()
+    truth = MultivariateNormal(torch.zeros(3), scale_tril=root)
+    expected = -truth.log_prob(latent - means[labels])
+    found = vae.fitted_negative_log_likelihood(latent, labels).detach()
+    torch.testing.assert_close(found, expected, atol=0.3, rtol=0.05)
+    many = torch.full((50_000,), 4)
+    drawn = vae.to_prior(torch.randn(50_000, 3, generator=draw), many).detach()
+    torch.testing.assert_close(drawn.mean(0), means[4], atol=0.1, rtol=0)
+    torch.testing.assert_close(torch.cov(drawn.T), root @ root.T, atol=0.08, rtol=0)
 
 
 def test_the_gans_penalty_is_the_mean_squared_gradient(profile):
