@@ -87,6 +87,8 @@ class GANSettings(Settings):
     """Weight of the gradient penalties R1 + R2."""
     mode_seeking: Annotated[float, Field(ge=0)] = 0.05
     """Weight of the term against images that are the same for different latents."""
+    textbook_steps: Count = 1000
+    """Optimizer steps of the textbook DCGAN that the chapter trains first, to show how it fails."""
     training: TrainingSettings
 
 

@@ -25,7 +25,10 @@ TINY = {
     "threads": 1,
     "data": {"phantom_images": 1000},
     "vae": {"latent_size": 8, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}},
-    "gan": {"latent_size": 8, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}},
+    "gan": {
+        "latent_size": 8, "width": 8, "textbook_steps": 4,
+        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
+    },
     "diffusion": {
         "width": 8, "width_factors": [1, 2], "timesteps": 50, "sampling_steps": 4,
         "autoencoder": {

@@ -52,6 +52,7 @@ def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
     ("key", "text", "message"),
     [
         ("gan.wdith", "32", r"gan\.wdith is not a setting"),
+        ("gan.textbook_steps", "0", r"gan\.textbook_steps.*greater than or equal to 1.*0"),
         ("threads", "two", r"threads is the text 'two', not a number"),
         ("threads", "1.5", r"threads.*1\.5"),
         ("threads", "true", r"threads.*True"),
