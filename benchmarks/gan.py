@@ -1,0 +1,85 @@
+"""The package's GAN against a DCGAN with the minimax loss.
+
+    python benchmarks/gan.py path/to/ham10000 --minutes 20
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import contest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hamsynth_utils.data.lesions import LesionSet
+from hamsynth_utils.generators import build_generator
+from hamsynth_utils.rooms import part_of
+
+LATENT = 100
+
+
+def dcgan() -> tuple[nn.Sequential, nn.Sequential]:
+    """Generator and discriminator of Radford et al. (2016) for 64 pixels, first weights as theirs."""
+    up: list[nn.Module] = [nn.ConvTranspose2d(LATENT, 512, 4), nn.BatchNorm2d(512), nn.ReLU()]
+    down: list[nn.Module] = []
+    for more, less in pairwise([512, 256, 128, 64]):
+        up += [nn.ConvTranspose2d(more, less, 4, 2, 1), nn.BatchNorm2d(less), nn.ReLU()]
+        down = [nn.Conv2d(less, more, 4, 2, 1), nn.BatchNorm2d(more), nn.LeakyReLU(0.2), *down]
+    generator = nn.Sequential(*up, nn.ConvTranspose2d(64, 3, 4, 2, 1), nn.Tanh())
+    discriminator = nn.Sequential(
+        nn.Conv2d(3, 64, 4, 2, 1), nn.LeakyReLU(0.2), *down, nn.Conv2d(512, 1, 4), nn.Flatten()
+    )
+    for layer in (*generator, *discriminator):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, std=0.02)
+    return generator, discriminator
+
+
+def train_dcgan(lesions: LesionSet, minutes: float, seed: int) -> contest.Contestant:
+    generator, discriminator = (net.to(memory_format=torch.channels_last) for net in dcgan())
+    forger, critic = (
+        torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
+    )
+    began, seen = time.monotonic(), 0
+    for images, _ in contest.batches_for(lesions, 64, minutes, seed):
+        fake = generator(torch.randn(len(images), LATENT, 1, 1))
+        critic.zero_grad()
+        (F.softplus(-discriminator(images)) + F.softplus(discriminator(fake.detach()))).mean().backward()
+        critic.step()
+        forger.zero_grad()
+        (-F.softplus(discriminator(fake))).mean().backward()  # log(1 - D(G(z))), to be made small
+        forger.step()
+        seen += len(images)
+
+    @torch.no_grad()
+    def sample(labels: Tensor, seed: int) -> Tensor:
+        """By the batch's own statistics, as in training: the running ones lag behind a young network."""
+        draw = torch.Generator().manual_seed(seed)
+        return generator(torch.randn(len(labels), LATENT, 1, 1, generator=draw))
+
+    return contest.Contestant("minimax DCGAN", time.monotonic() - began, seen, sample)
+
+
+def main() -> None:
+    options = contest.arguments(__doc__, minutes=20)
+    run = contest.open_run(options)
+    lesions = part_of(run, "train")
+    ours = build_generator("gan", run.profile)
+    seconds, images = contest.train_for(
+        ours, lesions, run.profile.gan.training, options.minutes, options.seed
+    )
+    table = contest.compare(run, options, [
+        contest.Contestant("HamSynth GAN", seconds, images, ours.sample),
+        train_dcgan(lesions, options.minutes, options.seed),
+    ])  # fmt: skip
+    distance, recall = table["FD-lite0"], table["recall"]
+    contest.report(table, options, {
+        "FD-lite0, ours over DCGAN": (distance[0] / distance[1], "<=", 0.5),
+        "recall, ours minus DCGAN": (recall[0] - recall[1], ">=", 0.0),
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
