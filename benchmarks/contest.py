@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import operator
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -148,5 +149,5 @@ def report(
     lines = [shown.columns.tolist(), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     print("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines), "\n")
     for name, (measured, sign, bound) in verdicts.items():
-        met = measured >= bound if sign == ">=" else measured <= bound
+        met = {">=": operator.ge, ">": operator.gt, "<=": operator.le}[sign](measured, bound)
         print(f"{name}: {measured:.2f}, target {sign} {bound:g}: {'met' if met else 'NOT met'}")
