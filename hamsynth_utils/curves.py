@@ -76,6 +76,13 @@ def budget(run: Run, name: str, training: Training, yardstick: Yardstick) -> pd.
         return pd.read_csv(path)
 
 
+def budget_text(spent: pd.DataFrame) -> str:
+    """A budget as a table to print, its distance called by its name."""
+    columns = ["step", "minutes", "loss", "mean", "low", "high", "floor", "n"]
+    digits = {"minutes": 1, "loss": 3, "mean": 0, "low": 0, "high": 0, "floor": 0}
+    return spent[columns].round(digits).rename(columns={"mean": "FD-lite0"}).to_string(index=False)
+
+
 def moment_samples(run: Run, name: str, training: Training, per_class: int = 1) -> dict[int, Tensor]:
     """The same latents at each moment of the training: images [7 * per_class, 3, S, S] in [-1, 1] by step."""
     labels = torch.arange(len(CLASSES)).repeat_interleave(per_class)
