@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import operator
+import os
+import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +34,9 @@ from hamsynth_utils.rooms import flip_and_turn, part_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.trainable import Trainable
 from hamsynth_utils.training import train
+from hamsynth_utils.writing import replacing
 
+README = Path(__file__).with_name("README.md")
 REPEATS = 5
 TRIAL_STEPS = 20
 """Steps by which the speed of a training is found before its length is set."""
@@ -51,19 +57,26 @@ class Contestant:
 
 
 def arguments(description: str | None, minutes: float) -> argparse.Namespace:
-    """The options that all contests share."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data", help="the folder of HAM10000")
-    parser.add_argument("--minutes", type=float, default=minutes, help="training time of each side")
-    parser.add_argument("--samples", type=int, default=2000, help="images of each side that are measured")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", default="cpu")
-    return parser.parse_args()
+    """The options that all contests share, from the command line."""
+    return parser(description, minutes).parse_args()
+
+
+def parser(description: str | None, minutes: float) -> argparse.ArgumentParser:
+    """A parser of them."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("data", help="the folder of HAM10000")
+    options.add_argument("--minutes", type=float, default=minutes, help="training time of each side")
+    options.add_argument("--samples", type=int, default=2000, help="images of each side that are measured")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--profile", default="cpu")
+    options.add_argument("--keep", action="store_true", help="put the table into benchmarks/README.md")
+    return options
 
 
 def open_run(options: argparse.Namespace) -> Run:
-    """A run that holds the images and their split; it computes on the profile's threads."""
+    """A run that holds the images and their split; every side computes on all cores."""
     run = Run.open(f"benchmark-{Path(options.profile).stem}", options.profile, options.data, options.seed)
+    torch.set_num_threads(int(os.environ.get("HAMSYNTH_THREADS") or os.cpu_count() or 1))
     torch.manual_seed(options.seed)
     return run
 
@@ -76,17 +89,17 @@ def train_for(
     A short trial tells how many steps fit, since the learning rate must know where training ends.
     """
     start = {key: value.clone() for key, value in module.state_dict().items()}
-    seconds = 0.0
-    for steps in (TRIAL_STEPS, None):
-        if steps is None:
-            steps = max(1, round(minutes * 60 / (seconds / TRIAL_STEPS)))
-            module.load_state_dict(start)
+
+    def seconds_of(steps: int) -> float:
         with TemporaryDirectory() as folder:
             began = time.monotonic()
             asked = settings.model_copy(update={"steps": steps, "epochs": None})
             train(module, lesions, asked, Path(folder), seed=seed, augment=flip_and_turn)
-            seconds = time.monotonic() - began
-    return seconds, steps * settings.batch_size
+            return time.monotonic() - began
+
+    steps = max(1, round(minutes * 60 * TRIAL_STEPS / seconds_of(TRIAL_STEPS)))
+    module.load_state_dict(start)
+    return seconds_of(steps), steps * settings.batch_size
 
 
 def batches_for(lesions: LesionSet, size: int, minutes: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -140,14 +153,46 @@ def _columns(value_of: Callable[[Measure], dict[str, float]]) -> dict[str, float
 
 
 def report(
-    table: pd.DataFrame, options: argparse.Namespace, verdicts: dict[str, tuple[float, str, float]]
+    name: str,
+    table: pd.DataFrame,
+    options: argparse.Namespace,
+    verdicts: dict[str, tuple[float, str, float]],
+    remark: str = "",
 ) -> None:
-    """Print the table in Markdown, and for each target `name: (measured, sign, bound)` whether it is met."""
-    print(f"\n{options.samples} samples each, {options.minutes:g} minutes each, seed {options.seed}, "
-          f"{torch.get_num_threads()} threads; intervals: one more draw of real images\n")  # fmt: skip
+    """Print the table in Markdown, and for each target `what: (measured, sign, bound)` whether it is met.
+
+    With `--keep` the same text replaces the part of benchmarks/README.md between the marks of `name`.
+    """
     shown = table.round(3).astype(object).where(table.notna(), "")
     lines = [shown.columns.tolist(), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
-    print("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines), "\n")
-    for name, (measured, sign, bound) in verdicts.items():
-        met = {">=": operator.ge, ">": operator.gt, "<=": operator.le}[sign](measured, bound)
-        print(f"{name}: {measured:.2f}, target {sign} {bound:g}: {'met' if met else 'NOT met'}")
+    text = [
+        f"{datetime.now(UTC).date()}, {_machine()}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}; {options.samples} samples each, {options.minutes:g} minutes each, seed "
+        f"{options.seed}; intervals: 95 %, one more draw of real images.",
+        "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines),
+        "\n".join(_verdict(what, *target) for what, target in verdicts.items()),
+        remark,
+    ]  # fmt: skip
+    whole = "\n\n".join(part for part in text if part)
+    print(f"\n{whole}")
+    if options.keep:
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, rest = README.read_text().split(begin)
+        after = rest.split(end)[1]
+        with replacing(README) as path:
+            path.write_text(f"{before}{begin}{whole}\n{end}{after}")
+
+
+def _verdict(what: str, measured: float, sign: str, bound: float) -> str:
+    met = {">=": operator.ge, ">": operator.gt, "<=": operator.le}[sign](measured, bound)
+    return f"- {what}: {measured:.2f}, target {sign} {bound:g}: {'met' if met else '**not met**'}"
+
+
+def _machine() -> str:
+    """The processor's name, where the system tells it."""
+    names = (
+        re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        if platform.system() == "Linux"
+        else []
+    )
+    return f"{len(names)} x {names[0]}" if names else platform.processor()

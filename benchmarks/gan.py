@@ -1,6 +1,6 @@
 """The package's GAN against a DCGAN with the minimax loss.
 
-    python benchmarks/gan.py path/to/ham10000 --minutes 20
+python benchmarks/gan.py path/to/ham10000 --minutes 20
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
         train_dcgan(lesions, options.minutes, options.seed),
     ])  # fmt: skip
     distance, recall = table["FD-lite0"], table["recall"]
-    contest.report(table, options, {
+    contest.report("gan", table, options, {
         "FD-lite0, ours over DCGAN": (distance[0] / distance[1], "<=", 0.5),
         "recall, ours minus DCGAN": (recall[0] - recall[1], ">", 0.0),
     })  # fmt: skip

@@ -1,0 +1,98 @@
+"""The package's diffusion model against denoising-diffusion-pytorch as its README shows it, at 64x64.
+
+    python benchmarks/diffusion.py path/to/ham10000 --minutes 30
+
+The rival samples by DDIM in RIVAL_STEPS steps: with its README's 250, 2,000 images would take a day here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import contest
+import torch
+from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
+from torch import Tensor
+from torchvision.utils import save_image
+
+from hamsynth_utils.data.lesions import LesionSet
+from hamsynth_utils.generators.autoencoder import Autoencoder
+from hamsynth_utils.generators.diffusion import Diffusion
+from hamsynth_utils.profile import DiffusionSettings
+from hamsynth_utils.rooms import part_of
+
+RIVAL_STEPS = 15
+AUTOENCODER_SHARE = 0.35
+"""How much of our time the autoencoder gets."""
+
+
+def train_ours(
+    name: str, settings: DiffusionSettings, lesions: LesionSet, options: argparse.Namespace
+) -> contest.Contestant:
+    """Our diffusion model, and its autoencoder if it has one, within the minutes."""
+    ours = Diffusion(lesions.image_size, settings)
+    seconds, minutes = 0.0, options.minutes
+    if isinstance(ours.representation, Autoencoder) and settings.autoencoder is not None:
+        seconds, _ = contest.train_for(
+            ours.representation, lesions, settings.autoencoder.training,
+            AUTOENCODER_SHARE * minutes, options.seed,
+        )  # fmt: skip
+        minutes -= seconds / 60
+    more, images = contest.train_for(ours, lesions, settings.training, minutes, options.seed)
+    print(f"{name}: {seconds / 60:.1f} min of autoencoder, then {images / more:.1f} images/s")
+    return contest.Contestant(name, seconds + more, round(images * (seconds + more) / more), ours.sample)
+
+
+def train_rival(lesions: LesionSet, minutes: float) -> contest.Contestant:
+    """The README's settings; amp needs a GPU, and its FID would download Inception."""
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "images"
+        folder.mkdir()
+        for number, image in enumerate(lesions.images):
+            save_image(image.float() / 255, folder / f"{number:05d}.png")
+
+        def train(steps: int) -> tuple[Trainer, float]:
+            model = Unet(dim=64, dim_mults=(1, 2, 4, 8), flash_attn=True)
+            process = GaussianDiffusion(
+                model, image_size=lesions.image_size, timesteps=1000, sampling_timesteps=RIVAL_STEPS
+            )
+            trainer = Trainer(
+                process, str(folder), train_batch_size=32, train_lr=8e-5, train_num_steps=steps,
+                gradient_accumulate_every=2, ema_decay=0.995, amp=torch.cuda.is_available(),
+                calculate_fid=False, save_and_sample_every=steps + 1,
+                results_folder=str(Path(name) / "results"),
+            )  # fmt: skip
+            began = time.monotonic()
+            trainer.train()
+            return trainer, time.monotonic() - began
+
+        steps = max(1, round(minutes * 60 / train(1)[1]))
+        trainer, seconds = train(steps)
+    averaged = trainer.ema.ema_model.eval()
+
+    @torch.no_grad()
+    def sample(labels: Tensor, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return averaged.sample(batch_size=len(labels)) * 2 - 1
+
+    return contest.Contestant("denoising-diffusion-pytorch", seconds, 64 * steps, sample)
+
+
+def main() -> None:
+    options = contest.arguments(__doc__, minutes=30)
+    run = contest.open_run(options)
+    lesions = part_of(run, "train")
+    ours = train_ours("HamSynth diffusion", run.profile.diffusion, lesions, options)
+    table = contest.compare(run, options, [ours, train_rival(lesions, options.minutes)])
+    speed, distance = table["training images/s"], table["FD-lite0"]
+    contest.report("diffusion", table, options, {
+        "training images/s, ours over the README's": (speed[0] / speed[1], ">=", 20),
+        "FD-lite0, ours over the README's": (distance[0] / distance[1], "<=", 0.25),
+    }, "Ours: images per second while the diffusion model trains; the minutes hold its autoencoder, too.")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
