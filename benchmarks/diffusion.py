@@ -91,7 +91,7 @@ def main() -> None:
     contest.report("diffusion", table, options, {
         "training images/s, ours over the README's": (speed[0] / speed[1], ">=", 20),
         "FD-lite0, ours over the README's": (distance[0] / distance[1], "<=", 0.25),
-    }, "Ours: images per second of the diffusion training; the minutes hold its autoencoder, too.")  # fmt: skip
+    }, "Ours: images per second of the diffusion training; its minutes hold the autoencoder.")  # fmt: skip
 
 
 if __name__ == "__main__":
