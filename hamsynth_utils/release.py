@@ -119,8 +119,12 @@ def _measured(run: Run, name: str) -> str:
     if not path.is_file():
         return ""
     table = pd.read_csv(path)
-    own = _markdown(table[table["generator"] == name].drop(columns="generator").round(3))
-    return f"\n## Measured\n\nFrom the evaluation chapter of the same run.\n\n{own}\n"
+    keys = ["extractor", "reference", "measure"]
+    floors = table[table["generator"] == "floor"].set_index(keys)["mean"].rename("floor")
+    own = table[table["generator"] == name].join(floors, on=keys)
+    text = _markdown(own[[*keys, "mean", "low", "high", "floor", "n"]].round(3))
+    said = "By the evaluation chapter of the same run, against held-out and against training images."
+    return f"\n## Measured\n\n{said}\n\n{text}\n"
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -86,6 +86,12 @@ def test_a_run_on_other_images_or_one_that_does_not_want_it_trains_its_own(finis
 def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HAMSYNTH_RUNS", str(finished.folder.parent))
     profile = str(finished.folder.parent / "tiny.yaml")
+    rows = [("vae", 7.0), ("diffusion", 12.3), ("floor", 4.5)]
+    measured = pd.DataFrame(rows, columns=["generator", "mean"]).assign(
+        extractor="efficientnet_lite0", reference="train", measure="frechet", low=1.0, high=20.0, n=50
+    )
+    (finished.folder / "metrics").mkdir(exist_ok=True)
+    measured.to_csv(finished.folder / "metrics/fidelity.csv", index=False)
     out = tmp_path / "out"
     arguments = ["--run", "long", "--profile", profile, "--data", "phantom", "--out", str(out)]
     assert main([*arguments, "--generators", "diffusion"]) == 0
@@ -95,6 +101,7 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
     assert sha256_of(out / "diffusion.safetensors") in text and "CC BY-NC-SA 4.0" in text
     spent = pd.read_csv(finished.folder / "generators/diffusion/budget.csv")
     assert all(f"| {distance:.3f}".rstrip("0") in text for distance in spent["mean"])
+    assert "| efficientnet_lite0 | train | frechet | 12.3 | 1.0 | 20.0 | 4.5 | 50 |" in text
     assert f"{finished.lesions().subset(finished.split().train).counts['nv']} nv" in text
     assert main([*arguments[:-1], str(out), "--seed", "1"]) == 2
     assert "error:" in capsys.readouterr().err
