@@ -73,8 +73,9 @@ def load_generator(path: Path, name: str | None = None) -> Generator:
     try:
         settings = settings_kind.model_validate_json(metadata["settings"])
     except ValidationError as error:
+        unknown = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
         raise InputError(
-            f"{path} was made with {made_with}, whose settings this version does not know: {error}"
+            f"{path} was made with {made_with}, whose settings this version does not know: {unknown}"
         ) from error
     generator = kind(int(metadata["image_size"]), settings)  # type: ignore[call-arg]
     try:
