@@ -96,9 +96,7 @@ def synthesize(checkpoint: Path, per_class: dict[str, int], seed: int, folder: P
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     generator.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if how and generator.name != "diffusion":
-        raise InputError(
-            f"{', '.join(how)}: only a diffusion model is sampled with that, not a {generator.name}"
-        )
+        raise InputError(f"a {generator.name} has no {' and no '.join(how)}: only a diffusion model has")
     metadata = read_weights(checkpoint)[1]
     seen = json.loads(metadata.get("counts", "{}"))
     unseen = [dx for dx, count in per_class.items() if count > 0 and seen.get(dx, 1) == 0]
