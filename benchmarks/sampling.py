@@ -1,6 +1,6 @@
 """The package's sampler against 1,000 steps of DDPM with the same network.
 
-    python benchmarks/sampling.py path/to/ham10000 --checkpoint checkpoints/diffusion.safetensors
+    python benchmarks/sampling.py path/to/ham10000 --checkpoint WEIGHTS.safetensors
 
 With guidance, 1,000 steps are 2,000 passes of the network for an image: 2,000 images take hours on two cores.
 """

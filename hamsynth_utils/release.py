@@ -28,7 +28,7 @@ from hamsynth_utils.run import Run
 from hamsynth_utils.weights import read_weights, sha256_of, write_weights
 from hamsynth_utils.writing import replacing
 
-CARD = """# {title}, trained on HAM10000 with the profile `{profile}`
+CARD = """# {title}, trained on {data} with the profile `{profile}`
 
 Makes images of {size}x{size} pixels of seven classes of pigmented skin lesions. **For research and education
 only, never for diagnosis.** Every image that the sampling command writes is labelled synthetic.
@@ -41,8 +41,8 @@ images.
 
 ## Facts
 
-- Data: HAM10000 (Tschandl, Rosendahl, Kittler 2018), the training part of the lesion split with seed {seed}:
-  {counts}. No image of a validation or test lesion was trained on; validation images chose a guidance
+- Data: {data}, the training part of the split by {protocol} with seed {seed}:
+  {counts}. No image of the validation or test part was trained on; validation images chose a guidance
   scale, where there is one.
 - Licence: CC BY-NC-SA 4.0, as the data; so are the images it makes.
 - Training: {steps} steps of {batch} images, seed {seed}, {minutes:.0f} minutes on {threads} thread(s) of:
@@ -102,7 +102,9 @@ def card(run: Run, name: str, path: Path) -> str:
     shown = budget[["step", "minutes", "loss", "mean", "low", "high", "floor", "n"]]
     losses = history.iloc[-1].drop(["step", "seconds"])
     return CARD.format(
-        title=ARM_NAMES[name], name=name, profile=metadata["profile"], size=metadata["image_size"],
+        data="the phantom" if run.data == "phantom" else "HAM10000 (Tschandl, Rosendahl, Kittler 2018)",
+        protocol=run.profile.data.protocol, title=ARM_NAMES[name], name=name, profile=metadata["profile"],
+        size=metadata["image_size"],
         file=path.name, stem=path.stem, seed=metadata["seed"], steps=metadata["steps"],
         counts=", ".join(f"{count} {dx}" for dx, count in json.loads(metadata["counts"]).items()),
         batch=run.profile.generator_settings(name).training.batch_size, minutes=budget["minutes"].iloc[-1],
