@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -148,37 +148,29 @@ class Diffusion(Generator):
         return (angle * 2 / torch.pi * (self.settings.timesteps - 1)).round().long()
 
     @torch.no_grad()
-    def sample(
-        self,
-        labels: Tensor,
-        seed: int,
-        guidance: float | None = None,
-        steps: int | None = None,
-        solver: str | None = None,
-    ) -> Tensor:
-        """As `Generator.sample`; `guidance`, `steps` and `solver` replace those of the settings."""
-        clean = deque(self.guesses(labels, seed, guidance, steps, solver), maxlen=1).pop()
+    def sample(self, labels: Tensor, seed: int, **how: Any) -> Tensor:
+        """As `Generator.sample`; `how` may name guidance, steps and solver, see `guesses`."""
+        clean = deque(self.guesses(labels, seed, **how), maxlen=1).pop()
         return self.representation.decode(clean).clamp(-1, 1)
 
     @torch.no_grad()
-    def denoise(
-        self,
-        labels: Tensor,
-        seed: int,
-        guidance: float | None = None,
-        steps: int | None = None,
-        solver: str | None = None,
-    ) -> Iterator[Tensor]:
+    def denoise(self, labels: Tensor, seed: int, **how: Any) -> Iterator[Tensor]:
         """The guess of the clean image after each step, [N, 3, S, S] in [-1, 1]; the last is the sample."""
-        for clean in self.guesses(labels, seed, guidance, steps, solver):
+        for clean in self.guesses(labels, seed, **how):
             yield self.representation.decode(clean).clamp(-1, 1)
 
     @torch.no_grad()
     def guesses(
-        self, labels: Tensor, seed: int, guidance: float | None, steps: int | None, solver: str | None
+        self,
+        labels: Tensor,
+        seed: int,
+        guidance: float | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
     ) -> Iterator[Tensor]:
         """The guess of x_0 after each step of a solver, [N, *shape]; each step is one pass of the network.
 
+        `guidance`, `steps` and `solver` replace those of the settings.
         ddim: deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
         dpm++: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), which draws a line through the last two
         guesses where DDIM takes the last one as it is. The first step, which has only one guess, and the
