@@ -96,6 +96,7 @@ rule generator:
     log:
         "logs/{chapter}.log",
     threads: PROFILE.threads
+    priority: 1
     params:
         name="{chapter}",
         parameters=PARAMETERS,
@@ -103,11 +104,11 @@ rule generator:
         EXECUTE
 
 
-# Begun first, since everything waits for the longest training in the end.
+# The generators come before any classifier, and the longest training first: in the end everything waits for it.
 use rule generator as longest_generator with:
     wildcard_constraints:
         chapter=LONGEST,
-    priority: 1
+    priority: 2
 
 
 rule classifier:

@@ -1,14 +1,20 @@
-"""Two models side by side in one run: equal minutes, the same real images, the same measure at the same n."""
+"""Two models side by side: equal minutes, the same real images, one measure at one n.
+
+Each side has a process and an even part of the cores to itself, so that whatever else slows the machine down
+slows both.
+"""
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import operator
 import os
 import platform
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +26,7 @@ import torch
 from torch import Tensor
 
 from hamsynth_utils.data.lesions import LesionSet, to_uint8, to_unit_range
+from hamsynth_utils.generators import build_generator
 from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.metrics.fidelity import (
     Measure,
@@ -38,22 +45,29 @@ from hamsynth_utils.writing import replacing
 
 README = Path(__file__).with_name("README.md")
 REPEATS = 5
+CORES = int(os.environ.get("HAMSYNTH_THREADS") or os.cpu_count() or 1)
+SIDE_THREADS = max(1, CORES // 2)
 TRIAL_STEPS = 20
 """Steps by which the speed of a training is found before its length is set."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A trained model.
+    """What one side came to.
 
     seconds: how long it trained. images: how many training images it saw in that time.
-    sample: labels int64 [N] and a seed to images [N, 3, S, S] in [-1, 1].
+    samples: what it made, uint8 [N, 3, S, S]; sampling_seconds: how long that took.
     """
 
     name: str
     seconds: float
     images: int
-    sample: Callable[[Tensor, int], Tensor]
+    samples: np.ndarray
+    sampling_seconds: float
+
+
+Side = Callable[[argparse.Namespace], Contestant]
+"""Trains and samples one side, in a process of its own: a function that a module knows by name."""
 
 
 def arguments(description: str | None, minutes: float) -> argparse.Namespace:
@@ -73,12 +87,39 @@ def parser(description: str | None, minutes: float) -> argparse.ArgumentParser:
     return options
 
 
-def open_run(options: argparse.Namespace) -> Run:
-    """A run that holds the images and their split; every side computes on all cores."""
+def open_run(options: argparse.Namespace, threads: int = SIDE_THREADS) -> Run:
+    """A run that holds the images and their split; from here on torch computes with so many threads."""
     run = Run.open(f"benchmark-{Path(options.profile).stem}", options.profile, options.data, options.seed)
-    torch.set_num_threads(int(os.environ.get("HAMSYNTH_THREADS") or os.cpu_count() or 1))
-    torch.manual_seed(options.seed)
+    torch.set_num_threads(threads)
     return run
+
+
+def side_by_side(options: argparse.Namespace, *sides: Side) -> list[Contestant]:
+    """Both sides at the same time, each in a process of its own."""
+    part_of(open_run(options), "train")  # read and split once, before both would
+    with ProcessPoolExecutor(len(sides), multiprocessing.get_context("spawn")) as pool:
+        return [future.result() for future in [pool.submit(side, options) for side in sides]]
+
+
+def sampled(
+    name: str, seconds: float, images: int, sample: Callable[[Tensor, int], Tensor],
+    lesions: LesionSet, options: argparse.Namespace,
+) -> Contestant:  # fmt: skip
+    """A trained side's contestant: it draws an image for each label of `asked`.
+
+    sample: labels int64 [N] and a seed to images [N, 3, S, S] in [-1, 1].
+    """
+    began = time.monotonic()
+    parts = lesions.labels[asked(lesions, options)].split(50)
+    made = torch.cat([to_uint8(sample(part, 1000 * k)).cpu() for k, part in enumerate(parts)])
+    return Contestant(name, seconds, images, made.numpy(), time.monotonic() - began)
+
+
+def asked(lesions: LesionSet, options: argparse.Namespace) -> Tensor:
+    """Places of `options.samples` real images, drawn at random: the classes that every side is asked for."""
+    n = options.samples
+    draw = np.random.default_rng(options.seed)
+    return torch.from_numpy(draw.choice(len(lesions), n, replace=n > len(lesions)))
 
 
 def train_for(
@@ -102,6 +143,16 @@ def train_for(
     return seconds_of(steps), steps * settings.batch_size
 
 
+def trained_side(title: str, name: str, options: argparse.Namespace) -> Contestant:
+    """The package's VAE or GAN with the profile's settings, trained for the minutes and sampled."""
+    run = open_run(options)
+    lesions, settings = part_of(run, "train"), run.profile.generator_settings(name)
+    torch.manual_seed(options.seed)
+    ours = build_generator(name, run.profile)
+    seconds, images = train_for(ours, lesions, settings.training, options.minutes, options.seed)
+    return sampled(title, seconds, images, ours.sample, lesions, options)
+
+
 def batches_for(lesions: LesionSet, size: int, minutes: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Random batches [N, 3, S, S] in [-1, 1] with labels, until the minutes are over."""
     draw = torch.Generator().manual_seed(seed)
@@ -111,19 +162,16 @@ def batches_for(lesions: LesionSet, size: int, minutes: float, seed: int) -> Ite
         yield flip_and_turn(to_unit_range(lesions.images[picked]), draw), lesions.labels[picked]
 
 
-def compare(run: Run, options: argparse.Namespace, contestants: list[Contestant]) -> pd.DataFrame:
+def compare(options: argparse.Namespace, contestants: list[Contestant]) -> pd.DataFrame:
     """One row a contestant, and one for the floor, measured against the real training images."""
+    run = open_run(options, CORES)
     n, lesions = options.samples, part_of(run, "train")
     extractor = load_extractor("efficientnet_lite0", run.device)
     real = extract(lesions.images, extractor)
-    picked = np.random.default_rng(options.seed).choice(len(lesions), n, replace=n > len(lesions))
-    labels = lesions.labels[torch.from_numpy(picked)]
+    picked = asked(lesions, options).numpy()
     rows = []
     for one in contestants:
-        began = time.monotonic()
-        parts = [one.sample(part, 1000 * k).cpu() for k, part in enumerate(labels.split(50))]
-        sampling = time.monotonic() - began
-        features = extract(to_uint8(torch.cat(parts)), extractor)
+        features = extract(torch.from_numpy(one.samples), extractor)
 
         def against_real(measure: Measure, features: np.ndarray = features) -> dict[str, float]:
             return distance_with_interval(real, features, n, REPEATS, options.seed, measure)
@@ -131,7 +179,7 @@ def compare(run: Run, options: argparse.Namespace, contestants: list[Contestant]
         shares = precision_recall(real[picked], features)
         rows.append({
             "model": one.name, "minutes": one.seconds / 60, "training images/s": one.images / one.seconds,
-            "samples/s": n / sampling, **_columns(against_real), **shares,
+            "samples/s": n / one.sampling_seconds, **_columns(against_real), **shares,
         })  # fmt: skip
     most = int(0.45 * len(lesions))
     rows.append({
@@ -166,9 +214,10 @@ def report(
     shown = table.round(3).astype(object).where(table.notna(), "")
     lines = [shown.columns.tolist(), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     text = [
-        f"{datetime.now(UTC).date()}, {_machine()}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}; {options.samples} samples each, {options.minutes:g} minutes each, seed "
-        f"{options.seed}; intervals: 95 %, one more draw of real images.",
+        f"{datetime.now(UTC).date()}, {_machine()}, {SIDE_THREADS} thread(s) a side, both at the same time, "
+        f"torch {torch.__version__}; {options.samples} samples each"
+        + (f", {options.minutes:g} minutes each" if options.minutes else "")
+        + f", seed {options.seed}; intervals: 95 %, one more draw of real images.",
         "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines),
         "\n".join(_verdict(what, *target) for what, target in verdicts.items()),
         remark,

@@ -29,10 +29,11 @@ AUTOENCODER_SHARE = 0.35
 """How much of our time the autoencoder gets."""
 
 
-def train_ours(
-    name: str, settings: DiffusionSettings, lesions: LesionSet, options: argparse.Namespace
+def trained_diffusion(
+    title: str, options: argparse.Namespace, settings: DiffusionSettings, lesions: LesionSet
 ) -> contest.Contestant:
-    """Our diffusion model, and its autoencoder if it has one, within the minutes."""
+    """The package's diffusion model, its autoencoder first if it has one, trained and sampled."""
+    torch.manual_seed(options.seed)
     ours = Diffusion(lesions.image_size, settings)
     seconds, minutes = 0.0, options.minutes
     if isinstance(ours.representation, Autoencoder) and settings.autoencoder is not None:
@@ -42,12 +43,22 @@ def train_ours(
         )  # fmt: skip
         minutes -= seconds / 60
     more, images = contest.train_for(ours, lesions, settings.training, minutes, options.seed)
-    print(f"{name}: {seconds / 60:.1f} min of autoencoder, then {images / more:.1f} images/s")
-    return contest.Contestant(name, seconds + more, round(images * (seconds + more) / more), ours.sample)
+    print(f"{title}: {seconds / 60:.1f} min of autoencoder, then {images / more:.1f} images/s")
+    # As many images as the speed of the diffusion model alone would be in all these seconds.
+    return contest.sampled(
+        title, seconds + more, round(images * (seconds + more) / more), ours.sample, lesions, options
+    )
 
 
-def train_rival(lesions: LesionSet, minutes: float) -> contest.Contestant:
+def our_side(options: argparse.Namespace) -> contest.Contestant:
+    run = contest.open_run(options)
+    return trained_diffusion("HamSynth diffusion", options, run.profile.diffusion, part_of(run, "train"))
+
+
+def readme_side(options: argparse.Namespace) -> contest.Contestant:
     """The README's settings; amp needs a GPU, and its FID would download Inception."""
+    lesions = part_of(contest.open_run(options), "train")
+    torch.manual_seed(options.seed)
     with TemporaryDirectory() as name:
         folder = Path(name) / "images"
         folder.mkdir()
@@ -69,7 +80,7 @@ def train_rival(lesions: LesionSet, minutes: float) -> contest.Contestant:
             trainer.train()
             return trainer, time.monotonic() - began
 
-        steps = max(1, round(minutes * 60 / train(1)[1]))
+        steps = max(1, round(options.minutes * 60 / train(1)[1]))
         trainer, seconds = train(steps)
     averaged = trainer.ema.ema_model.eval()
 
@@ -78,15 +89,12 @@ def train_rival(lesions: LesionSet, minutes: float) -> contest.Contestant:
         torch.manual_seed(seed)
         return averaged.sample(batch_size=len(labels)) * 2 - 1
 
-    return contest.Contestant("denoising-diffusion-pytorch", seconds, 64 * steps, sample)
+    return contest.sampled("denoising-diffusion-pytorch", seconds, 64 * steps, sample, lesions, options)
 
 
 def main() -> None:
     options = contest.arguments(__doc__, minutes=30)
-    run = contest.open_run(options)
-    lesions = part_of(run, "train")
-    ours = train_ours("HamSynth diffusion", run.profile.diffusion, lesions, options)
-    table = contest.compare(run, options, [ours, train_rival(lesions, options.minutes)])
+    table = contest.compare(options, contest.side_by_side(options, our_side, readme_side))
     speed, distance = table["training images/s"], table["FD-lite0"]
     contest.report("diffusion", table, options, {
         "training images/s, ours over the README's": (speed[0] / speed[1], ">=", 20),

@@ -5,6 +5,7 @@ python benchmarks/gan.py path/to/ham10000 --minutes 20
 
 from __future__ import annotations
 
+import argparse
 import time
 from itertools import pairwise
 
@@ -13,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamsynth_utils.data.lesions import LesionSet
-from hamsynth_utils.generators import build_generator
 from hamsynth_utils.rooms import part_of
 
 LATENT = 100
@@ -37,13 +36,15 @@ def dcgan() -> tuple[nn.Sequential, nn.Sequential]:
     return generator, discriminator
 
 
-def train_dcgan(lesions: LesionSet, minutes: float, seed: int) -> contest.Contestant:
+def dcgan_side(options: argparse.Namespace) -> contest.Contestant:
+    lesions = part_of(contest.open_run(options), "train")
+    torch.manual_seed(options.seed)
     generator, discriminator = (net.to(memory_format=torch.channels_last) for net in dcgan())
     forger, critic = (
         torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
     )
     began, seen = time.monotonic(), 0
-    for images, _ in contest.batches_for(lesions, 64, minutes, seed):
+    for images, _ in contest.batches_for(lesions, 64, options.minutes, options.seed):
         fake = generator(torch.randn(len(images), LATENT, 1, 1))
         critic.zero_grad()
         (F.softplus(-discriminator(images)) + F.softplus(discriminator(fake.detach()))).mean().backward()
@@ -59,21 +60,16 @@ def train_dcgan(lesions: LesionSet, minutes: float, seed: int) -> contest.Contes
         draw = torch.Generator().manual_seed(seed)
         return generator(torch.randn(len(labels), LATENT, 1, 1, generator=draw))
 
-    return contest.Contestant("minimax DCGAN", time.monotonic() - began, seen, sample)
+    return contest.sampled("minimax DCGAN", time.monotonic() - began, seen, sample, lesions, options)
+
+
+def our_side(options: argparse.Namespace) -> contest.Contestant:
+    return contest.trained_side("HamSynth GAN", "gan", options)
 
 
 def main() -> None:
     options = contest.arguments(__doc__, minutes=20)
-    run = contest.open_run(options)
-    lesions = part_of(run, "train")
-    ours = build_generator("gan", run.profile)
-    seconds, images = contest.train_for(
-        ours, lesions, run.profile.gan.training, options.minutes, options.seed
-    )
-    table = contest.compare(run, options, [
-        contest.Contestant("HamSynth GAN", seconds, images, ours.sample),
-        train_dcgan(lesions, options.minutes, options.seed),
-    ])  # fmt: skip
+    table = contest.compare(options, contest.side_by_side(options, our_side, dcgan_side))
     distance, recall = table["FD-lite0"], table["recall"]
     contest.report("gan", table, options, {
         "FD-lite0, ours over DCGAN": (distance[0] / distance[1], "<=", 0.5),

@@ -7,9 +7,10 @@ The minutes of the latents hold the autoencoder's. Both sides have the same loop
 
 from __future__ import annotations
 
+import argparse
+
 import contest
-import torch
-from diffusion import train_ours
+from diffusion import trained_diffusion
 
 from hamsynth_utils.profile import DiffusionSettings
 from hamsynth_utils.rooms import part_of
@@ -22,16 +23,19 @@ def folded(settings: DiffusionSettings) -> DiffusionSettings:
     return settings.model_copy(update={**change, "noise_shift": 2.0, "training": training})
 
 
+def latent_side(options: argparse.Namespace) -> contest.Contestant:
+    run = contest.open_run(options)
+    return trained_diffusion("latents", options, run.profile.diffusion, part_of(run, "train"))
+
+
+def folded_side(options: argparse.Namespace) -> contest.Contestant:
+    run = contest.open_run(options)
+    return trained_diffusion("folded pixels", options, folded(run.profile.diffusion), part_of(run, "train"))
+
+
 def main() -> None:
     options = contest.arguments(__doc__, minutes=30)
-    run = contest.open_run(options)
-    lesions = part_of(run, "train")
-    sides = {"latents": run.profile.diffusion, "folded pixels": folded(run.profile.diffusion)}
-    trained = []
-    for name, settings in sides.items():
-        torch.manual_seed(options.seed)
-        trained.append(train_ours(name, settings, lesions, options))
-    table = contest.compare(run, options, trained)
+    table = contest.compare(options, contest.side_by_side(options, latent_side, folded_side))
     distance = table["FD-lite0"]
     contest.report("representation", table, options, {
         "FD-lite0, latents over folded pixels": (distance[0] / distance[1], "<=", 1.0),

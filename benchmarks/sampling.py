@@ -7,14 +7,19 @@ With guidance, 1,000 steps are 2,000 passes of the network for an image: 2,000 i
 
 from __future__ import annotations
 
+import argparse
+from functools import partial
 from pathlib import Path
 
 import contest
 import torch
 from torch import Tensor
 
+from hamsynth_utils.checkpoints import checkpoint_of
+from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.generators import load_generator
 from hamsynth_utils.generators.diffusion import Diffusion
+from hamsynth_utils.rooms import part_of
 
 
 @torch.no_grad()
@@ -32,18 +37,30 @@ def ddpm(diffusion: Diffusion, labels: Tensor, seed: int) -> Tensor:
     return diffusion.representation.decode(x).clamp(-1, 1)
 
 
-def main() -> None:
-    parser = contest.parser(__doc__, minutes=0)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    options = parser.parse_args()
+def few_steps(options: argparse.Namespace) -> contest.Contestant:
+    diffusion, lesions = opened(options)
+    name = f"{diffusion.settings.solver}, {diffusion.settings.sampling_steps} steps"
+    return contest.sampled(name, 1, 0, diffusion.sample, lesions, options)
+
+
+def many_steps(options: argparse.Namespace) -> contest.Contestant:
+    diffusion, lesions = opened(options)
+    return contest.sampled("DDPM, 1,000 steps", 1, 0, partial(ddpm, diffusion), lesions, options)
+
+
+def opened(options: argparse.Namespace) -> tuple[Diffusion, LesionSet]:
     run = contest.open_run(options)
     diffusion = load_generator(options.checkpoint, "diffusion")
     assert isinstance(diffusion, Diffusion)
-    steps = diffusion.settings.sampling_steps
-    table = contest.compare(run, options, [
-        contest.Contestant(f"{diffusion.settings.solver}, {steps} steps", 1, 0, diffusion.sample),
-        contest.Contestant("DDPM, 1,000 steps", 1, 0, lambda labels, seed: ddpm(diffusion, labels, seed)),
-    ]).drop(columns=["minutes", "training images/s"])  # fmt: skip
+    return diffusion, part_of(run, "train")
+
+
+def main() -> None:
+    parser = contest.parser(__doc__, minutes=0)
+    parser.add_argument("--checkpoint", type=Path, default=checkpoint_of("diffusion"))
+    options = parser.parse_args()
+    table = contest.compare(options, contest.side_by_side(options, few_steps, many_steps))
+    table = table.drop(columns=["minutes", "training images/s"])
     speed, distance = table["samples/s"], table["FD-lite0"]
     contest.report("sampling", table, options, {
         "samples/s, ours over DDPM": (speed[0] / speed[1], ">=", 10),

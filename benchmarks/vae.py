@@ -5,6 +5,7 @@ python benchmarks/vae.py path/to/ham10000 --minutes 15
 
 from __future__ import annotations
 
+import argparse
 import time
 from itertools import pairwise
 
@@ -13,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamsynth_utils.data.lesions import LesionSet
-from hamsynth_utils.generators import build_generator
 from hamsynth_utils.rooms import part_of
 
 
@@ -46,11 +45,13 @@ class PlainVAE(nn.Module):
         return (error + 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)).mean()
 
 
-def train_plain(lesions: LesionSet, minutes: float, seed: int) -> contest.Contestant:
+def plain_side(options: argparse.Namespace) -> contest.Contestant:
+    lesions = part_of(contest.open_run(options), "train")
+    torch.manual_seed(options.seed)
     vae = PlainVAE().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
     began, seen = time.monotonic(), 0
-    for images, _ in contest.batches_for(lesions, 64, minutes, seed):
+    for images, _ in contest.batches_for(lesions, 64, options.minutes, options.seed):
         optimizer.zero_grad()
         vae.loss(images).backward()
         optimizer.step()
@@ -61,21 +62,16 @@ def train_plain(lesions: LesionSet, minutes: float, seed: int) -> contest.Contes
     def sample(labels: Tensor, seed: int) -> Tensor:
         return vae.decode(torch.randn(len(labels), vae.latent, generator=torch.Generator().manual_seed(seed)))
 
-    return contest.Contestant("plain VAE", time.monotonic() - began, seen, sample)
+    return contest.sampled("plain VAE", time.monotonic() - began, seen, sample, lesions, options)
+
+
+def our_side(options: argparse.Namespace) -> contest.Contestant:
+    return contest.trained_side("HamSynth VAE", "vae", options)
 
 
 def main() -> None:
     options = contest.arguments(__doc__, minutes=15)
-    run = contest.open_run(options)
-    lesions = part_of(run, "train")
-    ours = build_generator("vae", run.profile)
-    seconds, images = contest.train_for(
-        ours, lesions, run.profile.vae.training, options.minutes, options.seed
-    )
-    table = contest.compare(run, options, [
-        contest.Contestant("HamSynth VAE", seconds, images, ours.sample),
-        train_plain(lesions, options.minutes, options.seed),
-    ])  # fmt: skip
+    table = contest.compare(options, contest.side_by_side(options, our_side, plain_side))
     distance = table["FD-lite0"]
     contest.report(
         "vae", table, options, {"FD-lite0, ours over plain": (distance[0] / distance[1], "<=", 0.7)}
