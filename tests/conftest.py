@@ -2,9 +2,13 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.metrics.classification import PROBABILITIES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,3 +105,16 @@ def ham10000_slice(ham10000_folder, tmp_path_factory) -> Path:
 def ham10000_copy(ham10000_folder, tmp_path) -> Path:
     """Up to 12 real images a class, as files that a test may spoil."""
     return link_slice(ham10000_folder, tmp_path / "ham10000", 12, copy=True)
+
+
+def make_predictions(n: int, seed: int = 0, skill: float = 1.5, classes: int = 7) -> pd.DataFrame:
+    """A predictions table of `n` images of the first `classes` classes, the later ones more frequent."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(classes, n, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
+    logits = generator.normal(size=(n, 7))
+    logits[np.arange(n), labels] += skill
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    frame = pd.DataFrame(p, columns=list(PROBABILITIES))
+    frame.insert(0, "dx", np.array(CLASSES)[labels])
+    frame.insert(0, "image_id", [f"IMAGE_{i:05d}" for i in range(n)])
+    return frame

@@ -3,6 +3,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import make_predictions
 from sklearn import metrics
 
 from hamsynth_utils.data.lesions import CLASSES
@@ -21,18 +22,6 @@ from hamsynth_utils.metrics.classification import (
     scores,
     scores_of_counts,
 )
-
-
-def make_predictions(n: int, seed: int = 0, skill: float = 1.5, classes: int = 7) -> pd.DataFrame:
-    generator = np.random.default_rng(seed)
-    labels = generator.choice(classes, n, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
-    logits = generator.normal(size=(n, 7))
-    logits[np.arange(n), labels] += skill
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    frame = pd.DataFrame(p, columns=list(PROBABILITIES))
-    frame.insert(0, "dx", np.array(CLASSES)[labels])
-    frame.insert(0, "image_id", [f"IMAGE_{i:05d}" for i in range(n)])
-    return frame
 
 
 def truth_and_prediction(predictions: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
