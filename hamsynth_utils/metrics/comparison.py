@@ -1,0 +1,193 @@
+"""What an arm is worth and whether it differs from another: intervals over lesions and seeds together.
+
+Two things are chance in a score: which lesions are in the test part, and how the training went. Both are
+drawn again in every bootstrap sample: lesions with all their photos, seeds with all that hangs on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from hamsynth_utils.data.lesions import CLASSES, labels_of
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.metrics import ranking
+from hamsynth_utils.metrics.calibration import brier_score, expected_calibration_error
+from hamsynth_utils.metrics.classification import METRICS, PROBABILITIES, check_predictions, scores_of_counts
+from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
+
+Statistic = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
+"""A predictions table of N images and weights [B, N] to one value a weighting, [B]."""
+
+SPECIFICITIES = (0.8, 0.9)
+"""At which the sensitivity for melanoma is measured."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic of one arm, averaged over its seeds.
+
+    value: on the test images themselves; low to high: its 95 % percentile interval; samples: the bootstrap
+    values [draws] behind it; images, lesions, seeds: how many. `drawn` says what was resampled and how, since
+    only equal draws can be paired.
+    """
+
+    value: float
+    low: float
+    high: float
+    images: int
+    lesions: int
+    seeds: int
+    samples: np.ndarray = field(repr=False)
+    drawn: tuple = field(repr=False)
+
+
+def statistics() -> dict[str, Statistic]:
+    """Every statistic that an arm gets, by name.
+
+    The `METRICS` of classification; `recall_<dx>`, `auroc_<dx>` and `average_precision_<dx>` of each class
+    against the others, and the mean AUROC; the sensitivity for melanoma at each of `SPECIFICITIES`; Brier
+    score and expected calibration error.
+    """
+    named: dict[str, Statistic] = {name: partial(_score, name=name) for name in METRICS}
+    named |= {f"recall_{dx}": partial(_recall, label=label) for label, dx in enumerate(CLASSES)}
+    for name, function in (("auroc", ranking.auroc), ("average_precision", ranking.average_precision)):
+        named |= {f"{name}_{dx}": partial(_ranked, dx=dx, function=function) for dx in CLASSES}
+    named["auroc_macro"] = _mean_auroc
+    for share in SPECIFICITIES:
+        sensitivity = partial(ranking.sensitivity_at, share)
+        named[f"mel_sensitivity_at_{100 * share:.0f}"] = partial(_ranked, dx="mel", function=sensitivity)
+    return {**named, "brier": brier_score, "calibration_error": expected_calibration_error}
+
+
+def estimate(
+    statistic: Statistic,
+    by_seed: dict[int, pd.DataFrame],
+    lesion_ids: Sequence | np.ndarray | pd.Series,
+    draws: int,
+    seed: int,
+) -> Estimate:
+    """`statistic` averaged over the seeds of an arm, with its interval over lesions and seeds.
+
+    by_seed: the arm's predictions of the same images in the same order, by the seed of its training;
+    lesion_ids: [N], in that order. Every bootstrap sample draws as many lesions and seeds as there are, with
+    replacement. Of K seeds a bootstrap sees only (K - 1) / K of the variance between trainings, and of a
+    single one nothing: with few seeds the interval is too narrow, which no resampling can mend.
+
+    Raises InputError for no predictions, for seeds that predict other images, or a missing lesion id.
+    """
+    if not by_seed:
+        raise InputError("an estimate needs the predictions of at least one seed")
+    (first, reference), *others = by_seed.items()
+    check_predictions(reference)
+    for other, predictions in others:
+        if not predictions["image_id"].equals(reference["image_id"]):
+            raise InputError(f"seeds {first} and {other} do not predict the same images in the same order")
+    codes, lesions = lesion_codes(lesion_ids, len(reference))
+    generator = np.random.default_rng(seed)
+    weights = lesion_draws(lesions, draws, generator)[:, codes]
+    picked = generator.multinomial(len(by_seed), np.full(len(by_seed), 1 / len(by_seed)), size=draws)
+    whole = np.ones((1, len(reference)))
+    values = [float(statistic(predictions, whole)[0]) for predictions in by_seed.values()]
+    drawn = np.stack([statistic(predictions, weights) for predictions in by_seed.values()], axis=1)
+    # A seed that was not drawn must not make a sample undefined.
+    samples = np.where(picked > 0, picked * drawn, 0).sum(1) / len(by_seed)
+    return Estimate(
+        float(np.mean(values)), *percentile_interval(samples), len(reference), lesions, len(by_seed), samples,
+        (tuple(reference["image_id"]), tuple(by_seed), draws, seed),
+    )  # fmt: skip
+
+
+def difference(arm: Estimate, reference: Estimate) -> dict[str, float]:
+    """`arm` minus `reference` on the same draws: difference, low, high and the two-sided p-value.
+
+    The difference is the effect size, in the statistic's own unit. p is twice the smaller share of bootstrap
+    differences on either side of 0, counted so that it is never 0 (Davison & Hinkley 1997, section 4.4): the
+    smallest alpha whose interval leaves 0 out. Raises InputError if the two were not estimated on the same
+    images, seeds and draws: what is not paired does not cancel.
+    """
+    if arm.drawn != reference.drawn:
+        raise InputError("a paired difference needs both estimates on the same images, seeds and draws")
+    samples = arm.samples - reference.samples
+    defined = samples[~np.isnan(samples)]
+    low, high = percentile_interval(samples)
+    side = min((defined <= 0).sum(), (defined >= 0).sum())
+    return {
+        "difference": arm.value - reference.value, "low": low, "high": high,
+        "p": min(1.0, 2 * (1 + float(side)) / (1 + len(defined))),
+    }  # fmt: skip
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """p-values of a family of tests, raised for the chance that any one of them is wrong (Holm 1979)."""
+    return multipletests(p, method="holm")[1]
+
+
+def mcnemar_test(
+    arm: pd.DataFrame, reference: pd.DataFrame, lesion_ids: Sequence | np.ndarray | pd.Series
+) -> dict[str, float]:
+    """McNemar's exact test of two classifiers of one seed: which of them is right where only one is.
+
+    Photos of one lesion are not independent, so each lesion counts by its first image. Returns `only_arm` and
+    `only_reference`, how many lesions only that one gets right; the effect size `share`, that of the arm
+    among them (one half: no difference), with its exact 95 % interval `low` to `high` (Clopper & Pearson
+    1934); and `p`. Without such a lesion, share, low and high are NaN and p is 1.
+
+    Raises InputError if the two do not predict the same images in the same order.
+    """
+    for predictions in (arm, reference):
+        check_predictions(predictions)
+    if not arm["image_id"].equals(reference["image_id"]):
+        raise InputError("McNemar's test needs both predictions of the same images in the same order")
+    codes, _ = lesion_codes(lesion_ids, len(arm))
+    first = np.unique(codes, return_index=True)[1]
+    right, rights = (
+        (p[list(PROBABILITIES)].to_numpy().argmax(1) == labels_of(p["dx"]))[first] for p in (arm, reference)
+    )
+    table = np.array([[np.sum(a & b) for b in (rights, ~rights)] for a in (right, ~right)])
+    only_arm, only_reference = int(table[0, 1]), int(table[1, 0])
+    share, low, high = np.nan, np.nan, np.nan
+    if only_arm + only_reference:
+        found = stats.binomtest(only_arm, only_arm + only_reference)
+        share, (low, high) = found.statistic, found.proportion_ci(0.95, "exact")
+    return {
+        "only_arm": only_arm, "only_reference": only_reference, "share": float(share), "low": float(low),
+        "high": float(high), "p": float(mcnemar(table, exact=True).pvalue), "lesions": len(first),
+    }  # fmt: skip
+
+
+def _confusion(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Confusion matrices [B, 7, 7] of weighted images: rows are the true, columns the predicted classes."""
+    size = len(CLASSES)
+    cell = labels_of(predictions["dx"]) * size + predictions[list(PROBABILITIES)].to_numpy().argmax(1)
+    return (np.atleast_2d(weights) @ np.eye(size**2)[cell]).reshape(-1, size, size)
+
+
+def _score(predictions: pd.DataFrame, weights: np.ndarray, name: str) -> np.ndarray:
+    return scores_of_counts(_confusion(predictions, weights))[name]
+
+
+def _recall(predictions: pd.DataFrame, weights: np.ndarray, label: int) -> np.ndarray:
+    row = _confusion(predictions, weights)[:, label]
+    with np.errstate(invalid="ignore"):
+        return row[:, label] / row.sum(1)
+
+
+def _ranked(
+    predictions: pd.DataFrame, weights: np.ndarray, dx: str,
+    function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:  # fmt: skip
+    return function(predictions[f"p_{dx}"].to_numpy(), (predictions["dx"] == dx).to_numpy(), weights)
+
+
+def _mean_auroc(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Of the classes that a weighting has."""
+    values = np.stack([_ranked(predictions, weights, dx, ranking.auroc) for dx in CLASSES])
+    return np.nansum(values, axis=0) / (~np.isnan(values)).sum(0)
