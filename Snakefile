@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
-from hamsynth_utils.profile import load_profile
+from hamsynth_utils.profile import generator_of, load_profile
 
 RUN = str(config["run"])
 RUNS = Path(os.environ.get("HAMSYNTH_RUNS") or ROOT / "runs").absolute()
@@ -113,7 +113,7 @@ use rule generator as longest_generator with:
 
 rule classifier:
     input:
-        lambda wildcards: "notebooks/" + GENERATOR_CHAPTERS.get(wildcards.arm, "01_dataset") + ".ipynb",
+        lambda wildcards: "notebooks/" + GENERATOR_CHAPTERS.get(generator_of(wildcards.arm), "01_dataset") + ".ipynb",
         notebook=NOTEBOOKS / "05_vit.ipynb",
     output:
         "notebooks/05_vit-{arm}-{classifier_seed}.ipynb",

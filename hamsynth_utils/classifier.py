@@ -20,11 +20,9 @@ from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import ARMS, GENERATORS, ClassifierSettings
-from hamsynth_utils.synthesis import first_of_each, top_up_counts
+from hamsynth_utils.profile import ClassifierSettings
 from hamsynth_utils.trainable import Trainable
 from hamsynth_utils.weights import read_weights, sha256_of
 
@@ -48,10 +46,13 @@ class Classifier(Trainable):
     """A timm ViT on images [N, 3, H, W] in [-1, 1] of any size: enlarged, normalised, classified.
 
     forward in training gives the loss by name (label-smoothed cross-entropy in nats); `logits` gives [N, 7].
+    class_weights: [7], how much an image of each class counts in the loss; equal ones at first. They belong
+    to the training and are not saved with the weights.
     """
 
     mean: Tensor
     std: Tensor
+    class_weights: Tensor
 
     def __init__(self, vit: VisionTransformer, settings: ClassifierSettings, pretrained: bool) -> None:
         super().__init__()
@@ -59,6 +60,7 @@ class Classifier(Trainable):
         config = resolve_data_config({}, model=vit)
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("class_weights", torch.ones(len(CLASSES)), persistent=False)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] -> what the ViT reads: input_size pixels a side, its own mean and deviation."""
@@ -75,7 +77,9 @@ class Classifier(Trainable):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.logits(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        loss = F.cross_entropy(
+            logits, labels, self.class_weights, label_smoothing=self.settings.label_smoothing
+        )
         return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
@@ -196,34 +200,12 @@ def _from_file(settings: ClassifierSettings, path: Path) -> tuple[VisionTransfor
     return vit, "file", f"{path.name}, sha256 {sha256_of(path)[:16]}"
 
 
-def training_set(arm: str, real: LesionSet, synthetic: LesionSet | None, minority_share: float) -> LesionSet:
-    """What an arm is trained on: the real images, and for a generator's arm its minority images on top.
-
-    Raises InputError for an unknown arm or one whose synthetic set is missing, or real images that are not.
-    """
-    if arm not in ARMS:
-        raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
-    refuse_synthetic(real, "the real training images")
-    if arm not in GENERATORS:
-        return real
-    if synthetic is None:
-        raise InputError(
-            f"the arm {arm!r} needs the synthetic set of {arm}: run that generator's notebook first"
-        )
-    return real + first_of_each(synthetic, top_up_counts(real.labels, minority_share))
-
-
 def refuse_synthetic(lesions: LesionSet, what: str) -> None:
     """Raises InputError if any image of a part that must be real is synthetic."""
     made = lesions.table["synthetic"].to_numpy(dtype=bool)
     if made.any():
         first = lesions.table["image_id"].iloc[int(np.flatnonzero(made)[0])]
         raise InputError(f"{what} hold {int(made.sum())} synthetic image(s), first {first}: refused")
-
-
-def augment_for_classifier(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Any rotation, flips and a zoom of up to a fifth, each image its own."""
-    return augment(images, generator, rotation="any", flips=True, zoom=0.2)
 
 
 @torch.no_grad()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hamsynth_utils.errors import InputError
 
-Arm = Literal["real", "vae", "gan", "diffusion"]
+Arm = Literal[
+    "real", "weighted", "oversample", "augment", "vae", "gan", "diffusion",
+    "vae_only", "gan_only", "diffusion_only",
+]  # fmt: skip
+ARMS: tuple[Arm, ...] = get_args(Arm)
+"""How a classifier comes about, see arms.py: from real images alone, by one of the cheap ways to make more of
+the rare classes, from real images and one generator's, or from that generator's alone."""
 GENERATORS: tuple[Arm, ...] = ("vae", "gan", "diffusion")
-ARMS: tuple[Arm, ...] = ("real", *GENERATORS)
-"""What the classifier is fine-tuned on: real images alone, or real + one generator's images."""
+MAIN_ARMS: tuple[Arm, ...] = ("real", *GENERATORS)
 
 Extractor = Literal["inception", "vit", "efficientnet_lite0"]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -178,7 +183,7 @@ class Profile(Settings):
     name: str
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Seeds of the classifier; each arm is fine-tuned once per seed."""
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ARMS
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = MAIN_ARMS
     threads: Count
     """CPU threads of one notebook."""
     released: bool = False
@@ -206,6 +211,12 @@ class Profile(Settings):
         if name not in GENERATORS:
             raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
         return getattr(self, name)
+
+
+def generator_of(arm: str) -> str | None:
+    """The generator whose images an arm learns from; None for an arm of real images alone."""
+    name = arm.removesuffix("_only")
+    return name if name in GENERATORS else None
 
 
 def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:

@@ -22,24 +22,23 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from hamsynth_utils.arms import augmentation, class_weights, training_set, training_settings
 from hamsynth_utils.checkpoints import WEIGHTS, take_over
 from hamsynth_utils.classifier import (
     Classifier,
     Provenance,
-    augment_for_classifier,
     build_classifier,
     predict,
     provenance_json,
     refuse_synthetic,
-    training_set,
-)  # fmt: skip
+)
 from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import build_generator, description, load_generator
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator
-from hamsynth_utils.profile import ARMS, GENERATORS
+from hamsynth_utils.profile import ARMS, GENERATORS, generator_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_synthetic, requested_counts, synthesize
 from hamsynth_utils.training import Training, train
@@ -167,14 +166,16 @@ def fine_tune(run: Run, arm: str, seed: int, progress_bar: bool = True) -> FineT
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"the classifier's seed must be a whole number from 0 up, not {seed!r}")
     settings = run.profile.classifier
-    synthetic = synthetic_of(run, arm) if arm in GENERATORS else None
-    images = training_set(arm, part_of(run, "train"), synthetic, run.profile.synthesis.minority_share)
+    generator, real = generator_of(arm), part_of(run, "train")
+    synthetic = synthetic_of(run, generator) if generator else None
+    images = training_set(arm, real, synthetic, run.profile.synthesis.minority_share)
     with run.room(f"classifiers/{arm}/seed-{seed}") as folder:
         record = folder / "provenance.json"
         classifier, provenance = build_classifier(settings, seed)
+        classifier.class_weights.copy_(class_weights(arm, images.labels))
         training = train(
-            classifier, images, settings.training, folder, seed=seed, augment=augment_for_classifier,
-            description={"arm": arm}, progress_bar=progress_bar,
+            classifier, images, training_settings(arm, settings.training, len(real)), folder, seed=seed,
+            augment=augmentation(arm), description={"arm": arm}, progress_bar=progress_bar,
         )  # fmt: skip
         if training.loaded and record.is_file():
             provenance = Provenance(**json.loads(record.read_text()))

@@ -10,7 +10,6 @@ from hamsynth_utils.classifier import (
     Classifier,
     build_classifier,
     predict,
-    training_set,
 )
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
@@ -138,40 +137,6 @@ def test_a_synthetic_image_is_never_predicted_on(settings):
     model, _ = build_classifier(settings, seed=0)
     with pytest.raises(InputError, match=r"hold 2 synthetic image\(s\), first SYN_4_0: refused"):
         predict(model, LESIONS + synthetic(4, 2))
-
-
-def test_an_arms_training_set_is_real_plus_its_minority_images():
-    counts = LESIONS.counts
-    largest = max(counts.values())
-    target = round(0.1 * largest)
-    made = sum((synthetic(label, target) for label in range(1, 7)), start=synthetic(0, target))
-    both = training_set("gan", LESIONS, made, 0.1)
-    assert both.table["synthetic"].sum() == sum(max(0, target - n) for n in counts.values()) > 0
-    assert min(both.counts.values()) >= min(target, largest)
-    assert training_set("real", LESIONS, None, 0.1) is LESIONS
-
-
-@pytest.mark.parametrize(
-    ("arm", "made", "message"),
-    [
-        ("flow", None, "no arm is called 'flow'"),
-        ("gan", None, "needs the synthetic set of gan"),
-        ("gan", synthetic(3, 1), "holds 0 images of akiec"),
-    ],
-)
-def test_an_arm_that_cannot_be_made_is_refused(arm, made, message):
-    with pytest.raises(InputError, match=message):
-        training_set(arm, LESIONS, made, 0.5)
-
-
-def test_the_real_images_of_an_arm_must_be_real():
-    with pytest.raises(InputError, match="the real training images hold 1 synthetic"):
-        training_set("real", LESIONS + synthetic(4, 1), None, 0.1)
-
-
-def test_images_of_two_sizes_cannot_be_merged():
-    with pytest.raises(InputError, match="64 and 32 pixels"):
-        LESIONS + synthetic(4, 1, image_size=32)
 
 
 def test_the_forward_pass_is_the_loss_that_training_minimises(settings):

@@ -27,6 +27,9 @@ from hamsynth_utils.figures.style import (
 
 Array = np.ndarray
 
+MOST_UPRIGHT = 6
+"""Labels under an axis that fit side by side; more are turned."""
+
 
 def _plain_log(axis: Axis) -> None:
     """Ticks of a logarithmic axis as plain numbers, as many as its range can carry."""
@@ -174,6 +177,8 @@ def bars_with_intervals(
             textcoords="offset points",
         )  # fmt: skip
     axes.set_xticks(place, [ARM_NAMES.get(label, label) for label in labels])
+    if len(labels) > MOST_UPRIGHT:
+        axes.tick_params(axis="x", rotation=30)
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(ylabel)
     drawn = np.concatenate([heights, bottom, top, hollow, level, [0.0]])

@@ -15,8 +15,16 @@ from hamsynth_utils.data.lesions import CLASSES
 
 INK, GREY, FAINT = "#333333", "#7F7F7F", "#D9D9D9"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#333333")
-ARM_COLOURS = {"real": INK, "vae": "#E69F00", "gan": "#0072B2", "diffusion": "#009E73"}
-ARM_NAMES = {"real": "real only", "vae": "VAE", "gan": "GAN", "diffusion": "diffusion"}
+ARM_COLOURS = {
+    "real": INK, "weighted": "#999999", "oversample": "#CC79A7", "augment": "#D55E00",
+    "vae": "#E69F00", "gan": "#0072B2", "diffusion": "#009E73",
+    "vae_only": "#F3CF80", "gan_only": "#80B9D9", "diffusion_only": "#80CFB9",
+}  # fmt: skip
+ARM_NAMES = {
+    "real": "real only", "weighted": "class weights", "oversample": "oversampling", "augment": "augmentation",
+    "vae": "VAE", "gan": "GAN", "diffusion": "diffusion",
+    "vae_only": "VAE alone", "gan_only": "GAN alone", "diffusion_only": "diffusion alone",
+}  # fmt: skip
 CLASS_COLOURS = dict(
     zip(CLASSES, ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#0072B2", "#009E73"), strict=True)
 )
