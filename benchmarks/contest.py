@@ -27,7 +27,7 @@ from torch import Tensor
 
 from hamsynth_utils.data.lesions import LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.generators import build_generator
-from hamsynth_utils.metrics.features import extract, load_extractor
+from hamsynth_utils.metrics.features import cached_features, extract, load_extractor
 from hamsynth_utils.metrics.fidelity import (
     Measure,
     distance_with_interval,
@@ -166,10 +166,10 @@ def compare(options: argparse.Namespace, contestants: list[Contestant]) -> pd.Da
     """One row a contestant, and one for the floor, measured against the real training images."""
     run = open_run(options, CORES)
     n, lesions = options.samples, part_of(run, "train")
-    extractor = load_extractor("efficientnet_lite0", run.device)
-    real = extract(lesions.images, extractor)
-    picked = asked(lesions, options).numpy()
-    rows = []
+    name, rows = "efficientnet_lite0", []
+    with run.room("features") as folder:
+        real = cached_features(lesions.images, name, folder / f"{name}.npz", run.device)
+    extractor, picked = load_extractor(name, run.device), asked(lesions, options).numpy()
     for one in contestants:
         features = extract(torch.from_numpy(one.samples), extractor)
 
