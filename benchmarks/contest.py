@@ -209,7 +209,8 @@ def report(
 ) -> None:
     """Print the table in Markdown, and for each target `what: (measured, sign, bound)` whether it is met.
 
-    With `--keep` the same text replaces the part of benchmarks/README.md between the marks of `name`.
+    With `--keep` the same text replaces the part of benchmarks/README.md between the marks of `name`, and the
+    table is written to benchmarks/<name>.csv, for a chapter to show.
     """
     shown = table.round(3).astype(object).where(table.notna(), "")
     lines = [shown.columns.tolist(), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
@@ -228,6 +229,9 @@ def report(
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, rest = README.read_text().split(begin)
         after = rest.split(end)[1]
+        with replacing(README.with_name(f"{name}.csv")) as path:
+            table.assign(date=datetime.now(UTC).date(), machine=_machine(), threads=SIDE_THREADS,
+                         samples=options.samples, seed=options.seed).to_csv(path, index=False)  # fmt: skip
         with replacing(README) as path:
             path.write_text(f"{before}{begin}{whole}\n{end}{after}")
 
