@@ -77,9 +77,10 @@ def estimate(
     """`statistic` averaged over the seeds of an arm, with its interval over lesions and seeds.
 
     by_seed: the arm's predictions of the same images in the same order, by the seed of its training;
-    lesion_ids: [N], in that order. Every bootstrap sample draws as many lesions and seeds as there are, with
-    replacement. Of K seeds a bootstrap sees only (K - 1) / K of the variance between trainings, and of a
-    single one nothing: with few seeds the interval is too narrow, which no resampling can mend.
+    lesion_ids: [N], in that order. Every bootstrap sample draws, with replacement, as many lesions as there
+    are, and one seed less than there are: of K draws from K seeds the mean would vary by only (K - 1) / K of
+    what it should, of K - 1 draws it varies as it should (Rao & Wu 1988). Of a single seed's chance nothing
+    is known, and the interval is too narrow.
 
     Raises InputError for no predictions, for seeds that predict other images, or a missing lesion id.
     """
@@ -93,12 +94,12 @@ def estimate(
     codes, lesions = lesion_codes(lesion_ids, len(reference))
     generator = np.random.default_rng(seed)
     weights = lesion_draws(lesions, draws, generator)[:, codes]
-    picked = generator.multinomial(len(by_seed), np.full(len(by_seed), 1 / len(by_seed)), size=draws)
+    times = max(1, len(by_seed) - 1)
+    picked = generator.multinomial(times, np.full(len(by_seed), 1 / len(by_seed)), size=draws)
     whole = np.ones((1, len(reference)))
     values = [float(statistic(predictions, whole)[0]) for predictions in by_seed.values()]
-    drawn = np.stack([statistic(predictions, weights) for predictions in by_seed.values()], axis=1)
-    # A seed that was not drawn must not make a sample undefined.
-    samples = np.where(picked > 0, picked * drawn, 0).sum(1) / len(by_seed)
+    each = np.stack([statistic(predictions, weights) for predictions in by_seed.values()], axis=1)
+    samples = (picked * each).sum(1) / times
     return Estimate(
         float(np.mean(values)), *percentile_interval(samples), len(reference), lesions, len(by_seed), samples,
         (tuple(reference["image_id"]), tuple(by_seed), draws, seed),
@@ -106,7 +107,7 @@ def estimate(
 
 
 def difference(arm: Estimate, reference: Estimate) -> dict[str, float]:
-    """`arm` minus `reference` on the same draws: difference, low, high and the two-sided p-value.
+    """`arm` minus `reference` on the same draws: value, low, high and the two-sided p-value.
 
     The difference is the effect size, in the statistic's own unit. p is twice the smaller share of bootstrap
     differences on either side of 0, counted so that it is never 0 (Davison & Hinkley 1997, section 4.4): the
@@ -120,7 +121,7 @@ def difference(arm: Estimate, reference: Estimate) -> dict[str, float]:
     low, high = percentile_interval(samples)
     side = min((defined <= 0).sum(), (defined >= 0).sum())
     return {
-        "difference": arm.value - reference.value, "low": low, "high": high,
+        "value": arm.value - reference.value, "low": low, "high": high,
         "p": min(1.0, 2 * (1 + float(side)) / (1 + len(defined))),
     }  # fmt: skip
 

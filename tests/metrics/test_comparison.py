@@ -66,7 +66,7 @@ def test_the_interval_holds_the_chance_of_training_too():
     uneven = estimate(STATISTICS["accuracy"], {0: sharp, 1: sharp, 2: blunt, 3: blunt}, LESIONS, 2000, 0)
     assert uneven.high - uneven.low > 5 * (even.high - even.low)
     apart = even.value - np.mean([even.value, scores(blunt)["accuracy"]])
-    of_seeds = apart * np.sqrt(1 / 4)  # the standard error of a mean of four that are one of two values
+    of_seeds = apart * np.sqrt(4 / 3) / np.sqrt(4)  # the standard error of the mean, unbiased
     assert np.std(uneven.samples) == pytest.approx(of_seeds, rel=0.1)
 
 
@@ -90,11 +90,11 @@ def test_a_paired_difference_cancels_what_is_hard_for_both():
         estimate(STATISTICS["accuracy"], {0: each}, LESIONS, 2000, 0) for each in (better, reference)
     )
     found = difference(ours, theirs)
-    assert found["difference"] == pytest.approx(15 / 300)
+    assert found["value"] == pytest.approx(15 / 300)
     assert 0 < found["low"] < 0.05 < found["high"] and found["p"] < 0.01
     assert found["high"] - found["low"] < 0.6 * (theirs.high - theirs.low)
     same = difference(theirs, theirs)
-    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
+    assert (same["value"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
 
 
 def test_only_equal_draws_are_paired():

@@ -1,0 +1,153 @@
+"""The ledger of claims: what the source report says, what would decide it, and what a run found.
+
+`book/claims.yaml` states each claim as a hypothesis about one estimate, with the threshold that decides it,
+written before any run that is judged by it. A run's estimates are the rows of `metrics/estimates.csv`. The
+verdict follows from the two by rule:
+
+above t      supported if the whole interval lies above t, contradicted if it lies below
+below t      the other way round
+within a, b  supported if the whole interval lies in a to b, contradicted if it lies outside
+
+and undecided otherwise. A claim is not testable in a run that has no such estimate, that is not on HAM10000,
+or whose models have hardly begun to learn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import ARMS, GENERATORS, Settings, project_root
+
+VERDICTS = ("supported", "contradicted", "undecided", "not testable in this run")
+ESTIMATES = ["statistic", "arm", "reference", "value", "low", "high", "n", "lesions", "seeds", "extractor"]
+"""Columns of the estimates: of `arm`, less that of `reference` if there is one; n images of so many lesions;
+how many seeds of training are in the interval; the feature extractor, where there is one."""
+LEAST_PASSES = 5.0
+"""How often a model must have seen each training image on average to speak for its method."""
+
+
+class Claim(Settings):
+    """One claim and what decides it.
+
+    says: what the source report prints; hypothesis: the same as a statement about the estimate.
+    statistic, arm, reference: the row of the estimates. models: whose training it rests on, generators' names
+    or `vit`.
+    untestable: why no run of ours can decide it; such a claim has no statistic.
+    """
+
+    id: str
+    says: str
+    hypothesis: str
+    statistic: str | None = None
+    arm: str | None = None
+    reference: str | None = None
+    above: float | None = None
+    below: float | None = None
+    within: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    models: list[str] = Field(default_factory=list)
+    untestable: str | None = None
+
+    @model_validator(mode="after")
+    def decidable(self) -> Claim:
+        rules = [rule for rule in (self.above, self.below, self.within) if rule is not None]
+        if (self.untestable is None) == (self.statistic is None):
+            raise ValueError("a claim needs either a statistic or a reason why it is untestable")
+        if self.statistic is not None and len(rules) != 1:
+            raise ValueError("a claim with a statistic needs exactly one of above, below and within")
+        if self.within is not None and self.within[0] >= self.within[1]:
+            raise ValueError(f"within must be two numbers that rise, not {self.within}")
+        unknown = {self.arm, self.reference} - {None, *ARMS}
+        unknown |= set(self.models) - {"vit", *GENERATORS}
+        if unknown:
+            raise ValueError(f"there is no arm or model {', '.join(map(str, unknown))}")
+        return self
+
+    @property
+    def threshold(self) -> str:
+        """The rule in words."""
+        if self.within is not None:
+            return f"within {self.within[0]:g} to {self.within[1]:g}"
+        return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
+
+
+def read_claims(path: Path | None = None) -> list[Claim]:
+    """The claims in `path`, by default those of the book.
+
+    Raises InputError naming the claim and its fault for an unknown or missing key, a rule that cannot decide,
+    or an id that is there twice.
+    """
+    path = path or project_root() / "book/claims.yaml"
+    claims: list[Claim] = []
+    for entry in yaml.safe_load(path.read_text()):
+        try:
+            claims.append(Claim.model_validate(entry))
+        except ValidationError as error:
+            what = "; ".join(
+                f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors()
+            )
+            raise InputError(f"{path}, claim {entry.get('id', entry)}: {what}") from error
+        if claims[-1].id in {claim.id for claim in claims[:-1]}:
+            raise InputError(f"{path} has two claims with the id {claims[-1].id}")
+    return claims
+
+
+def ledger(claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float], data: str) -> pd.DataFrame:
+    """One row a claim: its words, threshold, estimate with n and seeds, verdict and reason.
+
+    estimates: columns ESTIMATES. passes: how often each model saw a training image, by its name. data: that
+    of the run, `phantom` or a folder. `rule` is what the rule alone would say, where there is an estimate.
+    Raises InputError for estimates without those columns, or with two rows for one claim.
+    """
+    missing = [column for column in ESTIMATES if column not in estimates]
+    if missing:
+        raise InputError(f"the estimates lack the column(s) {', '.join(missing)}")
+    return pd.DataFrame([_judged(claim, estimates, passes, data) for claim in claims])
+
+
+def decide(claim: Claim, low: float, high: float) -> str:
+    """The verdict that the claim's rule gives for an interval."""
+    if claim.within is not None:
+        least, most = claim.within
+        inside, outside = least <= low and high <= most, high < least or most < low
+    elif claim.above is not None:
+        inside, outside = low > claim.above, high < claim.above
+    else:
+        assert claim.below is not None
+        inside, outside = high < claim.below, low > claim.below
+    return "supported" if inside else "contradicted" if outside else "undecided"
+
+
+def _judged(claim: Claim, estimates: pd.DataFrame, passes: dict[str, float], data: str) -> dict:
+    row = {"id": claim.id, "says": claim.says, "hypothesis": claim.hypothesis}
+    if claim.untestable is not None:
+        return {**row, "verdict": VERDICTS[3], "reason": claim.untestable}
+    found = estimates[estimates["statistic"] == claim.statistic]
+    for column, wanted in (("arm", claim.arm), ("reference", claim.reference)):
+        found = found[found[column].isna() if wanted is None else found[column] == wanted]
+    if len(found) > 1:
+        raise InputError(f"the claim {claim.id} has {len(found)} estimates: one must decide it")
+    obstacles = ["the phantom is not HAM10000"] if data == "phantom" else []
+    obstacles += [
+        f"{name} saw each image {passes[name]:.1f} times" if name in passes else f"{name} is missing"
+        for name in claim.models
+        if passes.get(name, 0.0) < LEAST_PASSES
+    ]
+    row["threshold"] = claim.threshold
+    if found.empty or found[["low", "high"]].isna().any(axis=None):
+        return {
+            **row,
+            "verdict": VERDICTS[3],
+            "reason": "; ".join([*obstacles, "no such estimate in this run"]),
+        }
+    estimate = found.iloc[0]
+    rule = decide(claim, estimate["low"], estimate["high"])
+    return {
+        **row, **estimate[["value", "low", "high", "n", "lesions", "seeds", "extractor"]].to_dict(),
+        "rule": rule, "verdict": VERDICTS[3] if obstacles else rule, "reason": "; ".join(obstacles),
+    }  # fmt: skip
