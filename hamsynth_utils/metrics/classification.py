@@ -158,7 +158,6 @@ def bootstrap_counts(
 ) -> tuple[np.ndarray, int]:
     """Confusion matrices int64 [draws, 7, 7] of bootstrap samples of whole lesions; number of lesions.
 
-    Equal lesion ids in equal order give equal draws for equal seeds, which is what pairs two classifiers.
     Raises InputError for unsound predictions or a missing lesion id.
     """
     true, predicted = _true_and_predicted(predictions)
@@ -189,44 +188,6 @@ def bootstrap_scores(
         for metric, value in scores(predictions).items()
     ]
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n_images", "n_lesions"])
-
-
-def paired_difference(
-    predictions_a: pd.DataFrame,
-    predictions_b: pd.DataFrame,
-    lesion_ids: Sequence | np.ndarray | pd.Series,
-    metric: str,
-    draws: int,
-    seed: int,
-) -> dict[str, float]:
-    """`metric` of `predictions_b` minus that of `predictions_a` on the same images: difference, low, high.
-
-    lesion_ids: [N], in the order of the rows of `predictions_a`; the rows of b are put in that order.
-    Both are scored on the same bootstrap samples of lesions, so that what is hard for both cancels.
-    Raises InputError if the two hold other images or other true diagnoses, or for an unknown metric.
-    """
-    if metric not in METRICS:
-        raise InputError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
-    check_predictions(predictions_a)
-    check_predictions(predictions_b)
-    different = set(predictions_a["image_id"]) ^ set(predictions_b["image_id"])
-    if different:
-        raise InputError(
-            f"the two predictions are not of the same images: {len(different)} are in one only, "
-            f"such as {min(different)}. Compare classifiers on one test set"
-        )
-    predictions_b = predictions_b.set_index("image_id").loc[predictions_a["image_id"]].reset_index()
-    _refuse(
-        predictions_a, predictions_a["dx"].to_numpy() != predictions_b["dx"].to_numpy(),
-        "have another true diagnosis in the second predictions",
-    )  # fmt: skip
-    a, b = (
-        scores_of_counts(bootstrap_counts(predictions, lesion_ids, draws, seed)[0])[metric]
-        for predictions in (predictions_a, predictions_b)
-    )
-    low, high = percentile_interval(b - a)
-    difference = scores(predictions_b)[metric] - scores(predictions_a)[metric]
-    return {"difference": difference, "low": low, "high": high}
 
 
 def _true_and_predicted(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

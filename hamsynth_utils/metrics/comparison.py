@@ -102,7 +102,7 @@ def estimate(
     samples = (picked * each).sum(1) / times
     return Estimate(
         float(np.mean(values)), *percentile_interval(samples), len(reference), lesions, len(by_seed), samples,
-        (tuple(reference["image_id"]), tuple(by_seed), draws, seed),
+        (tuple(reference["image_id"]), tuple(reference["dx"]), tuple(codes), tuple(by_seed), draws, seed),
     )  # fmt: skip
 
 
@@ -112,10 +112,12 @@ def difference(arm: Estimate, reference: Estimate) -> dict[str, float]:
     The difference is the effect size, in the statistic's own unit. p is twice the smaller share of bootstrap
     differences on either side of 0, counted so that it is never 0 (Davison & Hinkley 1997, section 4.4): the
     smallest alpha whose interval leaves 0 out. Raises InputError if the two were not estimated on the same
-    images, seeds and draws: what is not paired does not cancel.
+    images, diagnoses, lesions, seeds and draws: what is not paired does not cancel.
     """
     if arm.drawn != reference.drawn:
-        raise InputError("a paired difference needs both estimates on the same images, seeds and draws")
+        raise InputError(
+            "a paired difference needs both estimates on the same images, diagnoses, lesions, seeds and draws"
+        )
     samples = arm.samples - reference.samples
     defined = samples[~np.isnan(samples)]
     low, high = percentile_interval(samples)

@@ -14,7 +14,6 @@ from hamsynth_utils.metrics.classification import (
     bootstrap_scores,
     check_predictions,
     confusion,
-    paired_difference,
     per_class,
     precision_recall,
     read_predictions,
@@ -160,46 +159,6 @@ def test_bootstrap_is_fast_and_repeats_with_its_seed():
     assert not table.equals(bootstrap_scores(predictions, lesions, 1000, seed=4))
 
 
-def test_paired_difference_is_sharper_than_two_intervals():
-    a = make_predictions(500, 9)
-    b, better = a.copy(), np.flatnonzero(a["dx"] == "nv")[:10]
-    b.loc[better, list(PROBABILITIES)] = np.eye(7)[CLASSES.index("nv")]
-    result = paired_difference(a, b.sample(frac=1, random_state=0), np.arange(500), "accuracy", 500, 0)
-    assert result["difference"] == pytest.approx(scores(b)["accuracy"] - scores(a)["accuracy"])
-    assert 0 <= result["low"] <= result["difference"] <= result["high"] < 0.03
-    same = paired_difference(a, a, np.arange(500), "f1_macro", 100, 0)
-    assert same == {"difference": 0, "low": 0, "high": 0}
-    swapped = paired_difference(b, a, np.arange(500), "accuracy", 500, 0)
-    assert swapped["low"] == pytest.approx(-result["high"], abs=1e-12)
-
-
-def test_paired_difference_refuses_other_images():
-    a = make_predictions(20)
-    with pytest.raises(InputError, match=r"1 are in one only, such as IMAGE_00019"):
-        paired_difference(a, a[:-1], np.arange(20), "accuracy", 10, 0)
-    relabelled = a.assign(dx=a["dx"].where(a.index != 3, "df"))
-    with pytest.raises(InputError, match=r"another true diagnosis.*row 3"):
-        paired_difference(a, relabelled, np.arange(20), "accuracy", 10, 0)
-    with pytest.raises(InputError, match="unknown metric 'auc'"):
-        paired_difference(a, a, np.arange(20), "auc", 10, 0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda p: p.drop(columns="p_mel"), "lack.*p_mel"),
-        (lambda p: p.assign(p_wart=0.0), "p_wart"),
-        (lambda p: p[:0], "no row"),
-        (lambda p: p.assign(dx=p["dx"].where(p.index != 2, "wart")), "unknown diagnosis 'wart'"),
-        (
-            lambda p: p.assign(image_id=p["image_id"].where(p.index != 4, "IMAGE_00001")),
-            "repeat.*row 4.*IMAGE_00001",
-        ),
-        (lambda p: p.assign(p_nv=p["p_nv"].where(p.index != 3, np.nan)), "not a number.*row 3"),
-        (lambda p: p.assign(p_nv=p["p_nv"].where(p.index != 5, 1.5)), "outside 0 to 1.*row 5"),
-        (lambda p: p.assign(p_nv=p["p_nv"] / 2), "do not sum to 1"),
-    ],
-)
 def test_unsound_predictions_are_refused(change, message, tmp_path):
     broken = change(make_predictions(10, 1))
     for function in (check_predictions, scores, per_class, confusion):
