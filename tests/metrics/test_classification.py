@@ -159,6 +159,22 @@ def test_bootstrap_is_fast_and_repeats_with_its_seed():
     assert not table.equals(bootstrap_scores(predictions, lesions, 1000, seed=4))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.drop(columns="p_mel"), "lack.*p_mel"),
+        (lambda p: p.assign(p_wart=0.0), "p_wart"),
+        (lambda p: p[:0], "no row"),
+        (lambda p: p.assign(dx=p["dx"].where(p.index != 2, "wart")), "unknown diagnosis 'wart'"),
+        (
+            lambda p: p.assign(image_id=p["image_id"].where(p.index != 4, "IMAGE_00001")),
+            "repeat.*row 4.*IMAGE_00001",
+        ),
+        (lambda p: p.assign(p_nv=p["p_nv"].where(p.index != 3, np.nan)), "not a number.*row 3"),
+        (lambda p: p.assign(p_nv=p["p_nv"].where(p.index != 5, 1.5)), "outside 0 to 1.*row 5"),
+        (lambda p: p.assign(p_nv=p["p_nv"] / 2), "do not sum to 1"),
+    ],
+)
 def test_unsound_predictions_are_refused(change, message, tmp_path):
     broken = change(make_predictions(10, 1))
     for function in (check_predictions, scores, per_class, confusion):

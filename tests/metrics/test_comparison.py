@@ -103,7 +103,7 @@ def test_only_equal_draws_are_paired():
         estimate(STATISTICS["accuracy"], arm(seeds=(0, 1)), LESIONS, 100, 0),
         estimate(STATISTICS["accuracy"], arm(), LESIONS, 100, 1),
         estimate(STATISTICS["accuracy"], arm(), LESIONS, 101, 0),
-        estimate(STATISTICS["accuracy"], arm(), LESIONS[::-1], 100, 0),
+        estimate(STATISTICS["accuracy"], arm(), np.roll(LESIONS, 1), 100, 0),
         estimate(STATISTICS["accuracy"], {k: p[:-2] for k, p in arm().items()}, LESIONS[:-2], 100, 0),
         estimate(STATISTICS["accuracy"], {k: p.assign(dx="nv") for k, p in arm().items()}, LESIONS, 100, 0),
     ):
