@@ -42,8 +42,9 @@ images.
 ## Facts
 
 - Data: {data}, the training part of the split by {protocol} with seed {seed}:
-  {counts}. No image of the validation or test part was trained on; validation images chose a guidance
-  scale, where there is one.
+  {counts}.
+  No image of the validation or test part was trained on; validation images chose a guidance scale, where
+  there is one.
 - Licence: CC BY-NC-SA 4.0, as the data; so are the images it makes.
 - Training: {steps} steps of {batch} images, seed {seed}, {minutes:.0f} minutes on {threads} thread(s) of:
   {device}.
@@ -111,7 +112,10 @@ def card(run: Run, name: str, path: Path) -> str:
         threads=record["threads"], device=record["device"], made_with=metadata["made_with"],
         settings=metadata["settings"], sha256=sha256_of(path), measured=_measured(run, name),
         losses=", ".join(f"{key} {value:.4g}" for key, value in losses.items()),
-        budget=_markdown(shown.rename(columns={"mean": "distance"}).round(3)),
+        budget=_markdown(
+            shown.round({"loss": 3, **dict.fromkeys(["minutes", "mean", "low", "high", "floor"], 1)})
+            .rename(columns={"mean": "distance"})
+        ),
     )  # fmt: skip
 
 
