@@ -101,7 +101,7 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
     assert sha256_of(out / "diffusion.safetensors") in text and "CC BY-NC-SA 4.0" in text
     assert "trained on the phantom" in text and "HAM10000" not in text
     spent = pd.read_csv(finished.folder / "generators/diffusion/budget.csv")
-    assert all(f"| {distance:.3f}".rstrip("0") in text for distance in spent["mean"])
+    assert all(f"| {round(distance, 1)} |" in text for distance in spent["mean"])
     assert "| efficientnet_lite0 | train | frechet | 12.3 | 1.0 | 20.0 | 4.5 | 50 |" in text
     assert f"{finished.lesions().subset(finished.split().train).counts['nv']} nv" in text
     assert main([*arguments[:-1], str(out), "--seed", "1"]) == 2
