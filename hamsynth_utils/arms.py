@@ -85,12 +85,16 @@ def augment_for_classifier(images: Tensor, generator: torch.Generator) -> Tensor
 
 
 def augment_more(images: Tensor, generator: torch.Generator) -> Tensor:
-    """`augment_for_classifier`, then one random change more, each image its own.
+    """`augment_for_classifier`, then `change_once`."""
+    return change_once(augment_for_classifier(images, generator), generator)
+
+
+def change_once(images: Tensor, generator: torch.Generator) -> Tensor:
+    """One random change of colour, contrast or geometry, each image its own.
 
     That is torchvision's TrivialAugment (Mueller & Hutter 2021). It draws from torch's global state, which is
     therefore set from `generator` for the while.
     """
-    images = augment_for_classifier(images, generator)
     change = TrivialAugmentWide()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))

@@ -17,12 +17,15 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from timm.data import resolve_data_config
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
 
+from hamsynth_utils.data.augment import views
 from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import ClassifierSettings
+from hamsynth_utils.tokens import Tokens
 from hamsynth_utils.trainable import Trainable
 from hamsynth_utils.weights import read_weights, sha256_of
 
@@ -46,6 +49,7 @@ class Classifier(Trainable):
     """A timm ViT on images [N, 3, H, W] in [-1, 1] of any size: enlarged, normalised, classified.
 
     forward in training gives the loss by name (label-smoothed cross-entropy in nats); `logits` gives [N, 7].
+    Both also take what `trunk` made of the images, tokens [N, T, D], in place of them.
     class_weights: [7], how much an image of each class counts in the loss; equal ones at first. They belong
     to the training and are not saved with the weights.
     """
@@ -61,6 +65,24 @@ class Classifier(Trainable):
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("class_weights", torch.ones(len(CLASSES)), persistent=False)
+        for frozen in self.frozen_parts():
+            frozen.requires_grad_(False)
+
+    def frozen_parts(self) -> list[nn.Module | nn.Parameter]:
+        """What stays as it was pretrained: with `frozen` blocks also all that comes before them."""
+        if not self.settings.frozen:
+            return []
+        vit = self.vit
+        before = [vit.patch_embed, vit.pos_embed, vit.cls_token, vit.reg_token, vit.norm_pre]
+        return [part for part in before if part is not None] + list(vit.blocks[: self.settings.frozen])
+
+    def train(self, mode: bool = True) -> Classifier:
+        """As usual, but what is frozen drops no path."""
+        super().train(mode)
+        for frozen in self.frozen_parts():
+            if isinstance(frozen, nn.Module):
+                frozen.eval()
+        return self
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] -> what the ViT reads: input_size pixels a side, its own mean and deviation."""
@@ -71,9 +93,23 @@ class Classifier(Trainable):
             )
         return ((images + 1) / 2 - self.mean) / self.std
 
+    def trunk(self, images: Tensor) -> Tensor:
+        """Tokens [N, T, D] of images [N, 3, H, W] in [-1, 1] after the frozen blocks."""
+        vit = self.vit
+        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(self.prepare(images)))))
+        for block in vit.blocks[: self.settings.frozen]:
+            tokens = block(tokens)
+        return tokens
+
     def logits(self, images: Tensor) -> Tensor:
-        """Unnormalised log probabilities [N, 7] of images [N, 3, H, W] in [-1, 1]."""
-        return self.vit(self.prepare(images)).float()
+        """Unnormalised log probabilities [N, 7] of images [N, 3, H, W] in [-1, 1], or of their tokens."""
+        vit, tokens = self.vit, images if images.ndim == 3 else self.trunk(images)
+        blocks = list(vit.blocks[self.settings.frozen :])
+        for block in blocks[:-1]:
+            tokens = block(tokens)
+        for block in blocks[-1:]:
+            tokens = class_token(block, tokens) if vit.global_pool == "token" else block(tokens)
+        return vit.forward_head(vit.norm(tokens)).float()
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.logits(images)
@@ -85,11 +121,14 @@ class Classifier(Trainable):
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The head at its own rate; each block at `layer_decay` times the rate of the block above it.
 
-        Without pretrained weights everything is as new as the head and learns at the head's rate.
+        Without pretrained weights everything is as new as the head and learns at the head's rate. What is
+        frozen is left out.
         """
         blocks = len(self.vit.blocks)
         groups = []
         for name, parameter in self.vit.named_parameters():
+            if not parameter.requires_grad:
+                continue
             if name.startswith("head") or not self.pretrained:
                 rate = self.settings.head_learning_rate
             elif name.startswith("blocks."):
@@ -102,13 +141,40 @@ class Classifier(Trainable):
         return groups
 
 
+def class_token(block: nn.Module, tokens: Tensor) -> Tensor:
+    """`block(tokens)[:, :1]`, tokens [N, T, D], for a fraction of the work: only the class token asks.
+
+    In the last block nothing else is read. Queries, projection and MLP are needed for one token of T.
+    """
+    attention = getattr(block, "attn", None)
+    if type(block) is not Block or type(attention) is not Attention or attention.gate is not None:
+        return block(tokens)[:, :1]
+    normed = block.norm1(tokens)
+    n, heads, size = len(tokens), attention.num_heads, attention.head_dim
+    one, two = attention.attn_dim, 2 * attention.attn_dim
+    bias = attention.qkv.bias
+    query_weight, other_weight = attention.qkv.weight.split([one, two])
+    query_bias, other_bias = (None, None) if bias is None else bias.split([one, two])
+    query = F.linear(normed[:, :1], query_weight, query_bias).view(n, 1, heads, size).transpose(1, 2)
+    others = F.linear(normed, other_weight, other_bias).view(n, -1, 2, heads, size)
+    key, value = others.permute(2, 0, 3, 1, 4)
+    answer = F.scaled_dot_product_attention(
+        attention.q_norm(query), attention.k_norm(key), value,
+        dropout_p=attention.attn_drop.p if block.training else 0.0,
+    )  # fmt: skip
+    answer = attention.proj_drop(attention.proj(attention.norm(answer.transpose(1, 2).flatten(2))))
+    token = tokens[:, :1] + block.drop_path1(block.ls1(answer))
+    return token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))
+
+
 def build_classifier(settings: ClassifierSettings, seed: int) -> tuple[Classifier, Provenance]:
     """A ViT with a new seven-class head, and where its other weights came from.
 
     `hub`: timm's pretrained weights. A path: a .safetensors file in timm's names. `none`: random.
     `auto`: the hub, then `<model>*.safetensors` in the folder HAMSYNTH_WEIGHTS, then random; what failed
     on the way is in `Provenance.tried`. Patch embedding and positions are resampled to `input_size`.
-    Raises InputError where the weights asked for cannot be had or do not fit.
+    Raises InputError where the weights asked for cannot be had or do not fit, and where blocks are to stay
+    as they were pretrained but no pretrained weights can be had.
     """
     torch.manual_seed(seed)
     if not timm.is_model(settings.model) or "vit" not in settings.model:
@@ -133,6 +199,12 @@ def build_classifier(settings: ClassifierSettings, seed: int) -> tuple[Classifie
                 raise
             tried.append(str(error))
     if vit is None:
+        if settings.frozen:
+            why = "; ".join(tried) or "classifier.weights is none"
+            raise InputError(
+                f"classifier.frozen is {settings.frozen}, but random blocks must not be frozen: {why}. "
+                "Name a folder of weights (WEIGHTS=... of make report), or set frozen to 0"
+            )
         vit = _create(settings, depth=settings.depth)
     return Classifier(vit, settings, source != "random"), Provenance(
         settings.model, source, detail, tuple(tried)
@@ -155,6 +227,8 @@ def _create(settings: ClassifierSettings, depth: int | None, **options: Any) -> 
                 f"classifier.depth is {settings.depth}, but these weights have {len(vit.blocks)} blocks"
             )
         vit.blocks = vit.blocks[: settings.depth]
+    if settings.frozen > len(vit.blocks):
+        raise InputError(f"classifier.frozen is {settings.frozen}, but there are {len(vit.blocks)} blocks")
     return vit
 
 
@@ -209,19 +283,27 @@ def refuse_synthetic(lesions: LesionSet, what: str) -> None:
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, lesions: LesionSet, batch_size: int = 128) -> pd.DataFrame:
-    """Columns image_id, dx (the truth) and p_akiec ... p_vasc, averaged over an image and its mirror image.
+def predict(
+    classifier: Classifier, lesions: LesionSet, batch_size: int = 64, tokens: Tokens | None = None
+) -> pd.DataFrame:
+    """Columns image_id, dx (the truth) and p_akiec ... p_vasc, averaged over the views of the settings.
 
+    tokens: what the frozen blocks made of these images (`hamsynth_utils.tokens`), so as not to make it again.
     Raises InputError if any image is synthetic: validation and test are on real images only.
     """
     refuse_synthetic(lesions, "the images to predict")
-    device = next(classifier.parameters()).device
+    device, count = next(classifier.parameters()).device, classifier.settings.views
+    rows = None if tokens is None else tokens.rows_of(lesions)
     classifier.eval()
     parts = []
     for start in range(0, len(lesions), batch_size):
-        images = to_unit_range(lesions.images[start : start + batch_size].to(device))
-        views = classifier.logits(torch.cat([images, images.flip(3)])).softmax(1).chunk(2)
-        parts.append(((views[0] + views[1]) / 2).cpu())
+        if tokens is None or rows is None:
+            images = to_unit_range(lesions.images[start : start + batch_size].to(device))
+            seen = views(images, count)
+        else:
+            some = rows[start : start + batch_size]
+            seen = [tokens.take(some, np.full(len(some), view)).to(device) for view in range(count)]
+        parts.append(torch.stack([classifier.logits(view).softmax(1) for view in seen]).mean(0).cpu())
     frame = lesions.table[["image_id", "dx"]].reset_index(drop=True)
     return pd.concat([frame, pd.DataFrame(torch.cat(parts).double().numpy(), columns=PROBABILITIES)], axis=1)
 

@@ -162,6 +162,12 @@ class ClassifierSettings(Settings):
     """Images are enlarged to this many pixels before the patch embedding."""
     weights: str = "auto"
     """`hub`, `none`, `auto`, or a .safetensors file."""
+    frozen: Annotated[int, Field(ge=0)] = 0
+    """So many blocks, from the first, stay as they were pretrained; what they make of each view of an image
+    is computed once and kept. With 0 everything is tuned, end to end."""
+    views: Literal[1, 2, 8] = 2
+    """Flips and quarter turns of an image over which a prediction is averaged; with frozen blocks the
+    augmentation draws from the same ones."""
     head_learning_rate: Rate = 1.0e-3
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
     drop_path: Share = 0.1

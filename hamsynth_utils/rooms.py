@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from hamsynth_utils.arms import augmentation, class_weights, training_set, training_settings
+from hamsynth_utils.arms import augmentation, change_once, class_weights, training_set, training_settings
 from hamsynth_utils.checkpoints import WEIGHTS, take_over
 from hamsynth_utils.classifier import (
     Classifier,
@@ -41,6 +41,7 @@ from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.profile import ARMS, GENERATORS, generator_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_synthetic, requested_counts, synthesize
+from hamsynth_utils.tokens import Tokens, TokenViews, kept_tokens
 from hamsynth_utils.training import Training, train
 from hamsynth_utils.writing import replacing
 
@@ -172,9 +173,10 @@ def fine_tune(run: Run, arm: str, seed: int, progress_bar: bool = True) -> FineT
     with run.room(f"classifiers/{arm}/seed-{seed}") as folder:
         record = folder / "provenance.json"
         classifier, provenance = build_classifier(settings, seed)
-        classifier.class_weights.copy_(class_weights(arm, images.labels))
+        classifier.to(run.device).class_weights.copy_(class_weights(arm, images.labels))
+        source, tokens = _frozen_views(run, classifier, arm, images, progress_bar)
         training = train(
-            classifier, images, training_settings(arm, settings.training, len(real)), folder, seed=seed,
+            classifier, source, training_settings(arm, settings.training, len(real)), folder, seed=seed,
             augment=augmentation(arm), description={"arm": arm}, progress_bar=progress_bar,
         )  # fmt: skip
         if training.loaded and record.is_file():
@@ -186,8 +188,24 @@ def fine_tune(run: Run, arm: str, seed: int, progress_bar: bool = True) -> FineT
             target = folder / ("predictions.csv" if part == "test" else "validation_predictions.csv")
             if not target.is_file():
                 with replacing(target) as path:
-                    predict(classifier, part_of(run, part)).to_csv(path, index=False)
+                    predict(classifier, part_of(run, part), tokens=tokens).to_csv(path, index=False)
         return FineTuned(classifier, training, pd.read_csv(folder / "predictions.csv"), provenance)
+
+
+def _frozen_views(
+    run: Run, classifier: Classifier, arm: str, images: LesionSet, progress_bar: bool
+) -> tuple[LesionSet | TokenViews, Tokens | None]:
+    """An arm's training images and no tokens; with frozen blocks, their tokens and all real ones'."""
+    if not classifier.settings.frozen:
+        return images, None
+    folder = run.folder / "classifiers" / "tokens"
+    real = kept_tokens(classifier, run.lesions(), folder, progress=progress_bar)
+    seen, generator = real, generator_of(arm)
+    if arm == "augment":
+        seen = kept_tokens(classifier, images, folder, change_once, run.seed, progress_bar)
+    elif generator is not None:
+        seen = real + kept_tokens(classifier, synthetic_of(run, generator), folder, progress=progress_bar)
+    return TokenViews(seen, images), real
 
 
 def _training_part(run: Run) -> LesionSet:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,48 @@ MOMENTS = (1 / 8, 1 / 4, 1 / 2)
 """How far a training is when its averaged weights are also kept, to show what more time buys."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+Batch = Callable[[Tensor, torch.Generator], Tensor]
+"""Indices [B] and the source of all draws to what the module is given, [B, ...]."""
+
+
+class Source(Protocol):
+    """What a module is trained on: N labelled images, or something computed from them."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]."""
+
+    def __len__(self) -> int: ...
+
+    def on(self, device: torch.device) -> Batch:
+        """How batches come about on `device`."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images as they are, in [-1, 1], augmented batch by batch."""
+
+    lesions: LesionSet
+    augment: Augment | None
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]."""
+        return self.lesions.labels
+
+    def __len__(self) -> int:
+        return len(self.lesions)
+
+    def on(self, device: torch.device) -> Batch:
+        """Batches float32 [B, 3, H, W] of images that lie on `device` as a whole."""
+        images = self.lesions.images.to(device)
+
+        def batch(index: Tensor, generator: torch.Generator) -> Tensor:
+            picked = to_unit_range(images[index])
+            return picked if self.augment is None else self.augment(picked, generator)
+
+        return batch
 
 
 @dataclass(frozen=True)
@@ -55,7 +97,7 @@ class Training:
 
 def train(
     module: Trainable,
-    lesions: LesionSet,
+    data: LesionSet | Source,
     settings: TrainingSettings,
     folder: Path,
     *,
@@ -71,6 +113,7 @@ def train(
     from it. Every random draw of a step comes from (seed, step), so that a resumed training repeats what an
     unbroken one would have done.
 
+    data: images, augmented by `augment`; or a source of anything else that the module understands.
     description: text stored in the weights' metadata.
     Raises InputError for an empty training set, TrainingDiverged for a loss that is NaN or explodes.
     """
@@ -83,7 +126,8 @@ def train(
         return Training(
             module.eval(), history, f"loaded from {source}", _moments(folder, int(history["step"].iloc[-1]))
         )
-    if len(lesions) == 0:
+    examples: Source = Pictures(data, augment) if isinstance(data, LesionSet) else data
+    if len(examples) == 0:
         raise InputError("no images to train on")
 
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision))
@@ -107,14 +151,14 @@ def train(
     wrapped, optimizer = accelerator.prepare(module, optimizer)
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
-    total = settings.total_steps(len(lesions))
+    total = settings.total_steps(len(examples))
     start, seconds_before = 0, 0.0
     rows: list[dict[str, float]] = []
     if checkpoint.is_file():
         start, rows = _restore(checkpoint, module, ema, optimizer)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
-    images, labels = lesions.images.to(device), lesions.labels.to(device)
-    batches = _batches(lesions, settings, seed, start, total)
+    batch_of, labels = examples.on(device), examples.labels.to(device)
+    batches = _batches(examples.labels, settings, seed, start, total)
     watch = LossWatch(folder)
     window: list[dict[str, float]] = []
     every = max(1, total // LOGGED_ROWS)
@@ -127,10 +171,9 @@ def train(
     ):
         torch.manual_seed(_mix(seed, step))
         picked = torch.from_numpy(index).to(device)
-        batch = to_unit_range(images[picked])
-        if augment is not None:
-            batch = augment(batch, torch.Generator(device).manual_seed(_mix(seed, step)))
-        batch = module.share.of(batch).contiguous(memory_format=torch.channels_last)
+        batch = module.share.of(batch_of(picked, torch.Generator(device).manual_seed(_mix(seed, step))))
+        if batch.ndim == 4:
+            batch = batch.contiguous(memory_format=torch.channels_last)
         module.progress = step / total
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(step, total, settings)
@@ -199,11 +242,10 @@ def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> f
 
 
 def _batches(
-    lesions: LesionSet, settings: TrainingSettings, seed: int, start: int, total: int
+    labels: Tensor, settings: TrainingSettings, seed: int, start: int, total: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(step, image indices) from `start` on; what a step draws does not depend on where one started."""
-    n, size = len(lesions), settings.batch_size
-    labels = lesions.labels.numpy()
+    n, size = len(labels), settings.batch_size
     weights = np.bincount(labels)[labels] ** -float(settings.class_balance)
     epoch, order = -1, np.empty(0, dtype=np.int64)
     for step in range(start, total):

@@ -14,11 +14,11 @@ from browser import problems_of
 from conftest import ROOT, TINY
 
 from hamsynth_utils.data.lesions import CLASSES
-from hamsynth_utils.profile import ARMS, GENERATORS
+from hamsynth_utils.profile import GENERATORS, MAIN_ARMS
 from hamsynth_utils.synthesis import read_synthetic
 
 CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "06_evaluation", "07_ethics")
-EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in ARMS)]
+EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in MAIN_ARMS)]
 
 
 class Report:
@@ -84,7 +84,7 @@ def test_every_room_leaves_its_results(report):
         assert history["step"].iloc[-1] == TINY[name]["training"]["steps"]
         made = read_synthetic(folder / f"generators/{name}/synthetic")
         assert min(made.counts.values()) > 0 and made.table["synthetic"].all()
-    for arm in ARMS:
+    for arm in MAIN_ARMS:
         predictions = pd.read_csv(folder / f"classifiers/{arm}/seed-0/predictions.csv")
         assert set(predictions["image_id"]) == set(parts[parts == "test"].index)
         assert predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1).between(0.999, 1.001).all()
@@ -95,7 +95,7 @@ def test_every_room_leaves_its_results(report):
 def test_the_numbers_of_the_report_are_those_of_the_predictions(report):
     """Accuracy per arm in metrics/classification.csv, recomputed from the saved predictions."""
     table = pd.read_csv(report.folder / "metrics/classification.csv")
-    for arm in ARMS:
+    for arm in MAIN_ARMS:
         predictions = pd.read_csv(report.folder / f"classifiers/{arm}/seed-0/predictions.csv")
         likeliest = predictions[[f"p_{name}" for name in CLASSES]].idxmax(axis=1).str[2:]
         accuracy = (likeliest == predictions["dx"]).mean()

@@ -39,6 +39,18 @@ def augment(
     return _apply(images, _draw(len(images), generator), rotation, flips, zoom)
 
 
+def views(images: Tensor, count: int) -> list[Tensor]:
+    """`count` views of images [N, 3, H, H]: themselves; and their mirror images; and both turned.
+
+    1, 2, or 8: all the flips and quarter turns that there are, pixels moved and not changed. Each view has
+    the shape of `images`. Raises InputError for another count.
+    """
+    if count not in (1, 2, 8):
+        raise InputError(f"there are 1, 2 or 8 views of an image, not {count}")
+    sides = [images, images.flip(3)][: min(count, 2)]
+    return [side.rot90(quarter, (2, 3)) for quarter in range(max(1, count // 2)) for side in sides]
+
+
 class LesionAugmentation(v2.Transform):
     """`augment` as a torchvision transform, for `v2.Compose`; takes a batch, or (batch, labels).
 

@@ -1,0 +1,162 @@
+"""What the frozen blocks of a ViT make of each view of an image: computed once, kept on disk, shared.
+
+Flips and quarter turns of an image are eight views, exactly. An augmentation that draws from them, in front
+of blocks that never change, gives every block after them one of eight inputs: these are computed once for
+all arms and seeds, instead of in each step of each training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hamsynth_utils.data.augment import views
+from hamsynth_utils.data.lesions import LesionSet, to_unit_range
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.writing import replacing
+
+if TYPE_CHECKING:
+    from hamsynth_utils.classifier import Classifier
+    from hamsynth_utils.training import Augment, Batch
+
+IMAGES_A_FILE = 256
+BATCH = 32
+"""Images that go through the blocks at once: what they leave behind fits a CPU's cache."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of images by image_id: files of float16 [images, V, T, D], mapped and not read as a whole."""
+
+    ids: pd.Index
+    files: list[np.ndarray]
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.ids.append(other.ids), self.files + other.files)
+
+    @property
+    def views(self) -> int:
+        """V, how many views of each image there are."""
+        return self.files[0].shape[1]
+
+    def rows_of(self, lesions: LesionSet) -> np.ndarray:
+        """Where each image lies, int64 [N]; raises InputError for one that is not there."""
+        rows = self.ids.get_indexer(lesions.table["image_id"])
+        if (rows < 0).any():
+            first = lesions.table["image_id"].iloc[int(np.flatnonzero(rows < 0)[0])]
+            raise InputError(f"no tokens were computed for {int((rows < 0).sum())} image(s), first {first}")
+        return rows
+
+    def take(self, rows: np.ndarray, view: np.ndarray) -> Tensor:
+        """Tokens float32 [B, T, D] of the images at `rows` [B], each in its view `view` [B]."""
+        starts = np.cumsum([0, *map(len, self.files)])
+        numbers = np.searchsorted(starts, rows, side="right") - 1
+        picked = [self.files[n][row - starts[n], v] for n, row, v in zip(numbers, rows, view, strict=True)]
+        return torch.from_numpy(np.stack(picked)).float()
+
+
+@dataclass(frozen=True)
+class TokenViews:
+    """A training's source: in every batch each image is in one of its views, drawn at random."""
+
+    tokens: Tokens
+    lesions: LesionSet
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]."""
+        return self.lesions.labels
+
+    def __len__(self) -> int:
+        return len(self.lesions)
+
+    def on(self, device: torch.device) -> Batch:
+        """Batches float32 [B, T, D]."""
+        rows = self.tokens.rows_of(self.lesions)
+
+        def batch(index: Tensor, generator: torch.Generator) -> Tensor:
+            view = torch.randint(self.tokens.views, (len(index),), generator=generator, device=device)
+            return self.tokens.take(rows[index.cpu().numpy()], view.cpu().numpy()).to(device)
+
+        return batch
+
+
+def kept_tokens(
+    classifier: Classifier,
+    lesions: LesionSet,
+    folder: Path,
+    change: Augment | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tokens:
+    """The tokens of every image in each of its views after the classifier's frozen blocks.
+
+    change: done to each view before it is computed, its draws from `seed`; each view gets its own.
+    What is computed is kept in `folder`, under names that stand for the frozen weights, the settings and the
+    images, so that nothing stale is ever read. Processes that need the same tokens share the work: each
+    computes the files that no other has begun. A killed one loses the file it was at.
+    """
+    identity = _identity(classifier, change, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = lesions.images.split(IMAGES_A_FILE)
+    paths = [folder / f"{_digest(identity, part.contiguous().numpy().tobytes())}.npy" for part in parts]
+    for patient in (False, True):  # the second time, wait for what others are computing
+        bar = tqdm(
+            list(zip(paths, parts, strict=True)), desc="frozen blocks", disable=not progress or patient
+        )
+        for number, (path, part) in enumerate(bar):
+            if path.is_file():
+                continue
+            try:
+                with FileLock(f"{path}.lock", timeout=-1 if patient else 0):
+                    if not path.is_file():
+                        found = _compute(classifier, part, change, seed * 1_000_003 + number)
+                        with replacing(path) as temporary, temporary.open("wb") as out:
+                            np.save(out, found)
+            except Timeout:
+                continue
+    return Tokens(pd.Index(lesions.table["image_id"]), [np.load(path, mmap_mode="r") for path in paths])
+
+
+@torch.no_grad()
+def _compute(classifier: Classifier, images: Tensor, change: Augment | None, seed: int) -> np.ndarray:
+    device = next(classifier.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    classifier.eval()
+    parts = []
+    for some in images.split(BATCH):
+        seen = views(to_unit_range(some.to(device)), classifier.settings.views)
+        if change is not None:
+            seen = [change(view, generator) for view in seen]
+        parts.append(torch.stack([classifier.trunk(view).half() for view in seen], dim=1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _identity(classifier: Classifier, change: Callable | None, seed: int) -> str:
+    settings = classifier.settings
+    frozen = [
+        tensor.detach().cpu().contiguous().numpy().tobytes()
+        for part in classifier.frozen_parts()
+        for tensor in (part.state_dict().values() if isinstance(part, torch.nn.Module) else [part])
+    ]
+    text = f"{settings.input_size} {settings.frozen} {settings.views} " + (
+        f"{change.__name__} {seed}" if change else ""
+    )
+    return _digest(text, *frozen)
+
+
+def _digest(text: str, *blobs: bytes) -> str:
+    digest = hashlib.sha256(text.encode())
+    for blob in blobs:
+        digest.update(blob)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,175 @@
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+from filelock import FileLock
+from safetensors.torch import save_file
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from hamsynth_utils import tokens as module
+from hamsynth_utils.arms import change_once
+from hamsynth_utils.classifier import PROBABILITIES, build_classifier, class_token, predict
+from hamsynth_utils.data.augment import views
+from hamsynth_utils.data.lesions import to_unit_range
+from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import TrainingSettings, load_profile
+from hamsynth_utils.tokens import TokenViews, kept_tokens
+from hamsynth_utils.training import train
+
+LESIONS = make_phantom(150, seed=0).subset(np.arange(40))
+
+
+@pytest.fixture
+def build(tiny_profile, tmp_path):
+    """Builds a classifier of three 'pretrained' blocks of which the first two are frozen."""
+    torch.manual_seed(7)
+    path = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", depth=3).state_dict(), path)
+    settings = load_profile(tiny_profile).classifier
+
+    def made(seed: int = 0, **change):
+        change = {"weights": str(path), "depth": 3, "frozen": 2, "views": 8, "drop_path": 0.0, **change}
+        return build_classifier(settings.model_copy(update=change), seed)[0]
+
+    return made
+
+
+@pytest.mark.parametrize("options", [{}, {"qkv_bias": True, "init_values": 0.3}, {"qk_norm": True}])
+def test_the_class_token_alone_is_that_of_the_whole_block(options):
+    torch.manual_seed(0)
+    block = Block(48, num_heads=3, norm_layer=nn.LayerNorm, **options).double().eval()
+    tokens = torch.randn(5, 17, 48, dtype=torch.float64)
+    torch.testing.assert_close(class_token(block, tokens), block(tokens)[:, :1])
+
+
+def test_frozen_or_not_the_logits_are_those_of_the_vit(build):
+    images = to_unit_range(LESIONS.images[:6])
+    for frozen in (0, 2, 3):
+        model = build(frozen=frozen).eval()
+        torch.testing.assert_close(
+            model.logits(images), model.vit(model.prepare(images)), atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(model.logits(model.trunk(images)), model.logits(images))
+
+
+def test_kept_tokens_are_those_of_every_view_and_are_computed_once(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "IMAGES_A_FILE", 16)
+    model = build()
+    kept = kept_tokens(model, LESIONS, tmp_path / "tokens")
+    assert kept.views == 8 and len(kept.files) == 3 and sum(map(len, kept.files)) == len(LESIONS)
+    rows, view = np.array([0, 39, 17, 17]), np.array([0, 7, 3, 4])
+    with torch.no_grad():
+        all_views = [model.trunk(part) for part in views(to_unit_range(LESIONS.images), 8)]
+    expected = torch.stack([all_views[v][row] for row, v in zip(rows, view, strict=True)])
+    torch.testing.assert_close(kept.take(rows, view), expected, atol=5e-3, rtol=2e-3)
+
+    monkeypatch.setattr(module, "_compute", lambda *_: pytest.fail("computed again"))
+    again = kept_tokens(build(seed=1), LESIONS, tmp_path / "tokens")  # another head: the same blocks
+    assert torch.equal(again.take(rows, view), kept.take(rows, view))
+    for other in ({"frozen": 1}, {"input_size": 48}, {"views": 2}):
+        with pytest.raises(pytest.fail.Exception, match="computed again"):
+            kept_tokens(build(**other), LESIONS, tmp_path / "tokens")
+
+
+def test_what_a_killed_process_left_is_not_taken_for_whole(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "IMAGES_A_FILE", 20)
+    model, calls = build(), []
+
+    def killed(*arguments):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return compute(*arguments)
+
+    compute = module._compute
+    monkeypatch.setattr(module, "_compute", killed)
+    with pytest.raises(KeyboardInterrupt):
+        kept_tokens(model, LESIONS, tmp_path)
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+    monkeypatch.setattr(module, "_compute", lambda *a: calls.append(1) or compute(*a))
+    assert len(kept_tokens(model, LESIONS, tmp_path).files) == 2 and len(calls) == 2
+
+
+def held(path, began):
+    with FileLock(path):
+        began.set()
+        time.sleep(3)
+
+
+def test_processes_share_the_work(build, tmp_path, monkeypatch):
+    """While another process holds the first file, the others are computed; then the first is waited for."""
+    monkeypatch.setattr(module, "IMAGES_A_FILE", 16)
+    model, compute, order = build(), module._compute, []
+    files = kept_tokens(model, LESIONS, tmp_path / "before").files
+    first = next(p for p in (tmp_path / "before").glob("*.npy") if np.array_equal(np.load(p), files[0])).name
+    (tmp_path / "now").mkdir()
+    context = multiprocessing.get_context("spawn")
+    began = context.Event()
+    other = context.Process(target=held, args=(str(tmp_path / "now" / f"{first}.lock"), began))
+    other.start()
+    assert began.wait(60)
+    monkeypatch.setattr(
+        module, "_compute", lambda c, images, *a: order.append(images) or compute(c, images, *a)
+    )
+    again = kept_tokens(model, LESIONS, tmp_path / "now")
+    other.join()
+    assert torch.equal(order[-1], LESIONS.images[:16]) and len(order) == 3
+    assert all(np.array_equal(a, b) for a, b in zip(again.files, files, strict=True))
+
+
+def test_a_change_is_seeded_and_each_view_gets_its_own(build, tmp_path):
+    model = build()
+    few = LESIONS.subset(np.arange(4))
+    plain = kept_tokens(model, few, tmp_path).files[0]
+    first, again, other = (
+        kept_tokens(model, few, tmp_path / name, change_once, seed).files[0]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert not np.array_equal(first, plain)
+
+
+def test_training_on_tokens_is_training_on_images(build, tmp_path):
+    """With one view there is nothing to draw, and both must take the same steps up to half precision."""
+    settings = TrainingSettings(steps=8, batch_size=8, learning_rate=1e-3, ema_decay=0.0)
+    by_images, by_tokens = build(views=1), build(views=1)
+    kept = kept_tokens(by_tokens, LESIONS, tmp_path / "tokens")
+    quiet = {"seed": 0, "progress_bar": False}
+    first = train(by_images, LESIONS, settings, tmp_path / "images", **quiet)
+    second = train(by_tokens, TokenViews(kept, LESIONS), settings, tmp_path / "by tokens", **quiet)
+    assert np.allclose(first.history["loss"], second.history["loss"], atol=2e-3)
+    assert second.history["loss"].iloc[-1] < second.history["loss"].iloc[0]
+    untouched = build(views=1)
+    for name, value in by_tokens.state_dict().items():
+        frozen = name.startswith(
+            ("vit.patch_embed", "vit.pos_embed", "vit.cls", "vit.blocks.0", "vit.blocks.1")
+        )
+        same = torch.equal(value, untouched.state_dict()[name])
+        assert same == frozen or name.endswith("k.bias"), name
+
+
+def test_predictions_by_tokens_are_predictions_by_images(build, tmp_path):
+    model = build()
+    nn.init.normal_(model.vit.head.weight)
+    kept = kept_tokens(model, LESIONS, tmp_path)
+    some = LESIONS.subset(np.arange(30, 5, -1))
+    whole, short = predict(model, some), predict(model, some, tokens=kept)
+    assert whole["image_id"].equals(short["image_id"])
+    assert np.allclose(whole[PROBABILITIES], short[PROBABILITIES], atol=5e-3)
+    turned = LESIONS.subset(np.arange(30, 5, -1))
+    turned.images.copy_(turned.images.rot90(1, (2, 3)))
+    assert np.allclose(predict(model, turned)[PROBABILITIES], whole[PROBABILITIES], atol=1e-5)
+    with pytest.raises(InputError, match="no tokens were computed for 10 image.s., first"):
+        kept_tokens(model, LESIONS.subset(np.arange(30)), tmp_path).rows_of(LESIONS)
+
+
+def test_random_blocks_are_not_frozen(build):
+    with pytest.raises(InputError, match="classifier.frozen is 2, but random blocks must not be frozen"):
+        build(weights="none")
+    with pytest.raises(InputError, match="classifier.frozen is 4, but there are 3 blocks"):
+        build(frozen=4)
