@@ -55,8 +55,9 @@ TRIAL_STEPS = 20
 class Contestant:
     """What one side came to.
 
-    seconds: how long it trained. images: how many training images it saw in that time.
-    samples: what it made, uint8 [N, 3, S, S]; sampling_seconds: how long that took.
+    seconds: how long it trained, without the short trial that sets the number of steps. images: how many
+    training images it saw in that time. samples: what it made, uint8 [N, 3, S, S]; sampling_seconds: how long
+    that took.
     """
 
     name: str
@@ -97,7 +98,11 @@ def open_run(options: argparse.Namespace, threads: int = SIDE_THREADS) -> Run:
 def side_by_side(options: argparse.Namespace, *sides: Side) -> list[Contestant]:
     """Both sides at the same time, each in a process of its own."""
     part_of(open_run(options), "train")  # read and split once, before both would
-    with ProcessPoolExecutor(len(sides), multiprocessing.get_context("spawn")) as pool:
+    with (
+        TemporaryDirectory() as folder,
+        ProcessPoolExecutor(len(sides), multiprocessing.get_context("spawn")) as pool,
+    ):
+        options.trained = Path(folder) / "trained"
         return [future.result() for future in [pool.submit(side, options) for side in sides]]
 
 
@@ -150,14 +155,19 @@ def trained_side(title: str, name: str, options: argparse.Namespace) -> Contesta
     torch.manual_seed(options.seed)
     ours = build_generator(name, run.profile)
     seconds, images = train_for(ours, lesions, settings.training, options.minutes, options.seed)
+    options.trained.touch()
     return sampled(title, seconds, images, ours.sample, lesions, options)
 
 
-def batches_for(lesions: LesionSet, size: int, minutes: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random batches [N, 3, S, S] in [-1, 1] with labels, until the minutes are over."""
-    draw = torch.Generator().manual_seed(seed)
-    end = time.monotonic() + 60 * minutes
-    while time.monotonic() < end:
+def batches_for(
+    lesions: LesionSet, size: int, options: argparse.Namespace
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Random batches [N, 3, S, S] in [-1, 1] with labels, until the package's side has done its steps.
+
+    These were to take `options.minutes`; on a machine that others use too they may take more, for both sides.
+    """
+    draw = torch.Generator().manual_seed(options.seed)
+    while not options.trained.is_file():
         picked = torch.randint(len(lesions), (size,), generator=draw)
         yield flip_and_turn(to_unit_range(lesions.images[picked]), draw), lesions.labels[picked]
 

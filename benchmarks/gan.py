@@ -44,7 +44,7 @@ def dcgan_side(options: argparse.Namespace) -> contest.Contestant:
         torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
     )
     began, seen = time.monotonic(), 0
-    for images, _ in contest.batches_for(lesions, 64, options.minutes, options.seed):
+    for images, _ in contest.batches_for(lesions, 64, options):
         fake = generator(torch.randn(len(images), LATENT, 1, 1))
         critic.zero_grad()
         (F.softplus(-discriminator(images)) + F.softplus(discriminator(fake.detach()))).mean().backward()

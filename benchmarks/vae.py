@@ -51,7 +51,7 @@ def plain_side(options: argparse.Namespace) -> contest.Contestant:
     vae = PlainVAE().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
     began, seen = time.monotonic(), 0
-    for images, _ in contest.batches_for(lesions, 64, options.minutes, options.seed):
+    for images, _ in contest.batches_for(lesions, 64, options):
         optimizer.zero_grad()
         vae.loss(images).backward()
         optimizer.step()

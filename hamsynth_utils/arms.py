@@ -24,17 +24,20 @@ from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import ARMS, TrainingSettings, generator_of
-from hamsynth_utils.synthesis import first_of_each, top_up_counts
+from hamsynth_utils.synthesis import first_of_each, ratio_counts, top_up_counts
 from hamsynth_utils.training import Augment
 
 
-def training_set(arm: str, real: LesionSet, synthetic: LesionSet | None, minority_share: float) -> LesionSet:
+def training_set(
+    arm: str, real: LesionSet, synthetic: LesionSet | None, minority_share: float, ratio: float | None = None
+) -> LesionSet:
     """What an arm is trained on.
 
     The real images; for a generator's arm its images on top, as many as each class lacks to have
-    `minority_share` of the largest class's; for an arm of a generator alone its whole synthetic set. Raises
-    InputError for an unknown arm, one whose synthetic set is missing or too small, real images that are not,
-    or synthetic ones of another size.
+    `minority_share` of the largest class's, or `ratio` times as many as there are real ones of each class
+    that lacks any; for an arm of a generator alone its whole synthetic set. Raises InputError for an unknown
+    arm, one whose synthetic set is missing or too small, real images that are not, or synthetic ones of
+    another size.
     """
     if arm not in ARMS:
         raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
@@ -53,6 +56,8 @@ def training_set(arm: str, real: LesionSet, synthetic: LesionSet | None, minorit
                 f"the real ones {real.image_size}"
             )
         return synthetic
+    if ratio is not None:
+        return real + first_of_each(synthetic, ratio_counts(real.labels, minority_share, ratio))
     return real + first_of_each(synthetic, top_up_counts(real.labels, minority_share))
 
 

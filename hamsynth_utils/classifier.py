@@ -101,6 +101,14 @@ class Classifier(Trainable):
             tokens = block(tokens)
         return tokens
 
+    def features(self, images: Tensor) -> Tensor:
+        """Class token and mean patch token after the last block, side by side: [N, 1, 2 * D]."""
+        tokens = self.trunk(images)
+        for block in self.vit.blocks[self.settings.frozen :]:
+            tokens = block(tokens)
+        tokens, prefix = self.vit.norm(tokens), self.vit.num_prefix_tokens
+        return torch.cat([tokens[:, :1], tokens[:, prefix:].mean(1, keepdim=True)], dim=2)
+
     def logits(self, images: Tensor) -> Tensor:
         """Unnormalised log probabilities [N, 7] of images [N, 3, H, W] in [-1, 1], or of their tokens."""
         vit, tokens = self.vit, images if images.ndim == 3 else self.trunk(images)
@@ -112,11 +120,7 @@ class Classifier(Trainable):
         return vit.forward_head(vit.norm(tokens)).float()
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.logits(images)
-        loss = F.cross_entropy(
-            logits, labels, self.class_weights, label_smoothing=self.settings.label_smoothing
-        )
-        return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
+        return losses(self.logits(images), labels, self.class_weights, self.settings.label_smoothing)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The head at its own rate; each block at `layer_decay` times the rate of the block above it.
@@ -139,6 +143,32 @@ class Classifier(Trainable):
             decay = {} if parameter.ndim > 1 else {"weight_decay": 0.0}
             groups.append({"params": [parameter], "lr": rate, **decay})
         return groups
+
+
+class Probe(Trainable):
+    """A linear layer on features [N, 1, D] of a ViT, see `Classifier.features`; else as a `Classifier`."""
+
+    class_weights: Tensor
+
+    def __init__(self, dimensions: int, settings: ClassifierSettings) -> None:
+        super().__init__()
+        self.settings, self.head = settings, nn.Linear(dimensions, len(CLASSES))
+        self.register_buffer("class_weights", torch.ones(len(CLASSES)), persistent=False)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Unnormalised log probabilities [N, 7] of features [N, 1, D]."""
+        return self.head(features[:, 0])
+
+    def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return losses(self.logits(features), labels, self.class_weights, self.settings.label_smoothing)
+
+
+def losses(
+    logits: Tensor, labels: Tensor, class_weights: Tensor, label_smoothing: float
+) -> dict[str, Tensor]:
+    """Label-smoothed, class-weighted cross-entropy in nats, and the share of images that are wrong."""
+    loss = F.cross_entropy(logits, labels, class_weights, label_smoothing=label_smoothing)
+    return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
 
 
 def class_token(block: nn.Module, tokens: Tensor) -> Tensor:
@@ -284,11 +314,12 @@ def refuse_synthetic(lesions: LesionSet, what: str) -> None:
 
 @torch.no_grad()
 def predict(
-    classifier: Classifier, lesions: LesionSet, batch_size: int = 64, tokens: Tokens | None = None
+    classifier: Classifier | Probe, lesions: LesionSet, batch_size: int = 64, tokens: Tokens | None = None
 ) -> pd.DataFrame:
     """Columns image_id, dx (the truth) and p_akiec ... p_vasc, averaged over the views of the settings.
 
-    tokens: what the frozen blocks made of these images (`hamsynth_utils.tokens`), so as not to make it again.
+    tokens: what the frozen blocks made of these images (`hamsynth_utils.tokens`), so as not to make it again;
+    a probe knows nothing else.
     Raises InputError if any image is synthetic: validation and test are on real images only.
     """
     refuse_synthetic(lesions, "the images to predict")

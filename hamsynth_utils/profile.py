@@ -175,6 +175,17 @@ class ClassifierSettings(Settings):
     training: TrainingSettings
 
 
+class ProbeSettings(Settings):
+    """A linear layer on the features of the ViT as it was pretrained: every arm, many seeds, in minutes."""
+
+    seeds: Annotated[int, Field(ge=2)] = 10
+    views: Literal[1, 2, 8] = 2
+    """Flips and quarter turns of each image of which features are computed."""
+    ratios: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0, 4.0)
+    """Synthetic images for each real one in the minority classes, in the sweep over each generator."""
+    training: TrainingSettings
+
+
 class EvaluationSettings(Settings):
     extractors: Annotated[tuple[Extractor, ...], Field(min_length=1)]
     repeats: Annotated[int, Field(ge=2)] = 5
@@ -200,6 +211,8 @@ class Profile(Settings):
     diffusion: DiffusionSettings
     synthesis: SynthesisSettings
     classifier: ClassifierSettings
+    probe: ProbeSettings | None = None
+    """None: no probes."""
     evaluation: EvaluationSettings
 
     @model_validator(mode="after")
@@ -217,6 +230,11 @@ class Profile(Settings):
         if name not in GENERATORS:
             raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
         return getattr(self, name)
+
+
+def other_protocol(protocol: str) -> Literal["lesion", "image"]:
+    """The other way to split: `image` for `lesion`, `lesion` for `image`."""
+    return "image" if protocol == "lesion" else "lesion"
 
 
 def generator_of(arm: str) -> str | None:

@@ -56,9 +56,9 @@ class FineTuned:
     provenance: Provenance
 
 
-def part_of(run: Run, part: str) -> LesionSet:
-    """The `train`, `validation` or `test` images of the run."""
-    return run.lesions().subset(run.split().parts()[part])
+def part_of(run: Run, part: str, protocol: str | None = None) -> LesionSet:
+    """The `train`, `validation` or `test` images of the run; protocol: under that split, not its own."""
+    return run.lesions().subset(run.split(protocol).parts()[part])
 
 
 def flip_and_turn(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -134,9 +134,11 @@ def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
     with run.room(f"generators/{name}") as folder:
         if (folder / "synthetic").exists():
             return read_synthetic(folder / "synthetic")
+        probe = run.profile.probe
         counts = requested_counts(
-            part_of(run, "train").labels, settings.minority_share, settings.evaluation_images
-        )
+            part_of(run, "train").labels, settings.minority_share, settings.evaluation_images,
+            max(probe.ratios) if probe else 0.0,
+        )  # fmt: skip
         return synthesize(
             run.require(f"generators/{name}/{WEIGHTS}", f"the notebook of the {name}"), counts,
             # Far from the seeds of the other generators and of the pictures in the notebooks.
@@ -160,17 +162,34 @@ def synthetic_of(run: Run, name: str) -> LesionSet:
     return read_synthetic(folder)
 
 
-def fine_tune(run: Run, arm: str, seed: int, progress_bar: bool = True) -> FineTuned:
-    """The run's classifier of one arm and seed, in `classifiers/<arm>/seed-<seed>/`."""
+def classifier_room(run: Run, arm: str, seed: int, protocol: str | None = None) -> str:
+    """The room of one classifier; those under the other protocol than the run's are apart from its own."""
+    own = protocol in (None, run.profile.data.protocol)
+    return f"classifiers/{arm}{'' if own else f'-{protocol}-split'}/seed-{seed}"
+
+
+def fine_tune(
+    run: Run, arm: str, seed: int, progress_bar: bool = True, protocol: str | None = None
+) -> FineTuned:
+    """The run's classifier of one arm and seed, in `classifiers/<arm>/seed-<seed>/`.
+
+    protocol: trained and tested under this split, the run's own if left out. Under the other one only arms of
+    real images can be had, since the generators have seen images that are in its test part.
+    """
     if arm not in ARMS:
         raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"the classifier's seed must be a whole number from 0 up, not {seed!r}")
     settings = run.profile.classifier
-    generator, real = generator_of(arm), part_of(run, "train")
+    generator, real = generator_of(arm), part_of(run, "train", protocol)
+    if generator and protocol not in (None, run.profile.data.protocol):
+        raise InputError(
+            f"the arm {arm} under the split by {protocol}: its generator has seen images of that test part. "
+            f"Take an arm of real images, or a run whose profile says protocol: {protocol}"
+        )
     synthetic = synthetic_of(run, generator) if generator else None
     images = training_set(arm, real, synthetic, run.profile.synthesis.minority_share)
-    with run.room(f"classifiers/{arm}/seed-{seed}") as folder:
+    with run.room(classifier_room(run, arm, seed, protocol)) as folder:
         record = folder / "provenance.json"
         classifier, provenance = build_classifier(settings, seed)
         classifier.to(run.device).class_weights.copy_(class_weights(arm, images.labels))
@@ -188,7 +207,7 @@ def fine_tune(run: Run, arm: str, seed: int, progress_bar: bool = True) -> FineT
             target = folder / ("predictions.csv" if part == "test" else "validation_predictions.csv")
             if not target.is_file():
                 with replacing(target) as path:
-                    predict(classifier, part_of(run, part), tokens=tokens).to_csv(path, index=False)
+                    predict(classifier, part_of(run, part, protocol), tokens=tokens).to_csv(path, index=False)
         return FineTuned(classifier, training, pd.read_csv(folder / "predictions.csv"), provenance)
 
 

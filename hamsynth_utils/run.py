@@ -142,15 +142,18 @@ class Run:
         path = self.folder / "data/lesions/skipped.csv"
         return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["image_id", "reason"])
 
-    def split(self) -> Split:
-        """Train, validation and test of this run, made once and kept in `data/split.csv`."""
-        lesions = self.lesions()
+    def split(self, protocol: str | None = None) -> Split:
+        """Train, validation and test of this run, made once and kept in `data/split.csv`.
+
+        protocol: `lesion` or `image`; the profile's if left out. The other one is kept beside it.
+        """
+        lesions, settings = self.lesions(), self.profile.data
+        protocol = protocol or settings.protocol
         with self.room("data") as folder:
-            path = folder / "split.csv"
+            path = folder / ("split.csv" if protocol == settings.protocol else f"split-{protocol}.csv")
             if not path.is_file():
-                settings = self.profile.data
                 split = split_by(
-                    settings.protocol, lesions.table, self.near_duplicates(), self.seed,
+                    protocol, lesions.table, self.near_duplicates(), self.seed,
                     settings.validation_share, settings.test_share,
                 )  # fmt: skip
                 part = np.full(len(lesions), "train", dtype=object)

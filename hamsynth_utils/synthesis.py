@@ -37,16 +37,20 @@ LABELS = ("generator", "checkpoint", "seed", "sampling", "class", "trained_on")
 """What each PNG's metadata says, each key with the prefix `hamsynth:`."""
 
 
-def requested_counts(labels: Tensor, minority_share: float, evaluation_images: int) -> dict[str, int]:
+def requested_counts(
+    labels: Tensor, minority_share: float, evaluation_images: int, largest_ratio: float = 0.0
+) -> dict[str, int]:
     """How many synthetic images of each class to draw, given the labels of the real training images.
 
-    Enough to bring every class up to `minority_share` of the largest one, and to draw
-    `evaluation_images` in the real proportions of the classes.
+    Enough to bring every class up to `minority_share` of the largest one, to draw `evaluation_images` in the
+    real proportions of the classes, and to give minority classes `largest_ratio` times their real images.
     """
     counts = np.bincount(labels.numpy(), minlength=len(CLASSES))
-    top_up = top_up_counts(labels, minority_share)
     share = np.ceil(evaluation_images * counts / counts.sum()).astype(int)
-    return {name: max(top_up[name], int(share[label])) for label, name in enumerate(CLASSES)}
+    wanted = [top_up_counts(labels, minority_share), ratio_counts(labels, minority_share, largest_ratio)]
+    return {
+        name: max(int(share[label]), *(each[name] for each in wanted)) for label, name in enumerate(CLASSES)
+    }
 
 
 def top_up_counts(labels: Tensor, minority_share: float) -> dict[str, int]:
@@ -54,6 +58,13 @@ def top_up_counts(labels: Tensor, minority_share: float) -> dict[str, int]:
     counts = np.bincount(labels.numpy(), minlength=len(CLASSES))
     target = round(minority_share * counts.max())
     return {name: max(0, int(target - counts[label])) for label, name in enumerate(CLASSES)}
+
+
+def ratio_counts(labels: Tensor, minority_share: float, ratio: float) -> dict[str, int]:
+    """`ratio` images for each real one of the classes below `minority_share` of the largest."""
+    counts = np.bincount(labels.numpy(), minlength=len(CLASSES))
+    lacking = top_up_counts(labels, minority_share)
+    return {name: round(ratio * counts[label]) if lacking[name] else 0 for label, name in enumerate(CLASSES)}
 
 
 def first_of_each(synthetic: LesionSet, counts: dict[str, int]) -> LesionSet:

@@ -49,6 +49,11 @@ class Tokens:
         """V, how many views of each image there are."""
         return self.files[0].shape[1]
 
+    @property
+    def dimensions(self) -> int:
+        """D, the length of a token."""
+        return self.files[0].shape[3]
+
     def rows_of(self, lesions: LesionSet) -> np.ndarray:
         """Where each image lies, int64 [N]; raises InputError for one that is not there."""
         rows = self.ids.get_indexer(lesions.table["image_id"])
@@ -98,15 +103,17 @@ def kept_tokens(
     change: Augment | None = None,
     seed: int = 0,
     progress: bool = False,
+    features: bool = False,
 ) -> Tokens:
     """The tokens of every image in each of its views after the classifier's frozen blocks.
 
+    features: the features that the whole ViT makes of it instead, as if they were one token (T = 1).
     change: done to each view before it is computed, its draws from `seed`; each view gets its own.
     What is computed is kept in `folder`, under names that stand for the frozen weights, the settings and the
     images, so that nothing stale is ever read. Processes that need the same tokens share the work: each
     computes the files that no other has begun. A killed one loses the file it was at.
     """
-    identity = _identity(classifier, change, seed)
+    identity = _identity(classifier, change, seed, features)
     folder.mkdir(parents=True, exist_ok=True)
     parts = lesions.images.split(IMAGES_A_FILE)
     paths = [folder / f"{_digest(identity, part.contiguous().numpy().tobytes())}.npy" for part in parts]
@@ -120,7 +127,7 @@ def kept_tokens(
             try:
                 with FileLock(f"{path}.lock", timeout=-1 if patient else 0):
                     if not path.is_file():
-                        found = _compute(classifier, part, change, seed * 1_000_003 + number)
+                        found = _compute(classifier, part, change, seed * 1_000_003 + number, features)
                         with replacing(path) as temporary, temporary.open("wb") as out:
                             np.save(out, found)
             except Timeout:
@@ -129,8 +136,11 @@ def kept_tokens(
 
 
 @torch.no_grad()
-def _compute(classifier: Classifier, images: Tensor, change: Augment | None, seed: int) -> np.ndarray:
+def _compute(
+    classifier: Classifier, images: Tensor, change: Augment | None, seed: int, features: bool
+) -> np.ndarray:
     device = next(classifier.parameters()).device
+    through = classifier.features if features else classifier.trunk
     generator = torch.Generator(device).manual_seed(seed)
     classifier.eval()
     parts = []
@@ -138,21 +148,26 @@ def _compute(classifier: Classifier, images: Tensor, change: Augment | None, see
         seen = views(to_unit_range(some.to(device)), classifier.settings.views)
         if change is not None:
             seen = [change(view, generator) for view in seen]
-        parts.append(torch.stack([classifier.trunk(view).half() for view in seen], dim=1).cpu().numpy())
+        parts.append(torch.stack([through(view).half() for view in seen], dim=1).cpu().numpy())
     return np.concatenate(parts)
 
 
-def _identity(classifier: Classifier, change: Callable | None, seed: int) -> str:
-    settings = classifier.settings
-    frozen = [
-        tensor.detach().cpu().contiguous().numpy().tobytes()
-        for part in classifier.frozen_parts()
-        for tensor in (part.state_dict().values() if isinstance(part, torch.nn.Module) else [part])
-    ]
-    text = f"{settings.input_size} {settings.frozen} {settings.views} " + (
+def _identity(classifier: Classifier, change: Callable | None, seed: int, features: bool) -> str:
+    """Stands for all that the tokens depend on but the images."""
+    settings, weights = classifier.settings, classifier.state_dict()
+    if not features:
+        frozen = {id(p) for part in classifier.frozen_parts() for p in _tensors(part)}
+        weights = {name: p for name, p in classifier.named_parameters() if id(p) in frozen}
+    text = f"{settings.input_size} {settings.frozen} {settings.views} {features} " + (
         f"{change.__name__} {seed}" if change else ""
     )
-    return _digest(text, *frozen)
+    # The head is new in every classifier and is not looked through.
+    looked_through = [value for name, value in weights.items() if not name.startswith("vit.head")]
+    return _digest(text, *(value.detach().cpu().contiguous().numpy().tobytes() for value in looked_through))
+
+
+def _tensors(part: torch.nn.Module | torch.nn.Parameter) -> list[Tensor]:
+    return list(part.parameters()) if isinstance(part, torch.nn.Module) else [part]
 
 
 def _digest(text: str, *blobs: bytes) -> str:

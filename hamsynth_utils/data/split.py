@@ -94,9 +94,17 @@ def leaked_share(table: pd.DataFrame, split: Split) -> float:
 
     Raises InputError if a lesion id is missing.
     """
+    return float(leaked(table, split).mean())
+
+
+def leaked(table: pd.DataFrame, split: Split) -> np.ndarray:
+    """Bool [test images]: whose lesion also has an image in train or validation.
+
+    Raises InputError if a lesion id is missing.
+    """
     lesion = _lesions(table)
     seen = np.concatenate([split.train, split.validation])
-    return float(np.isin(lesion[split.test], lesion[seen]).mean())
+    return np.isin(lesion[split.test], lesion[seen])
 
 
 def _lesions(table: pd.DataFrame) -> np.ndarray:

@@ -1,0 +1,135 @@
+"""Linear probes: every arm of the experiment in seconds, on the features of the ViT as it was pretrained.
+
+A probe can learn only what these features already separate. It answers with many seeds, for every arm and
+ratio, what fine-tuning can afford to ask only a few times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from hamsynth_utils.arms import change_once, class_weights, training_set, training_settings
+from hamsynth_utils.classifier import Classifier, Probe, build_classifier, predict
+from hamsynth_utils.data.lesions import LesionSet
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import (
+    ARMS,
+    GENERATORS,
+    ClassifierSettings,
+    ProbeSettings,
+    generator_of,
+    other_protocol,
+)
+from hamsynth_utils.rooms import part_of, synthetic_of
+from hamsynth_utils.run import Run
+from hamsynth_utils.tokens import Tokens, TokenViews, kept_tokens
+from hamsynth_utils.training import train
+from hamsynth_utils.writing import replacing
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """One probe: an arm, its seed; with `ratio`, so many synthetic images for each real one of the minority
+    classes; with `protocol`, under that split instead of the run's own."""
+
+    arm: str
+    seed: int
+    ratio: float | None = None
+    protocol: str | None = None
+
+    @property
+    def room(self) -> str:
+        """Its folder in the run."""
+        ratio = "" if self.ratio is None else f"-ratio-{self.ratio:g}"
+        protocol = "" if self.protocol is None else f"-{self.protocol}-split"
+        return f"probes/{self.arm}{ratio}{protocol}/seed-{self.seed}"
+
+
+def jobs_of(run: Run) -> list[ProbeJob]:
+    """A run's probes, for each seed: every arm; each generator and ratio; real arms under the other split."""
+    settings = _settings(run)
+    seeds, other = range(settings.seeds), other_protocol(run.profile.data.protocol)
+    real = [arm for arm in ARMS if generator_of(arm) is None]
+    return [
+        *(ProbeJob(arm, seed) for arm in ARMS for seed in seeds),
+        *(ProbeJob(arm, seed, ratio) for arm in GENERATORS for ratio in settings.ratios for seed in seeds),
+        *(ProbeJob(arm, seed, protocol=other) for arm in real for seed in seeds),
+    ]
+
+
+def run_probes(run: Run, jobs: Sequence[ProbeJob], progress: bool = True) -> dict[ProbeJob, pd.DataFrame]:
+    """The predictions of each probe on the test part of its split; made where they are not there yet.
+
+    Features are computed once for each image and kept in `probes/features/`. Raises InputError if the profile
+    has no probes, no pretrained weights can be had, or a synthetic set is missing or too small.
+    """
+    settings, classifier = _settings(run), run.profile.classifier
+    missing = [job for job in jobs if not (run.folder / job.room / "predictions.csv").is_file()]
+    if missing:
+        shared = _Shared(run, classifier, settings, progress)
+        for job in tqdm(missing, "probes", disable=not progress):
+            shared.make(job)
+    return {job: pd.read_csv(run.folder / job.room / "predictions.csv") for job in jobs}
+
+
+def _settings(run: Run) -> ProbeSettings:
+    if run.profile.probe is None:
+        raise InputError("this profile has no probes: give it a section probe")
+    return run.profile.probe
+
+
+class _Shared:
+    """What many probes have in common: images and features, each read or computed once."""
+
+    def __init__(
+        self, run: Run, classifier: ClassifierSettings, settings: ProbeSettings, progress: bool
+    ) -> None:
+        self.run, self.settings, self.progress = run, settings, progress
+        vit, origin = build_classifier(
+            classifier.model_copy(update={"frozen": 0, "views": settings.views}), 0
+        )
+        if origin.source == "random":
+            why = "; ".join(origin.tried) or "the profile asks for none"
+            raise InputError(f"probes need pretrained weights of {classifier.model}: {why}")
+        self.vit: Classifier = vit.to(run.device)
+        self.real = self._features(run.lesions())
+        self.made: dict[str, tuple[LesionSet, Tokens]] = {}
+
+    def make(self, job: ProbeJob) -> None:
+        run, generator = self.run, generator_of(job.arm)
+        if generator and job.protocol is not None:
+            raise InputError(f"the generator of {job.arm} has seen images of the other split's test part")
+        real, tokens, synthetic = part_of(run, "train", job.protocol), self.real, None
+        if generator:
+            if generator not in self.made:
+                found = synthetic_of(run, generator)
+                self.made[generator] = found, self._features(found)
+            synthetic, more = self.made[generator]
+            tokens = tokens + more
+        images = training_set(job.arm, real, synthetic, run.profile.synthesis.minority_share, job.ratio)
+        if job.arm == "augment":
+            tokens = self._features(images, changed=True)
+        with run.room(job.room) as folder:
+            torch.manual_seed(job.seed)
+            probe = Probe(tokens.dimensions, self.vit.settings).to(run.device)
+            probe.class_weights.copy_(class_weights(job.arm, images.labels))
+            length = training_settings(job.arm, self.settings.training, len(real))
+            train(
+                probe, TokenViews(tokens, images), length, folder, seed=job.seed,
+                description={"arm": job.arm}, progress_bar=False,
+            )  # fmt: skip
+            for part, name in (("validation", "validation_predictions"), ("test", "predictions")):
+                with replacing(folder / f"{name}.csv") as path:
+                    tested = part_of(run, part, job.protocol)
+                    predict(probe, tested, tokens=self.real).to_csv(path, index=False)
+
+    def _features(self, lesions: LesionSet, changed: bool = False) -> Tokens:
+        return kept_tokens(
+            self.vit, lesions, self.run.folder / "probes" / "features", change_once if changed else None,
+            self.run.seed, self.progress, features=True,
+        )  # fmt: skip

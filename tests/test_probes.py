@@ -1,0 +1,114 @@
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from hamsynth_utils import probes as module
+from hamsynth_utils.classifier import PROBABILITIES, Probe, predict
+from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.data.split import leaked
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.probes import ProbeJob, jobs_of, run_probes
+from hamsynth_utils.profile import ARMS, TrainingSettings, load_profile
+from hamsynth_utils.rooms import fine_tune, make_synthetic, part_of, train_generator
+from hamsynth_utils.run import Run
+from hamsynth_utils.tokens import Tokens, TokenViews
+from hamsynth_utils.training import train
+
+PROBE = {
+    "seeds": 2, "views": 2, "ratios": [1.0],
+    "training": {"steps": 12, "batch_size": 32, "learning_rate": 1.0e-2},
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(edited_tiny, tmp_path, monkeypatch) -> Run:
+    """A tiny run on the phantom whose GAN has made its set, with a 'pretrained' ViT of one block."""
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path / "runs"))
+    torch.manual_seed(7)
+    weights = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", depth=1).state_dict(), weights)
+    profile = edited_tiny({"probe": PROBE, "classifier": {"weights": str(weights)}})
+    run = Run.open("probed", profile, "phantom", 0)
+    train_generator(run, "gan", progress_bar=False)
+    make_synthetic(run, "gan", progress_bar=False)
+    return run
+
+
+def test_probes_of_every_kind_predict_their_test_part_and_are_made_once(run, monkeypatch):
+    jobs = [
+        ProbeJob("real", 0), ProbeJob("real", 1), ProbeJob("augment", 0), ProbeJob("gan", 0),
+        ProbeJob("gan", 0, ratio=1.0), ProbeJob("gan_only", 0), ProbeJob("oversample", 0, protocol="image"),
+    ]  # fmt: skip
+    assert set(jobs) <= set(jobs_of(run))
+    sizes = {}
+
+    def counted(probe, views, settings, folder, **how):
+        sizes[folder.parent.name] = len(views)
+        assert settings.total_steps(1) == 12  # whatever the arm has
+        return train(probe, views, settings, folder, **how)
+
+    monkeypatch.setattr(module, "train", counted)
+    found = run_probes(run, jobs, progress=False)
+    real, made = part_of(run, "train"), make_synthetic(run, "gan")
+    minority = [n for n in real.counts.values() if n < round(0.1 * max(real.counts.values()))]
+    assert sizes["real"] == len(real) and sizes["gan_only"] == len(made)
+    assert sizes["gan-ratio-1"] == len(real) + sum(minority)
+    for job, frame in found.items():
+        tested = part_of(run, "test", job.protocol).table["image_id"]
+        assert frame["image_id"].tolist() == tested.tolist()
+        assert np.allclose(frame[PROBABILITIES].sum(axis=1), 1)
+    assert not found[jobs[0]].equals(found[jobs[1]])
+
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("made again"))
+    again = run_probes(run, jobs, progress=False)
+    assert all(again[job].equals(found[job]) for job in jobs)
+
+
+def test_a_run_has_a_probe_of_each_arm_ratio_and_seed_once(run):
+    jobs = jobs_of(run)
+    assert len(set(jobs)) == len(jobs) == len({job.room for job in jobs})
+    assert {job.arm for job in jobs} == set(ARMS)
+    assert {job.seed for job in jobs} == {0, 1}
+
+
+def test_the_other_split_leaks_and_has_real_arms_only(run):
+    table = run.lesions().table
+    own, other = run.split(), run.split("image")
+    assert not leaked(table, own).any()
+    assert leaked(table, other).any() and len(leaked(table, other)) == len(other.test)
+    assert run.split("lesion").test.tolist() == own.test.tolist()
+    with pytest.raises(InputError, match="has seen images of the other split"):
+        run_probes(run, [ProbeJob("gan", 0, protocol="image")], progress=False)
+    with pytest.raises(InputError, match="the arm gan under the split by image: its generator has seen"):
+        fine_tune(run, "gan", 0, protocol="image")
+    tuned = fine_tune(run, "real", 0, progress_bar=False, protocol="image")
+    assert tuned.predictions["image_id"].tolist() == table["image_id"].iloc[other.test].tolist()
+    assert (run.folder / "classifiers/real-image-split/seed-0/predictions.csv").is_file()
+    assert not (run.folder / "classifiers/real/seed-0").exists()
+
+
+def test_no_probe_without_pretrained_weights_or_settings(edited_tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path / "runs"))
+    bare = Run.open("bare", edited_tiny({"probe": PROBE}), "phantom", 0)
+    with pytest.raises(InputError, match="probes need pretrained weights of vit_tiny_patch16_224"):
+        run_probes(bare, [ProbeJob("real", 0)], progress=False)
+    without = Run.open("without", edited_tiny({}), "phantom", 0)
+    with pytest.raises(InputError, match="this profile has no probes"):
+        jobs_of(without)
+
+
+def test_a_probe_separates_what_is_linearly_separable(tiny_profile, tmp_path):
+    lesions = make_phantom(350, seed=0)
+    draw = np.random.default_rng(0)
+    features = np.eye(len(CLASSES))[lesions.labels.numpy()] + 0.05 * draw.normal(size=(350, 7))
+    tokens = Tokens(pd.Index(lesions.table["image_id"]), [features[:, None, None].astype(np.float16)])
+    classifier = load_profile(tiny_profile).classifier.model_copy(update={"views": 1})
+    settings = TrainingSettings(steps=200, batch_size=64, learning_rate=3e-2, class_balance=1.0)
+    probe = Probe(7, classifier)
+    train(probe, TokenViews(tokens, lesions), settings, tmp_path, seed=0, progress_bar=False)
+    frame = predict(probe, lesions, tokens=tokens)
+    assert (frame[PROBABILITIES].to_numpy().argmax(1) == lesions.labels.numpy()).all()
