@@ -25,6 +25,7 @@ PARAMETERS += ["-p", "seed", config["seed"]]
 GENERATOR_CHAPTERS = {"vae": "02_vae", "gan": "03_gan", "diffusion": "04_diffusion"}
 LONGEST = GENERATOR_CHAPTERS["diffusion"]
 GENERATORS = [f"notebooks/{chapter}.ipynb" for chapter in GENERATOR_CHAPTERS.values()]
+PROBES = "notebooks/05_probes.ipynb"
 CLASSIFIERS = [f"notebooks/05_vit-{arm}-{seed}.ipynb" for arm in PROFILE.arms for seed in PROFILE.seeds]
 EXECUTE = (
     "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.watch"
@@ -130,9 +131,26 @@ rule classifier:
         EXECUTE
 
 
+rule probes:
+    input:
+        GENERATORS,
+        notebook=NOTEBOOKS / "05_probes.ipynb",
+    output:
+        PROBES,
+    log:
+        "logs/05_probes.log",
+    threads: PROFILE.threads
+    params:
+        name="05_probes",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
 rule evaluation:
     input:
         GENERATORS,
+        PROBES,
         CLASSIFIERS,
         notebook=NOTEBOOKS / "06_evaluation.ipynb",
     output:

@@ -6,6 +6,7 @@ ratio, what fine-tuning can afford to ask only a few times.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,12 @@ import torch
 from tqdm.auto import tqdm
 
 from hamsynth_utils.arms import change_once, class_weights, training_set, training_settings
-from hamsynth_utils.classifier import Classifier, Probe, build_classifier, predict
+from hamsynth_utils.classifier import Classifier, Probe, Provenance, build_classifier, predict
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import (
     ARMS,
     GENERATORS,
-    ClassifierSettings,
-    ProbeSettings,
     generator_of,
     other_protocol,
 )
@@ -30,6 +29,8 @@ from hamsynth_utils.run import Run
 from hamsynth_utils.tokens import Tokens, TokenViews, kept_tokens
 from hamsynth_utils.training import train
 from hamsynth_utils.writing import replacing
+
+FEATURES = "probes/features"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ProbeJob:
 
 def jobs_of(run: Run) -> list[ProbeJob]:
     """A run's probes, for each seed: every arm; each generator and ratio; real arms under the other split."""
-    settings = _settings(run)
+    settings = run.profile.probe
     seeds, other = range(settings.seeds), other_protocol(run.profile.data.protocol)
     real = [arm for arm in ARMS if generator_of(arm) is None]
     return [
@@ -65,71 +66,64 @@ def jobs_of(run: Run) -> list[ProbeJob]:
 def run_probes(run: Run, jobs: Sequence[ProbeJob], progress: bool = True) -> dict[ProbeJob, pd.DataFrame]:
     """The predictions of each probe on the test part of its split; made where they are not there yet.
 
-    Features are computed once for each image and kept in `probes/features/`. Raises InputError if the profile
-    has no probes, no pretrained weights can be had, or a synthetic set is missing or too small.
+    Raises InputError if a synthetic set is missing or too small.
     """
-    settings, classifier = _settings(run), run.profile.classifier
     missing = [job for job in jobs if not (run.folder / job.room / "predictions.csv").is_file()]
     if missing:
-        shared = _Shared(run, classifier, settings, progress)
+        shared = _Shared(run, progress)
         for job in tqdm(missing, "probes", disable=not progress):
             shared.make(job)
     return {job: pd.read_csv(run.folder / job.room / "predictions.csv") for job in jobs}
 
 
-def _settings(run: Run) -> ProbeSettings:
-    if run.profile.probe is None:
-        raise InputError("this profile has no probes: give it a section probe")
-    return run.profile.probe
+def untuned_vit(run: Run) -> tuple[Classifier, Provenance]:
+    """The classifier's ViT as its training finds it, and where its weights came from."""
+    settings = run.profile.classifier.model_copy(update={"frozen": 0, "views": run.profile.probe.views})
+    vit, origin = build_classifier(settings, seed=0)
+    return vit.to(run.device), origin
+
+
+def features_of(run: Run, vit: Classifier, lesions: LesionSet, progress: bool = True) -> Tokens:
+    """Its features of each view of the images, see `Classifier.features`; kept in `probes/features/`."""
+    return kept_tokens(vit, lesions, run.folder / FEATURES, progress=progress, features=True)
 
 
 class _Shared:
     """What many probes have in common: images and features, each read or computed once."""
 
-    def __init__(
-        self, run: Run, classifier: ClassifierSettings, settings: ProbeSettings, progress: bool
-    ) -> None:
-        self.run, self.settings, self.progress = run, settings, progress
-        vit, origin = build_classifier(
-            classifier.model_copy(update={"frozen": 0, "views": settings.views}), 0
-        )
-        if origin.source == "random":
-            why = "; ".join(origin.tried) or "the profile asks for none"
-            raise InputError(f"probes need pretrained weights of {classifier.model}: {why}")
-        self.vit: Classifier = vit.to(run.device)
-        self.real = self._features(run.lesions())
+    def __init__(self, run: Run, progress: bool) -> None:
+        self.run, self.progress = run, progress
+        self.vit, _ = untuned_vit(run)
+        self.real = features_of(run, self.vit, run.lesions(), progress)
         self.made: dict[str, tuple[LesionSet, Tokens]] = {}
+        self.part = functools.cache(lambda name, protocol: part_of(run, name, protocol))
 
     def make(self, job: ProbeJob) -> None:
         run, generator = self.run, generator_of(job.arm)
         if generator and job.protocol is not None:
             raise InputError(f"the generator of {job.arm} has seen images of the other split's test part")
-        real, tokens, synthetic = part_of(run, "train", job.protocol), self.real, None
+        real, tokens, synthetic = self.part("train", job.protocol), self.real, None
         if generator:
             if generator not in self.made:
                 found = synthetic_of(run, generator)
-                self.made[generator] = found, self._features(found)
+                self.made[generator] = found, features_of(run, self.vit, found, self.progress)
             synthetic, more = self.made[generator]
             tokens = tokens + more
         images = training_set(job.arm, real, synthetic, run.profile.synthesis.minority_share, job.ratio)
         if job.arm == "augment":
-            tokens = self._features(images, changed=True)
+            tokens = kept_tokens(
+                self.vit, images, run.folder / FEATURES, change_once, run.seed, self.progress, features=True
+            )
         with run.room(job.room) as folder:
             torch.manual_seed(job.seed)
             probe = Probe(tokens.dimensions, self.vit.settings).to(run.device)
             probe.class_weights.copy_(class_weights(job.arm, images.labels))
-            length = training_settings(job.arm, self.settings.training, len(real))
+            length = training_settings(job.arm, run.profile.probe.training, len(real))
             train(
                 probe, TokenViews(tokens, images), length, folder, seed=job.seed,
                 description={"arm": job.arm}, progress_bar=False,
             )  # fmt: skip
             for part, name in (("validation", "validation_predictions"), ("test", "predictions")):
                 with replacing(folder / f"{name}.csv") as path:
-                    tested = part_of(run, part, job.protocol)
+                    tested = self.part(part, job.protocol)
                     predict(probe, tested, tokens=self.real).to_csv(path, index=False)
-
-    def _features(self, lesions: LesionSet, changed: bool = False) -> Tokens:
-        return kept_tokens(
-            self.vit, lesions, self.run.folder / "probes" / "features", change_once if changed else None,
-            self.run.seed, self.progress, features=True,
-        )  # fmt: skip

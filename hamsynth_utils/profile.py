@@ -211,8 +211,7 @@ class Profile(Settings):
     diffusion: DiffusionSettings
     synthesis: SynthesisSettings
     classifier: ClassifierSettings
-    probe: ProbeSettings | None = None
-    """None: no probes."""
+    probe: ProbeSettings
     evaluation: EvaluationSettings
 
     @model_validator(mode="after")

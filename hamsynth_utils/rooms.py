@@ -134,10 +134,9 @@ def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
     with run.room(f"generators/{name}") as folder:
         if (folder / "synthetic").exists():
             return read_synthetic(folder / "synthetic")
-        probe = run.profile.probe
         counts = requested_counts(
             part_of(run, "train").labels, settings.minority_share, settings.evaluation_images,
-            max(probe.ratios) if probe else 0.0,
+            max(run.profile.probe.ratios),
         )  # fmt: skip
         return synthesize(
             run.require(f"generators/{name}/{WEIGHTS}", f"the notebook of the {name}"), counts,

@@ -48,6 +48,10 @@ TINY = {
         "model": "vit_tiny_patch16_224", "depth": 1, "input_size": 32, "weights": "none",
         "training": {"steps": 6, "batch_size": 16, "learning_rate": 1.0e-3},
     },
+    "probe": {
+        "seeds": 2, "views": 1, "ratios": [1.0],
+        "training": {"steps": 6, "batch_size": 16, "learning_rate": 1.0e-2},
+    },
     "evaluation": {"extractors": ["efficientnet_lite0"], "repeats": 2, "bootstrap": 100},
 }  # fmt: skip
 """Every setting as small as it goes: the road in seconds, to test that it holds, not where it leads."""

@@ -17,7 +17,7 @@ from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.profile import GENERATORS, MAIN_ARMS
 from hamsynth_utils.synthesis import read_synthetic
 
-CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "06_evaluation", "07_ethics")
+CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_ethics")
 EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in MAIN_ARMS)]
 
 
@@ -88,7 +88,17 @@ def test_every_room_leaves_its_results(report):
         predictions = pd.read_csv(folder / f"classifiers/{arm}/seed-0/predictions.csv")
         assert set(predictions["image_id"]) == set(parts[parts == "test"].index)
         assert predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1).between(0.999, 1.001).all()
-    for table in ("fidelity", "classification", "differences", "verdicts", "privacy", "fairness"):
+    for table in (
+        "fidelity",
+        "probes",
+        "probe_gains",
+        "probe_sweep",
+        "classification",
+        "differences",
+        "verdicts",
+        "privacy",
+        "fairness",
+    ):
         assert len(pd.read_csv(folder / f"metrics/{table}.csv"))
 
 

@@ -18,11 +18,6 @@ from hamsynth_utils.run import Run
 from hamsynth_utils.tokens import Tokens, TokenViews
 from hamsynth_utils.training import train
 
-PROBE = {
-    "seeds": 2, "views": 2, "ratios": [1.0],
-    "training": {"steps": 12, "batch_size": 32, "learning_rate": 1.0e-2},
-}  # fmt: skip
-
 
 @pytest.fixture
 def run(edited_tiny, tmp_path, monkeypatch) -> Run:
@@ -31,7 +26,7 @@ def run(edited_tiny, tmp_path, monkeypatch) -> Run:
     torch.manual_seed(7)
     weights = tmp_path / "vit.safetensors"
     save_file(timm.create_model("vit_tiny_patch16_224", depth=1).state_dict(), weights)
-    profile = edited_tiny({"probe": PROBE, "classifier": {"weights": str(weights)}})
+    profile = edited_tiny({"classifier": {"weights": str(weights)}})
     run = Run.open("probed", profile, "phantom", 0)
     train_generator(run, "gan", progress_bar=False)
     make_synthetic(run, "gan", progress_bar=False)
@@ -48,7 +43,7 @@ def test_probes_of_every_kind_predict_their_test_part_and_are_made_once(run, mon
 
     def counted(probe, views, settings, folder, **how):
         sizes[folder.parent.name] = len(views)
-        assert settings.total_steps(1) == 12  # whatever the arm has
+        assert settings.total_steps(1) == 6  # whatever the arm has
         return train(probe, views, settings, folder, **how)
 
     monkeypatch.setattr(module, "train", counted)
@@ -89,16 +84,6 @@ def test_the_other_split_leaks_and_has_real_arms_only(run):
     assert tuned.predictions["image_id"].tolist() == table["image_id"].iloc[other.test].tolist()
     assert (run.folder / "classifiers/real-image-split/seed-0/predictions.csv").is_file()
     assert not (run.folder / "classifiers/real/seed-0").exists()
-
-
-def test_no_probe_without_pretrained_weights_or_settings(edited_tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path / "runs"))
-    bare = Run.open("bare", edited_tiny({"probe": PROBE}), "phantom", 0)
-    with pytest.raises(InputError, match="probes need pretrained weights of vit_tiny_patch16_224"):
-        run_probes(bare, [ProbeJob("real", 0)], progress=False)
-    without = Run.open("without", edited_tiny({}), "phantom", 0)
-    with pytest.raises(InputError, match="this profile has no probes"):
-        jobs_of(without)
 
 
 def test_a_probe_separates_what_is_linearly_separable(tiny_profile, tmp_path):

@@ -34,7 +34,9 @@ if "faulty" in Path(source).read_text():
 while Path(os.environ["CALLS"] + ".slow").exists() and "06" in target:
     time.sleep(0.1)
 """
-CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_vit", "06_evaluation", "07_ethics")
+CHAPTERS = (
+    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_vit", "05_probes", "06_evaluation", "07_ethics",
+)  # fmt: skip
 
 
 class Road:
@@ -136,7 +138,7 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
     process.wait()
     second = road.calls()
     assert sorted([*first, *(name for name, *_ in second)]) == sorted(
-        ["01_dataset", "02_vae", "03_gan", "03_gan", "04_diffusion", "06_evaluation"]
+        ["01_dataset", "02_vae", "03_gan", "03_gan", "04_diffusion", "05_probes", "06_evaluation"]
         + [f"05_vit-{arm}-{seed}" for arm in ("real", "gan") for seed in (0, 7)]
     )
     assert ["gan", "7"] in [[values.get("arm"), values.get("classifier_seed")] for _, values, _, _ in second]
@@ -157,6 +159,7 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
     assert road.finish()[0] == 0
     assert sorted(name for name, *_ in road.calls()) == [
         "03_gan",
+        "05_probes",
         "05_vit-gan-0",
         "05_vit-gan-7",
         "06_evaluation",

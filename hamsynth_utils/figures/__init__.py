@@ -14,6 +14,7 @@ from hamsynth_utils.figures.charts import (
     precision_recall_curves,
 )
 from hamsynth_utils.figures.distances import distance_curves
+from hamsynth_utils.figures.estimates import estimate_rows, gain_curves
 from hamsynth_utils.figures.images import class_grid, image_grid, image_rows, overlay
 from hamsynth_utils.figures.style import (
     ARM_COLOURS,
@@ -45,6 +46,8 @@ __all__ = [
     "class_grid",
     "confusion_matrix",
     "distance_curves",
+    "estimate_rows",
+    "gain_curves",
     "group_bars",
     "histogram_pair",
     "image_grid",
