@@ -216,6 +216,7 @@ def report(
     options: argparse.Namespace,
     verdicts: dict[str, tuple[float, str, float]],
     remark: str = "",
+    counted: str = "samples each",
 ) -> None:
     """Print the table in Markdown, and for each target `what: (measured, sign, bound)` whether it is met.
 
@@ -226,7 +227,7 @@ def report(
     lines = [shown.columns.tolist(), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     text = [
         f"{datetime.now(UTC).date()}, {_machine()}, {SIDE_THREADS} thread(s) a side, both at the same time, "
-        f"torch {torch.__version__}; {options.samples} samples each"
+        f"torch {torch.__version__}; {options.samples} {counted}"
         + (f", {options.minutes:g} minutes each" if options.minutes else "")
         + f", seed {options.seed}; intervals: 95 %, one more draw of real images.",
         "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines),

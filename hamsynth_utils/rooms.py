@@ -45,6 +45,9 @@ from hamsynth_utils.tokens import Tokens, TokenViews, kept_tokens
 from hamsynth_utils.training import Training, train
 from hamsynth_utils.writing import replacing
 
+SYNTHETIC_VIEWS = 2
+"""A synthetic image and its mirror image go through frozen blocks: who wants more views draws more images."""
+
 
 @dataclass(frozen=True)
 class FineTuned:
@@ -222,7 +225,8 @@ def _frozen_views(
     if arm == "augment":
         seen = kept_tokens(classifier, images, folder, change_once, run.seed, progress_bar)
     elif generator is not None:
-        seen = real + kept_tokens(classifier, synthetic_of(run, generator), folder, progress=progress_bar)
+        made = synthetic_of(run, generator)
+        seen = real + kept_tokens(classifier, made, folder, progress=progress_bar, count=SYNTHETIC_VIEWS)
     return TokenViews(seen, images), real
 
 

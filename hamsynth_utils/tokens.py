@@ -36,7 +36,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of images by image_id: files of float16 [images, V, T, D], mapped and not read as a whole."""
+    """Tokens of images by image_id: files of float16 [images, V, T, D], mapped and not read as a whole.
+
+    V, the number of views, may differ between files.
+    """
 
     ids: pd.Index
     files: list[np.ndarray]
@@ -46,8 +49,8 @@ class Tokens:
 
     @property
     def views(self) -> int:
-        """V, how many views of each image there are."""
-        return self.files[0].shape[1]
+        """The largest V."""
+        return max(file.shape[1] for file in self.files)
 
     @property
     def dimensions(self) -> int:
@@ -63,10 +66,14 @@ class Tokens:
         return rows
 
     def take(self, rows: np.ndarray, view: np.ndarray) -> Tensor:
-        """Tokens float32 [B, T, D] of the images at `rows` [B], each in its view `view` [B]."""
+        """Tokens float32 [B, T, D] of the images at `rows` [B], each in its view `view` [B] modulo its V."""
         starts = np.cumsum([0, *map(len, self.files)])
         numbers = np.searchsorted(starts, rows, side="right") - 1
-        picked = [self.files[n][row - starts[n], v] for n, row, v in zip(numbers, rows, view, strict=True)]
+        files = [self.files[number] for number in numbers]
+        picked = [
+            file[row - starts[number], v % file.shape[1]]
+            for file, number, row, v in zip(files, numbers, rows, view, strict=True)
+        ]
         return torch.from_numpy(np.stack(picked)).float()
 
 
@@ -104,16 +111,19 @@ def kept_tokens(
     seed: int = 0,
     progress: bool = False,
     features: bool = False,
+    count: int | None = None,
 ) -> Tokens:
     """The tokens of every image in each of its views after the classifier's frozen blocks.
 
     features: the features that the whole ViT makes of it instead, as if they were one token (T = 1).
+    count: of so many views, those of the settings if left out.
     change: done to each view before it is computed, its draws from `seed`; each view gets its own.
     What is computed is kept in `folder`, under names that stand for the frozen weights, the settings and the
     images, so that nothing stale is ever read. Processes that need the same tokens share the work: each
     computes the files that no other has begun. A killed one loses the file it was at.
     """
-    identity = _identity(classifier, change, seed, features)
+    count = count or classifier.settings.views
+    identity = _identity(classifier, change, seed, features, count)
     folder.mkdir(parents=True, exist_ok=True)
     parts = lesions.images.split(IMAGES_A_FILE)
     paths = [folder / f"{_digest(identity, part.contiguous().numpy().tobytes())}.npy" for part in parts]
@@ -127,7 +137,7 @@ def kept_tokens(
             try:
                 with FileLock(f"{path}.lock", timeout=-1 if patient else 0):
                     if not path.is_file():
-                        found = _compute(classifier, part, change, seed * 1_000_003 + number, features)
+                        found = _compute(classifier, part, change, seed * 1_000_003 + number, features, count)
                         with replacing(path) as temporary, temporary.open("wb") as out:
                             np.save(out, found)
             except Timeout:
@@ -137,7 +147,7 @@ def kept_tokens(
 
 @torch.no_grad()
 def _compute(
-    classifier: Classifier, images: Tensor, change: Augment | None, seed: int, features: bool
+    classifier: Classifier, images: Tensor, change: Augment | None, seed: int, features: bool, count: int
 ) -> np.ndarray:
     device = next(classifier.parameters()).device
     through = classifier.features if features else classifier.trunk
@@ -145,20 +155,20 @@ def _compute(
     classifier.eval()
     parts = []
     for some in images.split(BATCH):
-        seen = views(to_unit_range(some.to(device)), classifier.settings.views)
+        seen = views(to_unit_range(some.to(device)), count)
         if change is not None:
             seen = [change(view, generator) for view in seen]
         parts.append(torch.stack([through(view).half() for view in seen], dim=1).cpu().numpy())
     return np.concatenate(parts)
 
 
-def _identity(classifier: Classifier, change: Callable | None, seed: int, features: bool) -> str:
+def _identity(classifier: Classifier, change: Callable | None, seed: int, features: bool, count: int) -> str:
     """Stands for all that the tokens depend on but the images."""
     settings, weights = classifier.settings, classifier.state_dict()
     if not features:
         frozen = {id(p) for part in classifier.frozen_parts() for p in _tensors(part)}
         weights = {name: p for name, p in classifier.named_parameters() if id(p) in frozen}
-    text = f"{settings.input_size} {settings.frozen} {settings.views} {features} " + (
+    text = f"{settings.input_size} {settings.frozen} {count} {features} " + (
         f"{change.__name__} {seed}" if change else ""
     )
     # The head is new in every classifier and is not looked through.

@@ -1,0 +1,108 @@
+"""Fine-tuning behind frozen, cached blocks against the naive loop that tunes the whole ViT on whole images.
+
+    HAMSYNTH_WEIGHTS=path/to/weights python benchmarks/fine_tuning.py path/to/ham10000
+
+Both train the arm of real images for the profile's steps, batches and rates, with flips and quarter turns,
+and predict the test part over the same views. The naive side tunes every block. Ours runs the frozen ones once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import contest
+import pandas as pd
+
+from hamsynth_utils.classifier import build_classifier, predict
+from hamsynth_utils.metrics import comparison
+from hamsynth_utils.rooms import flip_and_turn, part_of
+from hamsynth_utils.tokens import TokenViews, kept_tokens
+from hamsynth_utils.training import train
+
+TRAININGS = 30
+"""Ten arms of three seeds, which share the tokens of the real images."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What one side came to: seconds spent once, seconds of a training, its steps and predictions."""
+
+    name: str
+    once: float
+    training: float
+    steps: int
+    predictions: pd.DataFrame
+
+
+def tuned(options: argparse.Namespace, name: str, frozen: int | None) -> Tuned:
+    """One side; frozen: how many blocks, the profile's number if left out."""
+    run = contest.open_run(options)
+    settings = run.profile.classifier
+    if frozen is not None:
+        settings = settings.model_copy(update={"frozen": frozen})
+    length = settings.training
+    if options.steps:
+        length = length.model_copy(update={"steps": options.steps, "epochs": None})
+    classifier, _ = build_classifier(settings, options.seed)
+    lesions, test = part_of(run, "train"), part_of(run, "test")
+    once, tokens, source = 0.0, None, lesions
+    with TemporaryDirectory() as folder:
+        if settings.frozen:
+            began = time.monotonic()
+            tokens = kept_tokens(classifier, lesions + test, Path(folder), progress=True)
+            once, source = time.monotonic() - began, TokenViews(tokens, lesions)
+        began = time.monotonic()
+        training = train(classifier, source, length, Path(folder), seed=options.seed, augment=flip_and_turn)
+        seconds = time.monotonic() - began
+        predictions = predict(classifier, test, tokens=tokens)
+    return Tuned(name, once, seconds, int(training.history["step"].iloc[-1]), predictions)
+
+
+def our_side(options: argparse.Namespace) -> Tuned:
+    return tuned(options, "frozen blocks, cached", None)
+
+
+def naive_side(options: argparse.Namespace) -> Tuned:
+    return tuned(options, "whole images, every block", 0)
+
+
+def main() -> None:
+    parser = contest.parser(__doc__, minutes=0)
+    parser.add_argument("--steps", type=int, help="steps of each training instead of the profile's")
+    options = parser.parse_args()
+    sides = contest.side_by_side(options, our_side, naive_side)
+    run = contest.open_run(options, contest.CORES)
+    lesions, draws = part_of(run, "test").table["lesion_id"], run.profile.evaluation.bootstrap
+    rows, found = [], {}
+    for side in sides:
+        row = {
+            "loop": side.name, "once, min": side.once / 60, "a training, min": side.training / 60,
+            f"{TRAININGS} trainings, min": (side.once + TRAININGS * side.training) / 60,
+            "steps/s": side.steps / side.training,
+        }  # fmt: skip
+        for metric in ("accuracy", "balanced_accuracy"):
+            statistic = comparison.statistics()[metric]
+            one = comparison.estimate(
+                statistic, {options.seed: side.predictions}, lesions, draws, options.seed
+            )
+            found[side.name, metric] = one
+            row[metric.replace("_", " ")] = one.value
+            row[f"{metric.replace('_', ' ')}, 95 %"] = f"{one.low:.3f} to {one.high:.3f}"
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    whole = table[f"{TRAININGS} trainings, min"]
+    gap = comparison.difference(found[sides[0].name, "accuracy"], found[sides[1].name, "accuracy"])
+    remark = f"Accuracy, ours minus naive: {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})."
+    options.samples = len(lesions)
+    contest.report("fine_tuning", table, options, {
+        f"minutes of {TRAININGS} trainings, naive over ours": (whole[1] / whole[0], ">=", 8),
+        "accuracy, ours minus naive, upper end of its 95 % interval": (gap["high"], ">=", 0.0),
+    }, remark, "test images")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
