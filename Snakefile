@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
-from hamsynth_utils.profile import generator_of, load_profile
+from hamsynth_utils.profile import generator_of, load_profile, other_protocol
 
 RUN = str(config["run"])
 RUNS = Path(os.environ.get("HAMSYNTH_RUNS") or ROOT / "runs").absolute()
@@ -27,6 +27,10 @@ LONGEST = GENERATOR_CHAPTERS["diffusion"]
 GENERATORS = [f"notebooks/{chapter}.ipynb" for chapter in GENERATOR_CHAPTERS.values()]
 PROBES = "notebooks/05_probes.ipynb"
 CLASSIFIERS = [f"notebooks/05_vit-{arm}-{seed}.ipynb" for arm in PROFILE.arms for seed in PROFILE.seeds]
+OTHER_SPLIT = other_protocol(PROFILE.data.protocol)
+CLASSIFIERS += [
+    f"notebooks/05_vit-{arm}-{seed}-{OTHER_SPLIT}.ipynb" for arm in PROFILE.other_split_arms for seed in PROFILE.seeds
+]
 EXECUTE = (
     "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.watch"
     " {params.name} {log} {sys.executable:q} -m papermill {input.notebook:q} notebooks/{params.name}.partial.ipynb"
@@ -129,6 +133,20 @@ rule classifier:
         parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}"],
     shell:
         EXECUTE
+
+
+use rule classifier as other_split_classifier with:
+    output:
+        "notebooks/05_vit-{arm}-{classifier_seed}-{split}.ipynb",
+    wildcard_constraints:
+        arm="|".join(PROFILE.other_split_arms),
+        classifier_seed=r"\d+",
+        split=OTHER_SPLIT,
+    log:
+        "logs/05_vit-{arm}-{classifier_seed}-{split}.log",
+    params:
+        name="05_vit-{arm}-{classifier_seed}-{split}",
+        parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}", "-r", "split", "{split}"],
 
 
 rule probes:

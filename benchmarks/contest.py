@@ -216,7 +216,7 @@ def report(
     options: argparse.Namespace,
     verdicts: dict[str, tuple[float, str, float]],
     remark: str = "",
-    counted: str = "samples each",
+    counted: str = "samples each, intervals: 95 %, one more draw of real images",
 ) -> None:
     """Print the table in Markdown, and for each target `what: (measured, sign, bound)` whether it is met.
 
@@ -228,8 +228,8 @@ def report(
     text = [
         f"{datetime.now(UTC).date()}, {_machine()}, {SIDE_THREADS} thread(s) a side, both at the same time, "
         f"torch {torch.__version__}; {options.samples} {counted}"
-        + (f", {options.minutes:g} minutes each" if options.minutes else "")
-        + f", seed {options.seed}; intervals: 95 %, one more draw of real images.",
+        + (f"; {options.minutes:g} minutes each" if options.minutes else "")
+        + f"; seed {options.seed}.",
         "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines),
         "\n".join(_verdict(what, *target) for what, target in verdicts.items()),
         remark,

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import ARMS, project_root
 from hamsynth_utils.run_page import run_page, this_run
 from hamsynth_utils.writing import replacing
@@ -98,11 +99,12 @@ def build(folder: Path, root: Path | None = None) -> Path:
 def executed_notebooks(folder: Path) -> list[Path]:
     """The notebooks of a run that were executed to the end, in the order of the road."""
 
-    def key(path: Path) -> tuple[str, int, int]:
-        chapter, *arm_and_seed = path.stem.split("-")
-        return (
-            (chapter, ARMS.index(arm_and_seed[0]), int(arm_and_seed[1])) if arm_and_seed else (chapter, 0, 0)
-        )
+    def key(path: Path) -> tuple[str, str, int, int]:
+        chapter, *execution = path.stem.split("-")
+        if not execution:
+            return chapter, "", 0, 0
+        arm, seed, *split = execution
+        return chapter, "".join(split), ARMS.index(arm), int(seed)
 
     paths = (folder / "notebooks").glob("*.ipynb")
     return sorted((path for path in paths if not path.stem.endswith(".partial")), key=key)
@@ -121,11 +123,11 @@ def minutes(folder: Path) -> dict[str, tuple[float, float | None]]:
 
 def _per_arm_page(notebook: dict[str, Any], name: str) -> dict[str, Any]:
     """An execution of 05_vit reduced to its own results, with figure names of its own."""
-    _, arm, seed = name.rsplit("-", 2)
-    title = "Real images alone" if arm == "real" else f"Real and {_label(arm)} images"
+    arm, seed, *split = name.removeprefix(f"{CLASSIFIER}-").split("-")
+    title = f"The arm {ARM_NAMES[arm]}, seed {seed}" + (f", split by {split[0]}" if split else "")
     heading = {
         "cell_type": "markdown", "id": "title", "metadata": {},
-        "source": f"# {title}, seed {seed}\n\nThe same notebook as {{doc}}`05_vit`, executed for this arm.",
+        "source": f"# {title}\n\nThe same notebook as {{doc}}`05_vit`, executed for this arm.",
     }  # fmt: skip
     cells = [cell for cell in notebook["cells"] if PER_ARM in cell["metadata"].get("tags", [])]
     if not cells:
@@ -133,7 +135,7 @@ def _per_arm_page(notebook: dict[str, Any], name: str) -> dict[str, Any]:
     for cell in cells:
         figure = cell["metadata"].get("mystnb", {}).get("figure", {})
         if "name" in figure:
-            figure["name"] += f"-{arm}-{seed}"
+            figure["name"] += "-".join(["", arm, seed, *split])
     return {**notebook, "cells": [heading, *cells]}
 
 
@@ -142,10 +144,6 @@ def _name_parameters(notebook: dict[str, Any]) -> None:
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["source"] = "".join(cell["source"]).replace("# Parameters", "# The values of this run", 1)
-
-
-def _label(arm: str) -> str:
-    return {"vae": "VAE", "gan": "GAN"}.get(arm, arm)
 
 
 class _Scrub:

@@ -201,6 +201,8 @@ class Profile(Settings):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Seeds of the classifier; each arm is fine-tuned once per seed."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = MAIN_ARMS
+    other_split_arms: tuple[Arm, ...] = ()
+    """Arms of real images that are also fine-tuned under the other split than `data.protocol`."""
     threads: Count
     """CPU threads of one notebook."""
     released: bool = False
@@ -220,6 +222,11 @@ class Profile(Settings):
             raise ValueError(f"seeds holds a repeat: {list(self.seeds)}")
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms holds a repeat: {list(self.arms)}")
+        made = [arm for arm in self.other_split_arms if generator_of(arm)]
+        if made:
+            raise ValueError(
+                f"other_split_arms holds {made[0]}, whose generator has seen images of that split's test part"
+            )
         if self.data.validation_share + self.data.test_share >= 1:
             raise ValueError("data.validation_share + data.test_share leave nothing to train on")
         return self

@@ -18,7 +18,7 @@ from hamsynth_utils.profile import project_root
 
 ROOT = project_root()
 CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_ethics")
-EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0")
+EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0", "real-0-image")
 DATA = "/secret place/skin pictures"
 
 
@@ -128,11 +128,11 @@ def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> 
     chapters = {c["file"]: c for c in toc["parts"][0]["chapters"]}
     assert list(chapters) == [f"notebooks/{name}" for name in (*CHAPTERS[:4], "05_vit", *CHAPTERS[4:])]
     sections = [section["file"] for section in chapters["notebooks/05_vit"]["sections"]]
-    assert sections == [f"notebooks/05_vit-{execution}" for execution in ("real-1", "gan-0", "diffusion-0")]
+    assert sections == [f"notebooks/05_vit-{execution}" for execution in EXECUTIONS[1:]]
     first = json.loads((staged / "notebooks/05_vit.ipynb").read_text())
     assert "05_vit-real-0 wrote" in json.dumps(first) and len(first["cells"]) == 6
     other = json.loads((staged / "notebooks/05_vit-gan-0.ipynb").read_text())
-    assert other["cells"][0]["source"].startswith("# Real and GAN images, seed 0")
+    assert other["cells"][0]["source"].startswith("# The arm GAN, seed 0\n")
     assert [c["metadata"].get("tags") for c in other["cells"][1:]] == [["per-arm"], ["per-arm"]]
     assert other["cells"][2]["metadata"]["mystnb"]["figure"]["name"] == "fig-05-loss-gan-0"
     assert not list(staged.rglob("*.partial.ipynb"))

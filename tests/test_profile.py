@@ -59,6 +59,8 @@ def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
         ("arms", "[real, real]", "arms holds a repeat"),
         ("seeds", "[0, 0]", "seeds holds a repeat"),
         ("arms", "[real, flow]", r"arms\.1.*flow"),
+        ("other_split_arms", "[real, gan]", "other_split_arms holds gan, whose generator has seen"),
+        ("probe.ratios", "[0.0]", r"probe\.ratios\.0.*0\.0"),
         ("data.test_share", "0.95", "leave nothing to train on"),
         ("data.image_size", "63", r"data\.image_size.*63"),
         ("diffusion.guidance", "0.5", r"diffusion\.guidance.*0\.5"),

@@ -53,7 +53,7 @@ class Road:
         for name in CHAPTERS:
             self.write(name, "as it was")
         profile = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text())
-        profile |= {"arms": ["real", "gan"], "seeds": [0, 7], "threads": 1}
+        profile |= {"arms": ["real", "gan"], "seeds": [0, 7], "threads": 1, "other_split_arms": ["augment"]}
         (folder / "my profile.yaml").write_text(yaml.safe_dump(profile))
         config = {
             "data": "/skin: pictures",
@@ -139,8 +139,11 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
     second = road.calls()
     assert sorted([*first, *(name for name, *_ in second)]) == sorted(
         ["01_dataset", "02_vae", "03_gan", "03_gan", "04_diffusion", "05_probes", "06_evaluation"]
-        + [f"05_vit-{arm}-{seed}" for arm in ("real", "gan") for seed in (0, 7)]
+        + [f"05_vit-{name}-{seed}" for name in ("real", "gan") for seed in (0, 7)]
+        + ["05_vit-augment-0-image", "05_vit-augment-7-image"]
     )
+    calls = {name: values for name, (values, _) in first.items()} | {name: v for name, v, _, _ in second}
+    assert calls["05_vit-augment-7-image"].items() >= {"arm": "augment", "split": "image"}.items()
     assert ["gan", "7"] in [[values.get("arm"), values.get("classifier_seed")] for _, values, _, _ in second]
     wait_until_gone(second[-1][3])
     slow.unlink()
