@@ -23,10 +23,20 @@ from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.generators import load_generator
+from hamsynth_utils.metrics.consistency import class_consistency, fit_probe, probe_predictions
+from hamsynth_utils.metrics.features import cached_features
+from hamsynth_utils.metrics.fidelity import all_measures, draws, real_draws
 from hamsynth_utils.profile import GENERATORS, project_root
+from hamsynth_utils.rooms import part_of, synthetic_of
 from hamsynth_utils.run import Run
+from hamsynth_utils.synthesis import in_proportion
 from hamsynth_utils.weights import read_weights, sha256_of, write_weights
 from hamsynth_utils.writing import replacing
+
+EXTRACTOR = "efficientnet_lite0"
+MEASURED = 2000
+"""Images a side of the measures on a card, if there are as many."""
+MEASURE_NAMES = {"frechet": "FD-lite0", "kernel": "KD-lite0"}
 
 CARD = """# {title}, trained on {data} with the profile `{profile}`
 
@@ -120,17 +130,41 @@ def card(run: Run, name: str, path: Path) -> str:
 
 
 def _measured(run: Run, name: str) -> str:
-    """What the evaluation chapter of the run says of this generator, if it has been run."""
-    path = run.folder / "metrics/fidelity.csv"
-    if not path.is_file():
-        return ""
-    table = pd.read_csv(path)
-    keys = ["extractor", "reference", "measure"]
-    floors = table[table["generator"] == "floor"].set_index(keys)["mean"].rename("floor")
-    own = table[table["generator"] == name].join(floors, on=keys)
-    text = _markdown(own[[*keys, "mean", "low", "high", "floor", "n"]].round(3))
-    said = "By the evaluation chapter of the same run, against held-out and against training images."
-    return f"\n## Measured\n\n{said}\n\n{text}\n"
+    """Distances, precision to coverage, and whether a probe names the requested class."""
+    train, validation, test = (part_of(run, part) for part in ("train", "validation", "test"))
+    made, settings = synthetic_of(run, name), run.profile.evaluation
+    in_order = in_proportion(made, train.labels, run.profile.synthesis.evaluation_images)
+    with run.room("features") as folder:
+        real, held, tested, drawn, asked = (
+            cached_features(each.images, EXTRACTOR, folder / f"{EXTRACTOR}.npz", run.device)
+            for each in (train, validation, test, in_order, made)
+        )
+    n = min(MEASURED, len(in_order), int(0.45 * len(train)))
+    own = all_measures(draws(real, drawn, n, settings.repeats, run.seed)).set_index("measure")
+    floor = all_measures(real_draws(real, train.table["lesion_id"], n, settings.repeats, run.seed))
+    own["floor"] = floor.set_index("measure")["mean"]
+    probe = fit_probe(real, train.labels, held, validation.labels)
+    named, truth = probe_predictions(probe, asked, made.table), probe_predictions(probe, tested, test.table)
+    classes = class_consistency(named, truth, test.table["lesion_id"], settings.bootstrap, run.seed)
+    shown = own[["mean", "low", "high", "floor", "n"]].round(3).rename(index=MEASURE_NAMES).reset_index()
+    return f"""
+## Measured
+
+Features of {EXTRACTOR}, n images a side against training images, {settings.repeats} draws, 95 % intervals of
+another draw; `floor`: real images against real ones of other lesions, at the same n.
+
+{_markdown(shown)}
+
+Class consistency: a logistic regression on these features, trained on real images, names the requested class
+of {in_per_cent(classes, "synthetic")} of {len(made)} synthetic images and the true class of
+{in_per_cent(classes, "real")} of {len(test)} real test images (balanced over the classes); ratio
+{classes["ratio"]:.2f} ({classes["ratio_low"]:.2f} to {classes["ratio_high"]:.2f}).
+"""
+
+
+def in_per_cent(found: dict[str, float], key: str) -> str:
+    """A share with its interval: `61.0 % (58.1 to 63.9)`."""
+    return f"{100 * found[key]:.1f} % ({100 * found[f'{key}_low']:.1f} to {100 * found[f'{key}_high']:.1f})"
 
 
 def _markdown(table: pd.DataFrame) -> str:

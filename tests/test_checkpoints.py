@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +12,13 @@ from hamsynth_utils.curves import Yardstick, budget, moment_samples, sampling_cu
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import load_generator
+from hamsynth_utils.metrics.features import extract, load_extractor
+from hamsynth_utils.metrics.fidelity import distance_with_interval
 from hamsynth_utils.profile import GENERATORS
 from hamsynth_utils.release import main, release
-from hamsynth_utils.rooms import make_synthetic, train_autoencoder, train_generator
+from hamsynth_utils.rooms import make_synthetic, part_of, train_autoencoder, train_generator
 from hamsynth_utils.run import Run
-from hamsynth_utils.synthesis import read_synthetic
+from hamsynth_utils.synthesis import in_proportion, read_synthetic
 from hamsynth_utils.weights import read_weights, sha256_of
 
 CHANGE = {
@@ -86,12 +89,7 @@ def test_a_run_on_other_images_or_one_that_does_not_want_it_trains_its_own(finis
 def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HAMSYNTH_RUNS", str(finished.folder.parent))
     profile = str(finished.folder.parent / "tiny.yaml")
-    rows = [("vae", 7.0), ("diffusion", 12.3), ("floor", 4.5)]
-    measured = pd.DataFrame(rows, columns=["generator", "mean"]).assign(
-        extractor="efficientnet_lite0", reference="train", measure="frechet", low=1.0, high=20.0, n=50
-    )
-    (finished.folder / "metrics").mkdir(exist_ok=True)
-    measured.to_csv(finished.folder / "metrics/fidelity.csv", index=False)
+    make_synthetic(finished, "diffusion", progress_bar=False)
     out = tmp_path / "out"
     arguments = ["--run", "long", "--profile", profile, "--data", "phantom", "--out", str(out)]
     assert main([*arguments, "--generators", "diffusion"]) == 0
@@ -102,10 +100,25 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
     assert "trained on the phantom" in text and "HAM10000" not in text
     spent = pd.read_csv(finished.folder / "generators/diffusion/budget.csv")
     assert all(f"| {round(distance, 1)} |" in text for distance in spent["mean"])
-    assert "| efficientnet_lite0 | train | frechet | 12.3 | 1.0 | 20.0 | 4.5 | 50 |" in text
+    assert_measured_again(finished, text)
     assert f"{finished.lesions().subset(finished.split().train).counts['nv']} nv" in text
     assert main([*arguments[:-1], str(out), "--seed", "1"]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def assert_measured_again(run: Run, text: str) -> None:
+    """The card's FD-lite0 is that of the distance measured here, its floor is lower, and n stands with both."""
+    real, made = part_of(run, "train"), read_synthetic(run.folder / "generators/diffusion/synthetic")
+    shown = in_proportion(made, real.labels, run.profile.synthesis.evaluation_images)
+    n, repeats = min(len(shown), int(0.45 * len(real))), run.profile.evaluation.repeats
+    extractor = load_extractor("efficientnet_lite0")
+    features = [extract(each.images, extractor) for each in (real, shown)]
+    own = distance_with_interval(*features, n, repeats, run.seed)
+    line = next(line for line in text.splitlines() if line.startswith("| FD-lite0"))
+    mean, low, high, floor, images = (float(cell) for cell in line.strip("| ").split("|")[1:])
+    assert mean == pytest.approx(own["mean"], rel=1e-3) and low < mean < high and floor < mean and images == n
+    named = re.search(r"requested class\nof ([\d.]+) % \(([\d.]+) to ([\d.]+)\) of (\d+) synthetic", text)
+    assert named and float(named[2]) <= float(named[1]) <= float(named[3]) and int(named[4]) == len(made)
 
 
 def test_only_finished_generators_are_released(tmp_path):
