@@ -21,7 +21,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 
 .PHONY: help report test lab clean
 help:
-	@echo 'make report   run the seven notebooks and build the HTML report'
+	@echo 'make report   run the eight notebooks and build the HTML report'
 	@echo '              DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
 	@echo '              SEED=0  CORES=all  WEIGHTS=<folder>  SKIP_BROKEN=1'
 	@echo 'make test     check the code and run all tests'

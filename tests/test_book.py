@@ -17,7 +17,7 @@ from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import project_root
 
 ROOT = project_root()
-CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "06_evaluation", "07_ethics")
+CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "06_evaluation", "07_ethics", "08_claims")
 EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0")
 DATA = "/secret place/skin pictures"
 
@@ -126,10 +126,7 @@ def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> 
     staged = book.stage(run_folder)
     toc = yaml.safe_load((staged / "_toc.yml").read_text())
     chapters = {c["file"]: c for c in toc["parts"][0]["chapters"]}
-    assert list(chapters) == [
-        f"notebooks/{name}"
-        for name in ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_vit", "06_evaluation", "07_ethics")
-    ]
+    assert list(chapters) == [f"notebooks/{name}" for name in (*CHAPTERS[:4], "05_vit", *CHAPTERS[4:])]
     sections = [section["file"] for section in chapters["notebooks/05_vit"]["sections"]]
     assert sections == [f"notebooks/05_vit-{execution}" for execution in ("real-1", "gan-0", "diffusion-0")]
     first = json.loads((staged / "notebooks/05_vit.ipynb").read_text())
@@ -188,7 +185,7 @@ def test_run_page_says_what_was_used_and_left_out(run_folder: Path) -> None:
         ("torch", "9.8.7"),
         ("02_vae", "1.5", "1.2"),
         ("03_gan", "1.5", "-"),
-        ("all", "15.0", ""),
+        ("all", "16.5", ""),
         ("gan", "0", "source: file; file: vit.safetensors"),
         ("ISIC_7", "cut short"),
         ("inception", "no weights to be had"),
