@@ -66,8 +66,7 @@ onerror:
 
 rule report:
     input:
-        "notebooks/06_evaluation.ipynb",
-        "notebooks/07_ethics.ipynb",
+        "notebooks/08_claims.ipynb",
         pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in (ROOT / "book").rglob("*") if p.is_file())],
     output:
         update("site/index.html"),
@@ -195,6 +194,24 @@ rule ethics:
     threads: PROFILE.threads
     params:
         name="07_ethics",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+rule claims:
+    input:
+        "notebooks/06_evaluation.ipynb",
+        "notebooks/07_ethics.ipynb",
+        claims=ROOT / "book/claims.yaml",
+        notebook=NOTEBOOKS / "08_claims.ipynb",
+    output:
+        "notebooks/08_claims.ipynb",
+    log:
+        "logs/08_claims.log",
+    threads: PROFILE.threads
+    params:
+        name="08_claims",
         parameters=PARAMETERS,
     shell:
         EXECUTE

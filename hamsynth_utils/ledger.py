@@ -1,8 +1,8 @@
 """The ledger of claims: what the source report says, what would decide it, and what a run found.
 
 `book/claims.yaml` states each claim as a hypothesis about one estimate, with the threshold that decides it,
-written before any run that is judged by it. A run's estimates are the rows of `metrics/estimates.csv`. The
-verdict follows from the two by rule:
+written before any run that is judged by it. A run's estimates are the rows of the tables in
+`metrics/estimates/`, one a chapter. The verdict follows from the two by rule:
 
 above t      supported if the whole interval lies above t, contradicted if it lies below
 below t      the other way round
@@ -14,6 +14,7 @@ or whose models have hardly begun to learn.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -97,6 +98,17 @@ def read_claims(path: Path | None = None) -> list[Claim]:
     return claims
 
 
+def read_estimates(paths: Iterable[Path]) -> pd.DataFrame:
+    """The estimates that several chapters wrote, as one table.
+
+    Raises InputError naming a file that lacks one of the columns ESTIMATES.
+    """
+    tables = {path: pd.read_csv(path) for path in paths}
+    for path, table in tables.items():
+        _check_columns(table, str(path))
+    return pd.concat(tables.values(), ignore_index=True)
+
+
 def ledger(claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float], data: str) -> pd.DataFrame:
     """One row a claim: its words, threshold, estimate with n and seeds, verdict and reason.
 
@@ -104,9 +116,7 @@ def ledger(claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float
     of the run, `phantom` or a folder. `rule` is what the rule alone would say, where there is an estimate.
     Raises InputError for estimates without those columns, or with two rows for one claim.
     """
-    missing = [column for column in ESTIMATES if column not in estimates]
-    if missing:
-        raise InputError(f"the estimates lack the column(s) {', '.join(missing)}")
+    _check_columns(estimates, "the table of estimates")
     return pd.DataFrame([_judged(claim, estimates, passes, data) for claim in claims])
 
 
@@ -121,6 +131,12 @@ def decide(claim: Claim, low: float, high: float) -> str:
         assert claim.below is not None
         inside, outside = high < claim.below, low > claim.below
     return "supported" if inside else "contradicted" if outside else "undecided"
+
+
+def _check_columns(estimates: pd.DataFrame, name: str) -> None:
+    missing = [column for column in ESTIMATES if column not in estimates]
+    if missing:
+        raise InputError(f"{name} lacks the column(s) {', '.join(missing)}")
 
 
 def _judged(claim: Claim, estimates: pd.DataFrame, passes: dict[str, float], data: str) -> dict:

@@ -17,7 +17,9 @@ from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import project_root
 
 ROOT = project_root()
-CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_ethics")
+CHAPTERS = (
+    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_ethics", "08_claims",
+)  # fmt: skip
 EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0", "real-0-image")
 DATA = "/secret place/skin pictures"
 
@@ -185,7 +187,7 @@ def test_run_page_says_what_was_used_and_left_out(run_folder: Path) -> None:
         ("torch", "9.8.7"),
         ("02_vae", "1.5", "1.2"),
         ("03_gan", "1.5", "-"),
-        ("all", "15.0", ""),
+        ("all", "16.5", ""),
         ("gan", "0", "source: file; file: vit.safetensors"),
         ("ISIC_7", "cut short"),
         ("inception", "no weights to be had"),

@@ -2,9 +2,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import make_predictions
 
+from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.ledger import ESTIMATES, VERDICTS, Claim, decide, ledger, read_claims
+from hamsynth_utils.ledger import (
+    ESTIMATES,
+    VERDICTS,
+    Claim,
+    decide,
+    ledger,
+    read_claims,
+    read_estimates,
+)
+from hamsynth_utils.metrics import comparison
+from hamsynth_utils.metrics.classification import PROBABILITIES
 
 PASSES = {"vae": 20.0, "gan": 20.0, "diffusion": 20.0, "vit": 6.0}
 UNTESTABLE = VERDICTS[3]
@@ -87,8 +99,87 @@ def test_two_estimates_for_one_claim_are_refused():
     row = ("accuracy", "gan", "real", 2.0, 1.0, 3.0)
     with pytest.raises(InputError, match="claim a has 2 estimates"):
         ledger([claim()], estimates(row, row), PASSES, "folder")
-    with pytest.raises(InputError, match=r"lack the column\(s\) seeds"):
+    with pytest.raises(InputError, match=r"lacks the column\(s\) seeds"):
         ledger([claim()], estimates(row).drop(columns="seeds"), PASSES, "folder")
+
+
+def answered(predictions: pd.DataFrame, index: np.ndarray, correctly: bool) -> pd.DataFrame:
+    """The table with the images of `index` answered rightly, or all wrongly."""
+    truth = predictions["dx"].map(CLASSES.index).to_numpy()[index]
+    p = np.zeros((len(index), 7))
+    p[np.arange(len(index)), truth if correctly else (truth + 1) % 7] = 1
+    changed = predictions.copy()
+    changed.loc[index, list(PROBABILITIES)] = p
+    return changed
+
+
+def planted(right: float, wrong: float) -> dict[str, dict[int, pd.DataFrame]]:
+    """Two seeds of the arms real and gan; gan answers so large shares of the images rightly, or wrongly."""
+    arms: dict[str, dict[int, pd.DataFrame]] = {"real": {}, "gan": {}}
+    for seed in (0, 1):
+        real = make_predictions(1000, 3, skill=1.0)
+        hit = real[list(PROBABILITIES)].to_numpy().argmax(1) == real["dx"].map(CLASSES.index)
+        draw = np.random.default_rng(seed)
+        hits, misses = (draw.permutation(np.flatnonzero(part)) for part in (hit, ~hit))
+        better = answered(real, misses[: int(1000 * right)], True)
+        arms["real"][seed], arms["gan"][seed] = real, answered(better, hits[: int(1000 * wrong)], False)
+    return arms
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "data", "dropped", "verdict"),
+    [
+        (0.08, 0.0, "folder", None, "supported"),
+        (0.0, 0.08, "folder", None, "contradicted"),
+        (0.04, 0.04, "folder", None, "undecided"),
+        (0.08, 0.0, "phantom", None, UNTESTABLE),
+        (0.08, 0.0, "folder", "gan", UNTESTABLE),
+    ],
+)
+def test_the_books_verdict_follows_what_was_planted_in_the_predictions(right, wrong, data, dropped, verdict):
+    """From the predictions by way of the estimates to the claim that GAN images raise the accuracy."""
+    arms = {arm: by_seed for arm, by_seed in planted(right, wrong).items() if arm != dropped}
+    accuracy, lesions = comparison.statistics()["accuracy"], np.arange(1000) // 2
+    own = {arm: comparison.estimate(accuracy, by_seed, lesions, 300, 0) for arm, by_seed in arms.items()}
+    rows = [
+        {
+            "statistic": "accuracy",
+            "arm": "real",
+            "value": own["real"].value,
+            "low": own["real"].low,
+            "high": own["real"].high,
+        }
+    ]
+    if "gan" in own:
+        rows.append({"statistic": "accuracy", "arm": "gan", "reference": "real",
+                     **comparison.difference(own["gan"], own["real"]), "n": 1000, "lesions": 500, "seeds": 2})  # fmt: skip
+    (claim,) = [claim for claim in read_claims() if claim.id == "accuracy-gan"]
+    (row,) = ledger([claim], pd.DataFrame(rows, columns=ESTIMATES), PASSES, data).to_dict("records")
+    assert row["verdict"] == verdict
+    if dropped is None:
+        assert row["value"] == pytest.approx(right - wrong)
+        assert row["rule"] == (
+            "undecided" if right == wrong else "supported" if right > wrong else "contradicted"
+        )
+    else:
+        assert row["reason"] == "no such estimate in this run"
+
+
+def test_estimates_of_several_chapters_are_one_table(tmp_path):
+    both = estimates(
+        ("accuracy", "gan", "real", 2.0, 1.0, 3.0), ("membership_auroc", "gan", None, 0.5, 0.4, 0.6)
+    )
+    for name, part in (("evaluation", both[:1].assign(p=0.01)), ("ethics", both[1:])):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    table = read_estimates([tmp_path / "evaluation.csv", tmp_path / "ethics.csv"])
+    privacy = claim(statistic="membership_auroc", reference=..., above=..., below=0.55, id="b")
+    assert ledger([claim(), privacy], table, PASSES, "folder")["verdict"].tolist() == [
+        "supported",
+        "undecided",
+    ]
+    both.drop(columns="low").to_csv(tmp_path / "ethics.csv", index=False)
+    with pytest.raises(InputError, match=r"ethics.csv lacks the column\(s\) low"):
+        read_estimates([tmp_path / "evaluation.csv", tmp_path / "ethics.csv"])
 
 
 @pytest.mark.parametrize(

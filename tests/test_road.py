@@ -31,12 +31,11 @@ Path(target).write_text(Path(source).read_text())
 if "faulty" in Path(source).read_text():
     print("Traceback: of papermill")
     sys.exit("papermill.exceptions.PapermillExecutionError:\\nValueError: in the cell")
-while Path(os.environ["CALLS"] + ".slow").exists() and "06" in target:
+while Path(os.environ["CALLS"] + ".slow").exists() and "08" in target:
     time.sleep(0.1)
 """
-CHAPTERS = (
-    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_vit", "05_probes", "06_evaluation", "07_ethics",
-)  # fmt: skip
+LAST = ("06_evaluation", "07_ethics", "08_claims")
+CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_vit", "05_probes", *LAST)
 
 
 class Road:
@@ -50,6 +49,9 @@ class Road:
         (self.checkout / "notebooks").mkdir(parents=True)
         (self.checkout / "Snakefile").write_text((ROOT / "Snakefile").read_text())
         (self.checkout / "hamsynth_utils").symlink_to(ROOT / "hamsynth_utils")
+        (self.checkout / "book").mkdir()
+        self.claims = self.checkout / "book/claims.yaml"
+        self.claims.write_text("as they were")
         for name in CHAPTERS:
             self.write(name, "as it was")
         profile = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text())
@@ -72,7 +74,7 @@ class Road:
         command = [sys.executable, "-m", "snakemake", "-s", str(self.checkout / "Snakefile"), "--cores", "2"]
         command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input"]
         command += ["--scheduler", "greedy", "--quiet", "all", "--configfile", str(self.folder / "road.json")]
-        command += ["--", "notebooks/06_evaluation.ipynb"]
+        command += ["--", "notebooks/08_claims.ipynb"]
         environment = os.environ | {
             "HAMSYNTH_RUNS": str(self.folder / "runs"),
             "PYTHONPATH": str(self.folder / "stand in"),
@@ -127,30 +129,31 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
     }
     assert first["01_dataset"] == ({**shared, "skip_broken": "False"}, "1")
     assert first["03_gan"] == (shared, "1")
-    assert not {"05_vit-gan-0", "06_evaluation"} & set(first)
+    assert not {"05_vit-gan-0", *LAST} & set(first)
 
     road.write("03_gan", "mended")
     slow = Path(f"{road.calls_file}.slow")
     slow.touch()
     process = road.start()
-    road.wait_for("06_evaluation")
+    road.wait_for("08_claims")
     process.kill()
     process.wait()
     second = road.calls()
     assert sorted([*first, *(name for name, *_ in second)]) == sorted(
-        ["01_dataset", "02_vae", "03_gan", "03_gan", "04_diffusion", "05_probes", "06_evaluation"]
+        ["01_dataset", "02_vae", "03_gan", "03_gan", "04_diffusion", "05_probes", *LAST]
         + [f"05_vit-{name}-{seed}" for name in ("real", "gan") for seed in (0, 7)]
         + ["05_vit-augment-0-image", "05_vit-augment-7-image"]
     )
     calls = {name: values for name, (values, _) in first.items()} | {name: v for name, v, _, _ in second}
     assert calls["05_vit-augment-7-image"].items() >= {"arm": "augment", "split": "image"}.items()
     assert ["gan", "7"] in [[values.get("arm"), values.get("classifier_seed")] for _, values, _, _ in second]
+    assert second[-1][0] == "08_claims", "the claims are judged after the chapters that measure"
     wait_until_gone(second[-1][3])
     slow.unlink()
 
     road.process = None
     assert road.finish()[0] == 0
-    assert [name for name, *_ in road.calls()] == ["06_evaluation"]
+    assert [name for name, *_ in road.calls()] == ["08_claims"]
     assert not list(road.run.glob("notebooks/*.partial.ipynb"))
 
     road.write("03_gan", "changed")
@@ -165,8 +168,12 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
         "05_probes",
         "05_vit-gan-0",
         "05_vit-gan-7",
-        "06_evaluation",
+        *LAST,
     ]
+
+    road.claims.write_text("changed")
+    assert road.finish()[0] == 0
+    assert [name for name, *_ in road.calls()] == ["08_claims"]
 
 
 def wait_until_gone(process_id: int) -> None:

@@ -1,4 +1,4 @@
-"""Are synthetic images somebody's images? A first check: how near they are to the training images."""
+"""Are synthetic images somebody's images? How near they are to training images, and what that gives away."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.metrics import ranking
 from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
 
 NEAR = 0.01
@@ -92,6 +93,51 @@ def nearest_neighbour_check(
         "n_heldout_lesions": lesions,
         "n_synthetic": len(synthetic),
     }
+
+
+def membership_attack(
+    train_features: np.ndarray,
+    heldout_features: np.ndarray,
+    synthetic_features: np.ndarray,
+    train_lesions: Sequence | np.ndarray | pd.Series,
+    heldout_lesions: Sequence | np.ndarray | pd.Series,
+    draws: int,
+    seed: int,
+) -> dict[str, float]:
+    """Can somebody who has a photograph find out from the synthetic images whether it was trained on?
+
+    The attack takes the photographs that lie nearest to a synthetic image for those that were trained on
+    (the full black-box attack of Chen et al. 2020, GAN-Leaks). It is tried on as many training as held-out
+    images, drawn at random from the larger set, so training and held-out lesions must be alike in all but the
+    training, as the parts of a random split are. All features [., D] of one extractor; one lesion id per
+    training and held-out image.
+
+    Returns value, the AUROC of the guess: how often the training image of a pair is the nearer one (0.5 is
+    chance, 1 gives every training image away); low and high (95 %, bootstrap over lesions); n and lesions,
+    of both kinds together. This is a weak attack, which sees nothing but images: one that has the model and
+    compares its loss on a photograph is stronger (Carlini et al. 2023), so 0.5 is no proof of privacy.
+
+    Raises InputError for features that do not fit together, a missing lesion id, or a lesion on both sides.
+    """
+    lesion_codes(train_lesions, len(train_features))
+    lesion_codes(heldout_lesions, len(heldout_features))
+    shared = set(train_lesions) & set(heldout_lesions)
+    if shared:
+        raise InputError(f"{len(shared)} lesions are both trained on and held out: leave those images out")
+    each = min(len(train_features), len(heldout_features))
+    generator = np.random.default_rng(seed)
+    distances, ids = [], []
+    for features, lesion_ids in ((train_features, train_lesions), (heldout_features, heldout_lesions)):
+        pick = generator.choice(len(features), each, replace=False)
+        distances.append(nearest_distances(features[pick], synthetic_features)[0])
+        ids.append(np.asarray(lesion_ids, dtype=object)[pick])
+    nearness = -np.concatenate(distances)
+    codes, lesions = lesion_codes(np.concatenate(ids), 2 * each)
+    trained_on = np.arange(2 * each) < each
+    (value,) = ranking.auroc(nearness, trained_on, np.ones((1, 2 * each)))
+    drawn = ranking.auroc(nearness, trained_on, lesion_draws(lesions, draws, generator)[:, codes])
+    low, high = percentile_interval(drawn)
+    return {"value": float(value), "low": low, "high": high, "n": 2 * each, "lesions": lesions}
 
 
 def _checked(features: np.ndarray, name: str) -> np.ndarray:

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.metrics import roc_auc_score
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.privacy import nearest_distances, nearest_neighbour_check
+from hamsynth_utils.metrics.privacy import membership_attack, nearest_distances, nearest_neighbour_check
 
 
 def points(n: int, seed: int, d: int = 6) -> np.ndarray:
@@ -85,3 +86,57 @@ def test_bad_input_is_refused():
         nearest_neighbour_check(good, good, good, [None] * 10, 100, 0)
     with pytest.raises(InputError, match="9 lesion ids for 10"):
         nearest_neighbour_check(good, good, good, range(9), 100, 0)
+
+
+def attack(synthetic: np.ndarray, train: int = 900, heldout: int = 400, seed: int = 0) -> dict[str, float]:
+    """On lesions of two photos each, of one population."""
+    return membership_attack(
+        points(train, 0), points(heldout, 1), synthetic,
+        [f"t{i // 2}" for i in range(train)], [f"h{i // 2}" for i in range(heldout)], 300, seed,
+    )  # fmt: skip
+
+
+def test_a_generator_that_copies_its_training_images_gives_them_away():
+    near = points(900, 0) + np.random.default_rng(5).normal(0, 0.01, (900, 6))
+    result = attack(near)
+    assert result["value"] > 0.99 and result["low"] > 0.98
+    assert (result["n"], result["low"] <= result["value"] <= result["high"]) == (800, True)
+    # A copy of every other training image: those rank first, the other half is a coin's toss.
+    assert attack(near[::2])["value"] == pytest.approx(0.75, abs=0.05)
+    assert attack(near) == result
+
+
+def test_a_generator_that_never_saw_the_training_images_gives_nothing_away():
+    results = [attack(points(500, seed), seed=seed) for seed in range(20, 40)]
+    assert np.mean([result["value"] for result in results]) == pytest.approx(0.5, abs=0.02)
+    assert np.mean([result["low"] <= 0.5 <= result["high"] for result in results]) >= 0.8
+
+
+def test_the_attack_is_the_auroc_of_the_nearest_distance():
+    """With equal numbers on both sides nothing is drawn, and all pairs and scikit-learn give the same."""
+    synthetic = np.concatenate([points(100, 7), points(300, 0)[:60]])
+    distances = cdist(np.concatenate([points(300, 0), points(300, 1)]), synthetic).min(1)
+    expected = roc_auc_score(np.arange(600) < 300, -distances)
+    assert attack(synthetic, 300, 300)["value"] == pytest.approx(expected)
+    assert 0.55 < expected < 0.65
+
+
+def test_photos_of_one_lesion_widen_the_attacks_interval():
+    def width(photos: int) -> float:
+        """All photos of a lesion alike, so that they count as one."""
+        train, heldout = (np.repeat(points(600 // photos, seed), photos, axis=0) for seed in (0, 1))
+        ids = [np.repeat([f"{side}{i}" for i in range(600 // photos)], photos) for side in "th"]
+        result = membership_attack(train, heldout, points(400, 2), *ids, 400, 0)
+        return result["high"] - result["low"]
+
+    assert width(10) > 2 * width(1)
+
+
+def test_an_attack_on_bad_input_is_refused():
+    good, ids = points(10, 0), [f"a{i}" for i in range(10)]
+    with pytest.raises(InputError, match="2 lesions are both trained on and held out"):
+        membership_attack(good, good, good, ids, [*ids[:2], *"cdefghij"], 100, 0)
+    with pytest.raises(InputError, match="no lesion id"):
+        membership_attack(good, good, good, ids, [None] * 10, 100, 0)
+    with pytest.raises(InputError, match="6 and references of 5"):
+        membership_attack(good, good, good[:, :5], ids, list("bcdefghijk"), 100, 0)
