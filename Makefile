@@ -4,7 +4,11 @@ DATA = phantom
 PROFILE = smoke
 RUN =
 SEED = 0
+SEEDS =
+ARMS =
 CORES = all
+MEMORY =
+SLURM =
 SKIP_BROKEN =
 WEIGHTS =
 
@@ -14,7 +18,7 @@ READY = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
 PY = "$(abspath $(BIN))/python"
 
 # Handed to the shell as they are, since make would split a path at its spaces.
-export DATA PROFILE RUN SEED SKIP_BROKEN WEIGHTS
+export DATA PROFILE RUN SEED SEEDS ARMS SKIP_BROKEN WEIGHTS
 # Kernels are those of this environment, whatever else the user has installed.
 unexport JUPYTER_PATH
 export JUPYTER_PREFER_ENV_PATH = 1
@@ -23,10 +27,16 @@ export JUPYTER_PREFER_ENV_PATH = 1
 help:
 	@echo 'make report   run the notebooks and build the HTML report'
 	@echo '              DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
-	@echo '              SEED=0  CORES=all  WEIGHTS=<folder>  SKIP_BROKEN=1'
+	@echo '              SEED=0  SEEDS=0,1,2  ARMS=real,vae  WEIGHTS=<folder>  SKIP_BROKEN=1'
+	@echo '              CORES=all  MEMORY=<MB>  SLURM=1'
 	@echo 'make test     check the code and run all tests'
 	@echo 'make lab      open the notebooks in JupyterLab'
 	@echo 'make clean    remove .venv and caches; runs/ is kept'
+
+# Jobs share what this machine has, or the cluster's scheduler places them. Its profile says all the rest.
+FREE_MEMORY = $$($(PY) -c 'import psutil; print(psutil.virtual_memory().available >> 20)')
+HERE = --cores $(CORES) --resources mem_mb=$(or $(MEMORY),$(FREE_MEMORY)) --quiet all
+PLACE = $(if $(SLURM),--workflow-profile "$(CURDIR)/profiles/slurm",$(HERE))
 
 absolute = case "$$$1" in /*) ;; "~/"*) $1="$$HOME/$${$1\#"~/"}";; *) $1="$$PWD/$$$1";; esac
 
@@ -38,11 +48,12 @@ report: $(READY)
 	HAMSYNTH_RUNS="$${HAMSYNTH_RUNS:-runs}"; $(call absolute,HAMSYNTH_RUNS); export HAMSYNTH_RUNS; \
 	if [ -z "$$RUN" ]; then RUN="$$(basename "$$DATA")-$$(basename "$${PROFILE%.y*ml}")"; fi; \
 	export DATA PROFILE RUN; folder="$$HAMSYNTH_RUNS/$$RUN"; \
-	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" && \
+	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" \
+		--seeds "$$SEEDS" --arms "$$ARMS" && \
 	$(PY) -c 'import json, os; print(json.dumps({key.lower(): os.environ[key] for key in \
 		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN")}))' > "$$folder/.road.json" && \
-	$(PY) -m snakemake --directory "$$folder" --configfile "$$folder/.road.json" --cores $(CORES) --nolock --rerun-incomplete \
-		--rerun-triggers mtime params input --scheduler greedy --quiet all && \
+	$(PY) -m snakemake --directory "$$folder" --configfile "$$folder/.road.json" --nolock --rerun-incomplete \
+		--rerun-triggers mtime params input --scheduler greedy $(PLACE) && \
 	$(PY) -m hamsynth_utils.book "$$folder" --minutes --since $$start
 
 test: $(READY)

@@ -1,8 +1,10 @@
 """The road of one run: which notebook, with which parameters, after which.
 
-`make report` is the way in; the Makefile has the one command that it calls, to be used with another of
-Snakemake's executors too. A notebook is executed again if it, or one before it, has changed. Its output
-appears under its name only once it has run to the end; what a failed one got to is kept as .partial.ipynb.
+`make report` is the way in: it makes or checks the run, whose seeds and arms are read here, and calls
+Snakemake. Each job says how many threads, how much memory and how many minutes it may need, so that a machine
+can be shared out or a cluster's scheduler can place it; one that is tried again may have more memory.
+A notebook is executed again if it, or one before it, has changed. Its output appears under its name only once
+it has run to the end; what a failed one got to is kept as .partial.ipynb.
 """
 
 import os
@@ -14,11 +16,11 @@ from filelock import FileLock, Timeout
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
-from hamsynth_utils.profile import generator_of, load_profile, other_protocol
+from hamsynth_utils.profile import generator_of, other_protocol, profile_of
 
 RUN = str(config["run"])
 RUNS = Path(os.environ.get("HAMSYNTH_RUNS") or ROOT / "runs").absolute()
-PROFILE = load_profile(str(config["profile"]))
+PROFILE = profile_of(RUNS / RUN)
 NOTEBOOKS = ROOT / "notebooks"
 PARAMETERS = ["-r", "data", config["data"], "-r", "profile", config["profile"], "-r", "run", RUN]
 PARAMETERS += ["-p", "seed", config["seed"]]
@@ -70,6 +72,9 @@ rule report:
         pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in (ROOT / "book").rglob("*") if p.is_file())],
     output:
         update("site/index.html"),
+    resources:
+        mem_mb=lambda wildcards, attempt: 2500 * attempt,
+        runtime=60,
     shell:
         "echo 'report: building' >&2; {sys.executable:q} -m hamsynth_utils.book . > /dev/null"
 
@@ -82,6 +87,9 @@ rule dataset:
     log:
         "logs/01_dataset.log",
     threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 2500 * attempt,
+        runtime=60,
     params:
         name="01_dataset",
         parameters=[*PARAMETERS, "-p", "skip_broken", str(str(config.get("skip_broken", "")) not in {"", "0", "False"})],
@@ -100,6 +108,9 @@ rule generator:
     log:
         "logs/{chapter}.log",
     threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 3500 * attempt,
+        runtime=1440,
     priority: 1
     params:
         name="{chapter}",
@@ -127,6 +138,9 @@ rule classifier:
     log:
         "logs/05_vit-{arm}-{classifier_seed}.log",
     threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=720,
     params:
         name="05_vit-{arm}-{classifier_seed}",
         parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}"],
@@ -157,6 +171,9 @@ rule probes:
     log:
         "logs/05_probes.log",
     threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=240,
     params:
         name="05_probes",
         parameters=PARAMETERS,
@@ -175,6 +192,9 @@ rule evaluation:
     log:
         "logs/06_evaluation.log",
     threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=240,
     params:
         name="06_evaluation",
         parameters=PARAMETERS,
@@ -192,6 +212,9 @@ rule ethics:
     log:
         "logs/07_ethics.log",
     threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=240,
     params:
         name="07_ethics",
         parameters=PARAMETERS,
@@ -210,6 +233,9 @@ rule claims:
     log:
         "logs/08_claims.log",
     threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 2500 * attempt,
+        runtime=60,
     params:
         name="08_claims",
         parameters=PARAMETERS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -222,6 +223,8 @@ class Profile(Settings):
             raise ValueError(f"seeds holds a repeat: {list(self.seeds)}")
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms holds a repeat: {list(self.arms)}")
+        if "real" not in self.arms:
+            raise ValueError("arms lacks 'real', with which all others are compared")
         made = [arm for arm in self.other_split_arms if generator_of(arm)]
         if made:
             raise ValueError(
@@ -230,6 +233,13 @@ class Profile(Settings):
         if self.data.validation_share + self.data.test_share >= 1:
             raise ValueError("data.validation_share + data.test_share leave nothing to train on")
         return self
+
+    def with_classifiers(self, seeds: Sequence[int], arms: Sequence[str]) -> Profile:
+        """The same profile with other seeds and arms; raises InputError for a repeat or an unknown arm."""
+        try:
+            return parse_profile({**self.model_dump(), "seeds": list(seeds), "arms": list(arms)})
+        except ValidationError as error:
+            raise InputError(_explain_all(error)) from error
 
     def generator_settings(self, name: str) -> VAESettings | GANSettings | DiffusionSettings:
         """The settings of the generator `name`; raises InputError for a name not in `GENERATORS`."""
@@ -270,7 +280,32 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
     try:
         return parse_profile({"name": path.stem, **content})
     except ValidationError as error:
-        raise InputError(f"{path}: " + "; ".join(_explain(e) for e in error.errors())) from error
+        raise InputError(f"{path}: {_explain_all(error)}") from error
+
+
+def profile_of(folder: Path) -> Profile:
+    """The profile of the run in `folder`, with the seeds and arms that the run has by now.
+
+    Raises InputError if there is no run.
+    """
+    record = folder / "run.yaml"
+    if not record.is_file():
+        raise InputError(f"{folder} is not a run: python -m hamsynth_utils.run makes one")
+    return parse_profile(yaml.safe_load(record.read_text())["profile"])
+
+
+def seeds_from(text: str) -> tuple[int, ...]:
+    """The seeds of a list as in SEEDS=0,1,2; raises InputError for anything but whole numbers from 0 up."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not part.isdecimal():
+            raise InputError(f"seeds are whole numbers from 0 up, as in 0,1,2, but {text!r} holds {part!r}")
+    return tuple(int(part) for part in parts)
+
+
+def arms_from(text: str) -> tuple[str, ...]:
+    """The names of a list as in ARMS=real,vae."""
+    return tuple(part.strip() for part in text.split(","))
 
 
 def parse_profile(content: dict[str, Any]) -> Profile:
@@ -290,9 +325,15 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _explain_all(error: ValidationError) -> str:
+    return "; ".join(_explain(e) for e in error.errors())
+
+
 def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "the profile"
     value = error.get("input")
+    if error["type"] == "value_error":  # of a section as a whole, which is too long to be repeated
+        return ": ".join(filter(None, [".".join(map(str, error["loc"])), str(error["ctx"]["error"])]))
     if error["type"] == "extra_forbidden":
         return f"{where} is not a setting: remove it or correct its name"
     if error["type"] == "missing":

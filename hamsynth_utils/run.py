@@ -1,8 +1,8 @@
 """The `Run`: one folder per run, one folder in it per room, and `run.yaml`, which says what made it.
 
-    python -m hamsynth_utils.run --name NAME --profile PROFILE --data DATA
+    python -m hamsynth_utils.run --name NAME --profile PROFILE --data DATA --seeds 0,1,2 --arms real,vae
 
-creates or checks a run without computing anything.
+creates or checks a run without computing anything. A run that is there already can gain seeds and arms.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.data.split import Split, split_by
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import Profile, load_profile, project_root
+from hamsynth_utils.profile import Profile, arms_from, load_profile, parse_profile, project_root, seeds_from
 from hamsynth_utils.writing import clear_errors, replacing
 
 PACKAGES = (
@@ -46,7 +46,8 @@ class Run:
     """A run folder and what made it.
 
     folder: where its rooms lie; `folder / "generators/vae"` and so on.
-    profile, data, seed: what it was opened with; `data` is "phantom" or a folder of HAM10000.
+    profile, data, seed: what it was opened with; `data` is "phantom" or a folder of HAM10000. The profile's
+        seeds and arms are those that the run has, whatever the profile's file says.
     """
 
     folder: Path
@@ -56,11 +57,21 @@ class Run:
 
     @classmethod
     def open(
-        cls, name: str, profile: str = "smoke", data: str = "phantom", seed: int = 0, root: Path | None = None
+        cls,
+        name: str,
+        profile: str = "smoke",
+        data: str = "phantom",
+        seed: int = 0,
+        root: Path | None = None,
+        seeds: Sequence[int] | None = None,
+        arms: Sequence[str] | None = None,
     ) -> Run:
         """Create `<root>/<name>/run.yaml`, or check that it was made with the same profile, data and seed.
 
         root: by default the folder in HAMSYNTH_RUNS, else `runs/` of the project.
+        seeds, arms: of the classifiers that the run shall have. A run can gain some, which leaves valid what
+            is finished, but not lose any, since the evaluation would still see them. If left out: those that
+            it has, and in a new run those of the profile.
         Raises InputError for values of a wrong type, for a run made with something else, for data that
         changed since, or where the folder cannot be written.
         """
@@ -75,17 +86,29 @@ class Run:
         if not name or name in {".", ".."} or "/" in name or "\\" in name:
             raise InputError(f"the run's name must be a plain folder name, not {name!r}")
         root = root or Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs")
-        run = cls(root / name, load_profile(profile), _source(data), seed)
+        asked = load_profile(profile)
+        asked = asked.with_classifiers(
+            asked.seeds if seeds is None else seeds, asked.arms if arms is None else arms
+        )
+        run = cls(root / name, asked, _source(data), seed)
         torch.set_num_threads(int(os.environ.get("HAMSYNTH_THREADS") or run.profile.threads))
         record = run.folder / "run.yaml"
         with run.room(""):
             if record.is_file():
-                run._check(yaml.safe_load(record.read_text()))
+                before = yaml.safe_load(record.read_text())
+                run._check(before, {"seeds": seeds, "arms": arms})
+                had = parse_profile(before["profile"])
+                # What is new comes last: chapters look at the first seed more closely, which stays the same.
+                profile_now = had.with_classifiers(_joined(had.seeds, seeds), _joined(had.arms, arms))
+                run = replace(run, profile=profile_now)
+                description = {**before, "profile": profile_now.model_dump(mode="json")}
             else:
+                before, description = None, run._description()
                 if run.data != "phantom":
                     find_layout(Path(run.data))
+            if description != before:
                 with replacing(record) as path:
-                    path.write_text(yaml.safe_dump(run._description(), sort_keys=False))
+                    path.write_text(yaml.safe_dump(description, sort_keys=False))
         return run
 
     @property
@@ -195,8 +218,11 @@ class Run:
             "versions": {package: version(package) for package in PACKAGES},
         }
 
-    def _check(self, record: dict) -> None:
-        """Refuse to mix: the profile, the kind of data and the seed must be those of `run.yaml`."""
+    def _check(self, record: dict, classifiers: dict[str, Sequence | None]) -> None:
+        """Refuse to mix: the profile, the kind of data and the seed must be those of `run.yaml`.
+
+        classifiers: the seeds and arms asked for, if they are.
+        """
         asked = self._description()
         differences: list[str] = []
         if record["seed"] != self.seed:
@@ -211,7 +237,17 @@ class Run:
                     differences.append(f"data: {problem}")
             elif record["data"] != self.data:
                 differences.append(f"data: this run has {record['data']!r}, you ask for {self.data!r}")
-        changed = list(_differences(record["profile"], asked["profile"], "profile"))
+        for key, wanted in classifiers.items():
+            had = record["profile"][key]
+            if wanted is not None and not set(had) <= set(wanted):
+                differences.append(
+                    f"{key}: this run has {_listed(had)}, you ask for {_listed(wanted)}, but it can only "
+                    f"gain some, as with {key.upper()}={_listed(_joined(had, wanted))}"
+                )
+        changed = [
+            change for change in _differences(record["profile"], asked["profile"], "profile")
+            if change[0] not in {"profile.seeds", "profile.arms"}
+        ]  # fmt: skip
         # If the profile has another name, all the rest may differ too, and the name says it best.
         changed.sort(key=lambda change: change[0] != "profile.name")
         differences += [f"{key}: this run has {old!r}, you ask for {new!r}" for key, old, new in changed[:5]]
@@ -232,6 +268,15 @@ def _source(data: str) -> str:
     if not path.is_dir():
         raise InputError(f"data is neither 'phantom' nor a folder: {data!r}")
     return str(path.resolve())
+
+
+def _joined(had: Sequence, wanted: Sequence | None) -> list:
+    """What was there, then what is new."""
+    return list(dict.fromkeys([*had, *(wanted or ())]))
+
+
+def _listed(values: Sequence) -> str:
+    return ",".join(map(str, values))
 
 
 def _differences(old: dict, new: dict, where: str) -> Iterator[tuple[str, object, object]]:
@@ -264,13 +309,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--data", default="phantom")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds", default="", help="of the classifiers, as in 0,1,2; the profile's if left out"
+    )
+    parser.add_argument("--arms", default="", help="as in real,vae; the profile's if left out")
     options = parser.parse_args(arguments)
     try:
-        run = Run.open(options.name, options.profile, options.data, options.seed)
+        profile = load_profile(options.profile)
+        seeds = seeds_from(options.seeds) if options.seeds else profile.seeds
+        arms = arms_from(options.arms) if options.arms else profile.arms
+        run = Run.open(options.name, options.profile, options.data, options.seed, seeds=seeds, arms=arms)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{run.folder}: profile {run.profile.name}, data {run.data}, seed {run.seed}")
+    print(
+        f"{run.folder}: profile {run.profile.name}, data {run.data}, seed {run.seed}; "
+        f"classifiers: arms {_listed(run.profile.arms)}, seeds {_listed(run.profile.seeds)}"
+    )
     return 0
 
 

@@ -31,6 +31,8 @@ def run_page(folder: Path, record: dict[str, Any], minutes: dict[str, tuple[floa
         ("data", _data(record)),
         ("profile", profile["name"]),
         ("seed", record["seed"]),
+        ("arms of the classifiers", ", ".join(profile["arms"])),
+        ("seeds of the classifiers", ", ".join(map(str, profile["seeds"]))),
         ("split", f"by {profile['data']['protocol']}"),
         ("image size", f"{profile['data']['image_size']} pixels"),
         ("device", record["device"]),

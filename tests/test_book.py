@@ -38,7 +38,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_run(folder: Path) -> Path:
     (folder / "notebooks").mkdir(parents=True)
     record = {
-        "profile": {"name": "smoke", "data": {"protocol": "lesion", "image_size": 64}, "seeds": [0, 1]},
+        "profile": {
+            "name": "smoke",
+            "data": {"protocol": "lesion", "image_size": 64},
+            "seeds": [0, 1],
+            "arms": ["real"],
+        },
         "data": DATA,
         "seed": 3,
         "device": "CPU, 2 cores",

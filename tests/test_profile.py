@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import load_profile, project_root
+from hamsynth_utils.profile import arms_from, load_profile, profile_of, project_root, seeds_from
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
         ("arms", "[real, flow]", r"arms\.1.*flow"),
         ("other_split_arms", "[real, gan]", "other_split_arms holds gan, whose generator has seen"),
         ("probe.ratios", "[0.0]", r"probe\.ratios\.0.*0\.0"),
+        ("arms", "[vae]", "arms lacks 'real'"),
         ("data.test_share", "0.95", "leave nothing to train on"),
         ("data.image_size", "63", r"data\.image_size.*63"),
         ("diffusion.guidance", "0.5", r"diffusion\.guidance.*0\.5"),
@@ -87,3 +88,33 @@ def test_a_file_that_is_not_a_mapping_is_refused(tmp_path):
 def test_epochs_become_steps_by_the_number_of_images():
     training = load_profile("paper").gan.training
     assert training.total_steps(6400) == 100 * 100
+
+
+def test_seeds_and_arms_of_ones_own_change_nothing_else():
+    profile = load_profile("smoke")
+    other = profile.with_classifiers(seeds_from("0, 2,1"), arms_from("real, vae"))
+    assert (other.seeds, other.arms) == ((0, 2, 1), ("real", "vae"))
+    assert other.with_classifiers(profile.seeds, profile.arms) == profile
+
+
+@pytest.mark.parametrize(
+    ("seeds", "arms", "message"),
+    [
+        ("0,1,0", "real", r"^seeds holds a repeat: \[0, 1, 0\]$"),
+        ("0,one", "real", "'0,one' holds 'one'"),
+        ("0,,1", "real", "'0,,1' holds ''"),
+        ("-1", "real", "whole numbers from 0 up"),
+        ("0", "real,flow", r"arms\.1.*'vae'.*'flow'"),
+        ("0", "real,vae,vae", "arms holds a repeat"),
+        ("0", "vae", "arms lacks 'real'"),
+    ],
+)
+def test_wrong_seeds_and_arms_are_refused_in_one_line(seeds, arms, message):
+    with pytest.raises(InputError, match=message) as refused:
+        load_profile("smoke").with_classifiers(seeds_from(seeds), arms_from(arms))
+    assert len(str(refused.value)) < 200 and "\n" not in str(refused.value)
+
+
+def test_a_folder_without_a_run_has_no_profile(tmp_path):
+    with pytest.raises(InputError, match="is not a run"):
+        profile_of(tmp_path)

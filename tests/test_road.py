@@ -15,7 +15,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from hamsynth_utils.profile import project_root
+from hamsynth_utils.profile import load_profile, project_root
 
 ROOT = project_root()
 STAND_IN = """
@@ -25,12 +25,16 @@ from pathlib import Path
 source, target, *options = sys.argv[1:]
 values = {key: value for flag, key, value in zip(options, options[1:], options[2:]) if flag in ("-r", "-p")}
 with open(os.environ["CALLS"], "a") as calls:
-    call = [Path(target).name.split(".")[0], values, os.environ["HAMSYNTH_THREADS"], os.getpid()]
-    print(json.dumps(call), file=calls)
+    name, threads = Path(target).name.split(".")[0], os.environ["HAMSYNTH_THREADS"]
+    print(json.dumps([name, values, threads, os.getpid(), os.environ.get("SLURM_JOB_ID")]), file=calls)
 Path(target).write_text(Path(source).read_text())
 if "faulty" in Path(source).read_text():
     print("Traceback: of papermill")
     sys.exit("papermill.exceptions.PapermillExecutionError:\\nValueError: in the cell")
+if Path(os.environ["CALLS"] + ".alone").exists():
+    open(os.environ["CALLS"] + ".busy", "x")
+    time.sleep(1)
+    os.remove(os.environ["CALLS"] + ".busy")
 while Path(os.environ["CALLS"] + ".slow").exists() and "08" in target:
     time.sleep(0.1)
 """
@@ -65,19 +69,28 @@ class Road:
         }
         (folder / "road.json").write_text(json.dumps(config))
         self.run = folder / "runs/007"
+        self.run.mkdir(parents=True)
+        record = {"profile": load_profile(config["profile"]).model_dump(mode="json")}
+        (self.run / "run.yaml").write_text(yaml.safe_dump(record))
         self.process: subprocess.Popen[str] | None = None
 
     def write(self, name: str, text: str) -> None:
         (self.checkout / f"notebooks/{name}.ipynb").write_text(text)
 
-    def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "snakemake", "-s", str(self.checkout / "Snakefile"), "--cores", "2"]
+    def start(
+        self, *place: str, target: tuple[str, ...] = ("notebooks/08_claims.ipynb",)
+    ) -> subprocess.Popen[str]:
+        """Snakemake on its way to `target`; place: where it runs its jobs, by default on two cores."""
+        command = [sys.executable, "-m", "snakemake", "-s", str(self.checkout / "Snakefile")]
         command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input"]
-        command += ["--scheduler", "greedy", "--quiet", "all", "--configfile", str(self.folder / "road.json")]
-        command += ["--", "notebooks/08_claims.ipynb"]
+        command += ["--scheduler", "greedy", "--configfile", str(self.folder / "road.json")]
+        command += place or ("--cores", "2", "--quiet", "all")
+        command += ["--", *target]
         environment = os.environ | {
             "HAMSYNTH_RUNS": str(self.folder / "runs"),
-            "PYTHONPATH": str(self.folder / "stand in"),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(self.folder / "stand in"), os.environ.get("PYTHONPATH")])
+            ),
             "CALLS": str(self.calls_file),
         }
         self.process = subprocess.Popen(
@@ -87,19 +100,19 @@ class Road:
 
     def finish(self) -> tuple[int, str]:
         process = self.process or self.start()
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=600)
         self.process = None
         return process.returncode, said
 
     def calls(self) -> list[list]:
-        """The calls since the last look: name, parameters, threads, process id."""
+        """The calls since the last look: name, parameters, threads, process id, job id of SLURM if any."""
         lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
         self.calls_file.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
 
-    def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 120
-        while not self.calls_file.exists() or text not in self.calls_file.read_text():
+    def wait_for(self, text: str, times: int = 1) -> None:
+        deadline = time.monotonic() + 600
+        while not self.calls_file.exists() or self.calls_file.read_text().count(text) < times:
             assert time.monotonic() < deadline, f"{text} was not reached"
             time.sleep(0.05)
 
@@ -120,7 +133,7 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
     assert f"03_gan failed; what it got to: {road.run}/notebooks/03_gan.partial.ipynb" in said
     assert (road.run / "notebooks/03_gan.partial.ipynb").exists()
     assert not (road.run / "notebooks/03_gan.ipynb").exists()
-    first = {name: (values, threads) for name, values, threads, _ in road.calls()}
+    first = {name: (values, threads) for name, values, threads, *_ in road.calls()}
     shared = {
         "data": "/skin: pictures",
         "profile": f"{road.folder}/my profile.yaml",
@@ -144,9 +157,9 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
         + [f"05_vit-{name}-{seed}" for name in ("real", "gan") for seed in (0, 7)]
         + ["05_vit-augment-0-image", "05_vit-augment-7-image"]
     )
-    calls = {name: values for name, (values, _) in first.items()} | {name: v for name, v, _, _ in second}
+    calls = {name: values for name, (values, *_) in first.items()} | {name: v for name, v, *_ in second}
     assert calls["05_vit-augment-7-image"].items() >= {"arm": "augment", "split": "image"}.items()
-    assert ["gan", "7"] in [[values.get("arm"), values.get("classifier_seed")] for _, values, _, _ in second]
+    assert ["gan", "7"] in [[values.get("arm"), values.get("classifier_seed")] for _, values, *_ in second]
     assert second[-1][0] == "08_claims", "the claims are judged after the chapters that measure"
     wait_until_gone(second[-1][3])
     slow.unlink()
@@ -174,6 +187,26 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
     road.claims.write_text("changed")
     assert road.finish()[0] == 0
     assert [name for name, *_ in road.calls()] == ["08_claims"]
+
+
+def test_a_run_that_gains_a_seed_and_an_arm_repeats_only_what_compares_them(road: Road) -> None:
+    assert road.finish()[0] == 0
+    road.calls()
+    record = yaml.safe_load((road.run / "run.yaml").read_text())
+    record["profile"] |= {"seeds": [0, 7, 1], "arms": ["real", "gan", "vae"]}
+    (road.run / "run.yaml").write_text(yaml.safe_dump(record))
+    assert road.finish()[0] == 0
+    new = [f"05_vit-{name}" for name in ("real-1", "gan-1", "vae-0", "vae-7", "vae-1", "augment-1-image")]
+    assert sorted(name for name, *_ in road.calls()) == sorted([*new, *LAST])
+
+
+def test_jobs_do_not_share_cores_with_memory_for_one(road: Road) -> None:
+    Path(f"{road.calls_file}.alone").touch()
+    generators = tuple(f"notebooks/{name}.ipynb" for name in ("02_vae", "03_gan", "04_diffusion"))
+    road.start("--cores", "4", "--resources", "mem_mb=5000", "--quiet", "all", target=generators)
+    code, said = road.finish()
+    assert code == 0, said
+    assert len(road.calls()) == 4
 
 
 def wait_until_gone(process_id: int) -> None:

@@ -5,9 +5,11 @@ import time
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import profile_of
 from hamsynth_utils.run import Run, main
 
 
@@ -38,6 +40,46 @@ def test_another_profile_seed_or_data_is_refused_with_a_way_out(tmp_path, tiny_p
         Run.open("a", tiny_profile, seed=1, root=tmp_path)
     with pytest.raises(InputError, match=r"profile\.gan\.width: this run has 8, you ask for 16"):
         Run.open("a", edited_tiny({"gan": {"width": 16}}), root=tmp_path)
+
+
+def test_a_run_gains_seeds_and_arms_but_loses_none(tmp_path, edited_tiny):
+    tiny = edited_tiny({"seeds": [1], "arms": ["real", "vae"]})
+    Run.open("a", tiny, root=tmp_path)
+    made = (tmp_path / "a/run.yaml").read_text()
+    gained = Run.open("a", tiny, root=tmp_path, seeds=[0, 1], arms=["real", "gan", "vae"])
+    assert (gained.profile.seeds, gained.profile.arms) == ((1, 0), ("real", "vae", "gan"))
+    assert Run.open("a", tiny, root=tmp_path) == gained
+    assert profile_of(tmp_path / "a") == gained.profile
+    with pytest.raises(InputError, match=r"seeds: this run has 1,0, you ask for 0,5,.*SEEDS=1,0,5"):
+        Run.open("a", tiny, root=tmp_path, seeds=[0, 5])
+    with pytest.raises(InputError, match=r"arms: this run has real,vae,gan, you ask for real,"):
+        Run.open("a", tiny, root=tmp_path, arms=["real"])
+    before, after = yaml.safe_load(made), yaml.safe_load((tmp_path / "a/run.yaml").read_text())
+    before["profile"] |= {"seeds": [1, 0], "arms": ["real", "vae", "gan"]}
+    assert after == before
+
+
+def test_the_commands_seeds_and_arms_come_before_the_profiles(tmp_path, monkeypatch, capsys, tiny_profile):
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path / "runs"))
+    asked = ["--name", "a", "--profile", tiny_profile]
+    assert main([*asked, "--seeds", "0,flower"]) == main([*asked, "--arms", "real,flower"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert (
+        first.startswith("error: ")
+        and second.startswith("error: ")
+        and "flower" in first
+        and "flower" in second
+    )
+    assert not (tmp_path / "runs").exists()
+    assert main([*asked, "--seeds", "0,1", "--arms", "real,vae"]) == 0
+    assert "arms real,vae, seeds 0,1" in capsys.readouterr().out
+    profile = profile_of(tmp_path / "runs/a")
+    assert (profile.seeds, profile.arms) == ((0, 1), ("real", "vae"))
+    # Without them the profile's are asked for: four arms, which the run may gain, and one seed of its two.
+    assert main(asked) == 2
+    assert "seeds: this run has 0,1, you ask for 0," in capsys.readouterr().err
+    assert main([*asked, "--seeds", "0,1"]) == 0
+    assert profile_of(tmp_path / "runs/a").arms == ("real", "vae", "gan", "diffusion")
 
 
 def test_other_data_is_refused(tmp_path, tiny_profile, ham10000_slice):
