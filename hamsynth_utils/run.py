@@ -26,6 +26,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hamsynth_utils.data import ham10000
+from hamsynth_utils.data.external import find_external, read_truth
 from hamsynth_utils.data.layout import find_layout
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
@@ -261,8 +262,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--data", default="phantom")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--external", default="", help="check the files of this external test set, too")
     options = parser.parse_args(arguments)
     try:
+        if options.external not in ("", "phantom"):
+            read_truth(find_external(Path(options.external)))
         run = Run.open(options.name, options.profile, options.data, options.seed)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
