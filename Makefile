@@ -7,6 +7,7 @@ SEED = 0
 CORES = all
 SKIP_BROKEN =
 WEIGHTS =
+EXTERNAL =
 
 # An active conda environment made from environment.yml is used as it is; otherwise .venv is made.
 BIN = $(if $(filter hamsynth,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
@@ -14,7 +15,7 @@ READY = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
 PY = "$(abspath $(BIN))/python"
 
 # Handed to the shell as they are, since make would split a path at its spaces.
-export DATA PROFILE RUN SEED SKIP_BROKEN WEIGHTS
+export DATA PROFILE RUN SEED SKIP_BROKEN WEIGHTS EXTERNAL
 # Kernels are those of this environment, whatever else the user has installed.
 unexport JUPYTER_PATH
 export JUPYTER_PREFER_ENV_PATH = 1
@@ -24,6 +25,7 @@ help:
 	@echo 'make report   run the seven notebooks and build the HTML report'
 	@echo '              DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
 	@echo '              SEED=0  CORES=all  WEIGHTS=<folder>  SKIP_BROKEN=1'
+	@echo '              EXTERNAL=<folder of an external test set>'
 	@echo 'make test     check the code and run all tests'
 	@echo 'make lab      open the notebooks in JupyterLab'
 	@echo 'make clean    remove .venv and caches; runs/ is kept'
@@ -35,12 +37,14 @@ report: $(READY)
 	if [ "$$DATA" != phantom ]; then $(call absolute,DATA); fi; \
 	case "$$PROFILE" in *.yaml|*.yml) $(call absolute,PROFILE);; esac; \
 	if [ -n "$$WEIGHTS" ]; then $(call absolute,WEIGHTS); export HAMSYNTH_WEIGHTS="$$WEIGHTS"; fi; \
+	case "$$EXTERNAL" in ""|phantom) ;; *) $(call absolute,EXTERNAL);; esac; \
 	HAMSYNTH_RUNS="$${HAMSYNTH_RUNS:-runs}"; $(call absolute,HAMSYNTH_RUNS); export HAMSYNTH_RUNS; \
 	if [ -z "$$RUN" ]; then RUN="$$(basename "$$DATA")-$$(basename "$${PROFILE%.y*ml}")"; fi; \
 	export DATA PROFILE RUN; folder="$$HAMSYNTH_RUNS/$$RUN"; \
-	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" && \
+	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" \
+		--external "$$EXTERNAL" && \
 	$(PY) -c 'import json, os; print(json.dumps({key.lower(): os.environ[key] for key in \
-		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN")}))' > "$$folder/.road.json" && \
+		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN", "EXTERNAL")}))' > "$$folder/.road.json" && \
 	$(PY) -m snakemake --directory "$$folder" --configfile "$$folder/.road.json" --cores $(CORES) --nolock --rerun-incomplete \
 		--rerun-triggers mtime params input --scheduler greedy --quiet all && \
 	$(PY) -m hamsynth_utils.book "$$folder" --minutes --since $$start

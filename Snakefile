@@ -26,6 +26,7 @@ GENERATOR_CHAPTERS = {"vae": "02_vae", "gan": "03_gan", "diffusion": "04_diffusi
 LONGEST = GENERATOR_CHAPTERS["diffusion"]
 GENERATORS = [f"notebooks/{chapter}.ipynb" for chapter in GENERATOR_CHAPTERS.values()]
 CLASSIFIERS = [f"notebooks/05_vit-{arm}-{seed}.ipynb" for arm in PROFILE.arms for seed in PROFILE.seeds]
+EXTERNAL = str(config.get("external", ""))
 EXECUTE = (
     "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.watch"
     " {params.name} {log} {sys.executable:q} -m papermill {input.notebook:q} notebooks/{params.name}.partial.ipynb"
@@ -63,6 +64,7 @@ rule report:
     input:
         "notebooks/06_evaluation.ipynb",
         "notebooks/07_ethics.ipynb",
+        ["notebooks/09_external.ipynb"] if EXTERNAL else [],
         pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in (ROOT / "book").rglob("*") if p.is_file())],
     output:
         update("site/index.html"),
@@ -160,5 +162,23 @@ rule ethics:
     params:
         name="07_ethics",
         parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+# Only where an external test set is given, and last: nothing may be decided after it is opened.
+rule external:
+    input:
+        CLASSIFIERS,
+        "notebooks/06_evaluation.ipynb",
+        notebook=NOTEBOOKS / "09_external.ipynb",
+    output:
+        "notebooks/09_external.ipynb",
+    log:
+        "logs/09_external.log",
+    threads: PROFILE.threads
+    params:
+        name="09_external",
+        parameters=[*PARAMETERS, "-r", "external", EXTERNAL],
     shell:
         EXECUTE

@@ -5,6 +5,7 @@ Papermill is played by a stand-in that notes each call, so that these tests see 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -62,22 +63,31 @@ class Road:
         (folder / "road.json").write_text(json.dumps(config))
         self.run = folder / "runs/007"
         self.process: subprocess.Popen[str] | None = None
+        self.target = "notebooks/06_evaluation.ipynb"
 
     def write(self, name: str, text: str) -> None:
         (self.checkout / f"notebooks/{name}.ipynb").write_text(text)
 
-    def start(self) -> subprocess.Popen[str]:
+    def command(self, quiet: bool = True) -> list[str]:
         command = [sys.executable, "-m", "snakemake", "-s", str(self.checkout / "Snakefile"), "--cores", "2"]
         command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input"]
-        command += ["--scheduler", "greedy", "--quiet", "all", "--configfile", str(self.folder / "road.json")]
-        command += ["--", "notebooks/06_evaluation.ipynb"]
-        environment = os.environ | {
+        command += ["--scheduler", "greedy", "--configfile", str(self.folder / "road.json")]
+        return [*command, *(["--quiet", "all"] if quiet else []), "--", self.target]
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
             "HAMSYNTH_RUNS": str(self.folder / "runs"),
             "PYTHONPATH": str(self.folder / "stand in"),
             "CALLS": str(self.calls_file),
         }
+
+    def start(self) -> subprocess.Popen[str]:
         self.process = subprocess.Popen(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            self.command(),
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         return self.process
 
@@ -161,6 +171,29 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
         "05_vit-gan-7",
         "06_evaluation",
     ]
+
+
+def test_an_external_set_is_opened_last_and_only_where_one_is_given(road: Road) -> None:
+    road.write("09_external", "as it was")
+    for name in ("_config.yml", "_toc.yml"):
+        (road.checkout / name).touch()
+    config = json.loads((road.folder / "road.json").read_text())
+    for source, jobs in (("", 0), ("/clinic: photos", 1)):
+        (road.folder / "road.json").write_text(json.dumps({**config, "external": source}))
+        command = [*road.command(quiet=False)[:-2], "--dry-run", "--", "report"]
+        dry = subprocess.run(command, env=road.environment(), text=True, capture_output=True, check=False)
+        assert (
+            dry.returncode == 0
+            and len(re.findall(r"^rule external:", dry.stdout + dry.stderr, re.MULTILINE)) == jobs
+        )
+
+    road.target = "notebooks/09_external.ipynb"
+    assert road.finish()[0] == 0
+    calls = road.calls()
+    names = [name for name, *_ in calls]
+    assert names[-2:] == ["06_evaluation", "09_external"] and len(names) == 10
+    assert calls[-1][1] == {"data": config["data"], "profile": config["profile"], "run": "007", "seed": "3",
+                            "external": "/clinic: photos"}  # fmt: skip
 
 
 def wait_until_gone(process_id: int) -> None:
