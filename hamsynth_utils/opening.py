@@ -12,7 +12,15 @@ import pandas as pd
 
 from hamsynth_utils.checkpoints import WEIGHTS
 from hamsynth_utils.classifier import load_classifier, predict
-from hamsynth_utils.data.external import read_external, refuse_shared, shared_photos
+from hamsynth_utils.data.external import (
+    RECORD,
+    check_external,
+    read_external,
+    read_opening,
+    refuse_another,
+    refuse_shared,
+    shared_photos,
+)
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics.classification import read_predictions
@@ -20,8 +28,6 @@ from hamsynth_utils.profile import ARMS
 from hamsynth_utils.run import Run
 from hamsynth_utils.weights import sha256_of
 from hamsynth_utils.writing import replacing
-
-RECORD = "external.json"
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,6 @@ class Opened:
     record: dict[str, Any]
     predictions: dict[str, dict[int, pd.DataFrame]]
     late: list[str]
-
-
-def read_opening(folder: Path) -> dict[str, Any] | None:
-    """What a run's folder records of its external set, None if it has opened none.
-
-    opened: when, UTC; folder: the set's name; images; classes: images of each; sha256: of the set's content;
-    classifiers: those finished then, `<arm>/seed-<seed>`, with the SHA-256 of their weights.
-    """
-    path = folder / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def finished_classifiers(run: Run) -> dict[str, Path]:
@@ -66,8 +62,7 @@ def open_external(run: Run, source: str, progress_bar: bool = True) -> Opened:
     `external/shared.csv`; before the classifier of the real images alone is finished; where the run has
     opened another set; or where a classifier was trained anew since.
     """
-    if source == "phantom" and run.data != "phantom":
-        raise InputError("the phantom can test only a run on the phantom: name a folder as the external set")
+    check_external(source, run.data)
     external = read_external(source, run.profile.data.image_size, run.seed + 1, progress_bar)
     lesions = external.lesions
     with run.room("external") as room:
@@ -92,12 +87,7 @@ def open_external(run: Run, source: str, progress_bar: bool = True) -> Opened:
             }
             with replacing(run.folder / RECORD) as path:
                 path.write_text(json.dumps(record, indent=1))
-        elif record["sha256"] != external.sha256:
-            raise InputError(
-                f"{run.folder} has opened the external set {record['folder']} ({record['images']:,} images) "
-                f"on {record['opened']}, and this is another: a run is tested outside once. Take another "
-                "name (RUN=...)"
-            )
+        refuse_another(run.folder, external)
         predictions: dict[str, dict[int, pd.DataFrame]] = {}
         for name, weights in record["classifiers"].items():
             arm, seed = name.split("/seed-")

@@ -26,7 +26,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hamsynth_utils.data import ham10000
-from hamsynth_utils.data.external import find_external, read_truth
+from hamsynth_utils.data.external import (
+    check_external,
+    read_external,
+    read_opening,
+    refuse_another,
+)
 from hamsynth_utils.data.layout import find_layout
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
@@ -262,12 +267,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--data", default="phantom")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--external", default="", help="check the files of this external test set, too")
+    parser.add_argument("--external", default="", help="check this external test set, too")
     options = parser.parse_args(arguments)
     try:
-        if options.external not in ("", "phantom"):
-            read_truth(find_external(Path(options.external)))
+        if options.external:
+            check_external(options.external, options.data)
         run = Run.open(options.name, options.profile, options.data, options.seed)
+        if options.external and read_opening(run.folder):
+            size = run.profile.data.image_size
+            refuse_another(run.folder, read_external(options.external, size, run.seed + 1, progress=False))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from hamsynth_utils.opening import read_opening
+from hamsynth_utils.data.external import read_opening
 
 
 def this_run(folder: Path, record: dict[str, Any]) -> str:

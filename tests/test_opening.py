@@ -18,11 +18,12 @@ from conftest import isic_ids, picture, write_isic_test_set
 from hamsynth_utils import classifier as classifier_module
 from hamsynth_utils import opening as module
 from hamsynth_utils.classifier import PROBABILITIES, build_classifier, load_classifier, predict
+from hamsynth_utils.data.external import read_opening
 from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.opening import open_external, read_opening
-from hamsynth_utils.run import Run
+from hamsynth_utils.opening import open_external
+from hamsynth_utils.run import Run, main
 from hamsynth_utils.run_page import run_page
 from hamsynth_utils.weights import write_weights
 
@@ -107,16 +108,24 @@ def test_the_set_is_opened_once_and_its_predictions_are_kept(run, folder, monkey
     pd.testing.assert_frame_equal(again.predictions["gan"][0], opened.predictions["gan"][0])
 
 
-def test_another_set_is_refused_in_one_line(run, folder):
+def test_another_set_is_refused_in_one_line(run, folder, edited_tiny, monkeypatch, capsys):
     finish(run, "real", 0)
     open_external(run, str(folder), progress_bar=False)
     kept = files_of(run)
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(run.folder.parent))
+    profile = edited_tiny({"data": {"phantom_images": 300}})
+    again = ["--name", "a", "--profile", profile, "--external", str(folder)]
+    assert main(again) == 0
     picture(make_phantom(3, 64, seed=9).images[0]).save(folder / f"ISIC2018_Task3_Test_Input/{IDS[0]}.jpg")
     with pytest.raises(
         InputError, match=r"has opened the external set clinic \(42 images\) on .*RUN="
     ) as caught:
         open_external(run, str(folder), progress_bar=False)
     assert "\n" not in str(caught.value) and files_of(run) == kept
+    # Already before anything is executed again.
+    capsys.readouterr()
+    assert main(again) == 2 and capsys.readouterr().err == f"error: {caught.value}\n"
+    assert main([*again[:-1], "phantom"]) == 2
 
 
 def test_it_stays_closed_before_the_real_arm_is_finished(run, folder, monkeypatch):

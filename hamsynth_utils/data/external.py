@@ -14,9 +14,11 @@ are a little too narrow where a lesion was photographed twice.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +44,8 @@ from hamsynth_utils.metrics.privacy import nearest_distances
 COLUMNS = ("image", *(name.upper() for name in CLASSES))
 ISIC_TEST = "isic2018_task3_test_groundtruth"
 PHANTOM_IMAGES = 300
+RECORD = "external.json"
+"""In a run's folder: that it has opened an external set, and which."""
 
 THUMBNAIL = 8
 """Pixels a side of the small colour pictures that photos are compared by."""
@@ -111,6 +115,17 @@ def read_truth(layout: Layout) -> pd.DataFrame:
             f"{layout.metadata} has only the class {table['dx'].iloc[0]}: a test needs two or more"
         )
     return table.assign(lesion_id=table["image_id"])
+
+
+def check_external(source: str, data: str) -> None:
+    """What can be said of an external set for a run on `data` before a long training, without its images.
+
+    Raises InputError as `find_external` and `read_truth` do, or for the phantom where the data is not one.
+    """
+    if source != "phantom":
+        read_truth(find_external(Path(source).expanduser()))
+    elif data != "phantom":
+        raise InputError("the phantom can test only a run on the phantom: name a folder as the external set")
 
 
 def read_external(source: str, image_size: int = 64, seed: int = 0, progress: bool = True) -> ExternalSet:
@@ -189,6 +204,27 @@ def refuse_shared(shared: pd.DataFrame, images: int) -> None:
         f"({parts}): {first_names(named)}. What a run has seen is no external test: take them out, or take "
         "another set"
     )
+
+
+def read_opening(folder: Path) -> dict[str, Any] | None:
+    """What a run's folder records of its external set, None if it has opened none.
+
+    opened: when, UTC; folder: the set's name; images; classes: images of each; sha256: of the set's content;
+    classifiers: those finished then, `<arm>/seed-<seed>`, with the SHA-256 of their weights.
+    """
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def refuse_another(folder: Path, external: ExternalSet) -> None:
+    """Raises InputError if the run in `folder` has opened another external set than this one."""
+    record = read_opening(folder)
+    if record is not None and record["sha256"] != external.sha256:
+        raise InputError(
+            f"{folder} has opened the external set {record['folder']} ({record['images']:,} images) on "
+            f"{record['opened']}, and this is another: a run is tested outside once. Take another name "
+            "(RUN=...)"
+        )
 
 
 def _header(path: Path) -> list[str]:

@@ -177,6 +177,8 @@ def test_a_faulty_set_stops_a_run_before_it_begins(
     cells(9, MEL=1.0, NV=1.0)(folder)
     assert main([*command, str(folder)]) == 2 and not list(runs.iterdir())
     assert "line 9 is not one-hot" in capsys.readouterr().err
+    assert main([*command, "phantom", "--data", str(folder)]) == 2 and not list(runs.iterdir())
+    assert "only a run on the phantom" in capsys.readouterr().err
     truth().to_csv(folder / TRUTH, index=False)
     for source in (str(folder), "phantom", ""):
         assert main([*command, source]) == 0
