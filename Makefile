@@ -11,6 +11,7 @@ MEMORY =
 SLURM =
 SKIP_BROKEN =
 WEIGHTS =
+EXTERNAL =
 
 # An active conda environment made from environment.yml is used as it is; otherwise .venv is made.
 BIN = $(if $(filter hamsynth,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
@@ -18,7 +19,7 @@ READY = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
 PY = "$(abspath $(BIN))/python"
 
 # Handed to the shell as they are, since make would split a path at its spaces.
-export DATA PROFILE RUN SEED SEEDS ARMS SKIP_BROKEN WEIGHTS
+export DATA PROFILE RUN SEED SEEDS ARMS SKIP_BROKEN WEIGHTS EXTERNAL
 # Kernels are those of this environment, whatever else the user has installed.
 unexport JUPYTER_PATH
 export JUPYTER_PREFER_ENV_PATH = 1
@@ -28,7 +29,7 @@ help:
 	@echo 'make report   run the notebooks and build the HTML report'
 	@echo '              DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
 	@echo '              SEED=0  SEEDS=0,1,2  ARMS=real,vae  WEIGHTS=<folder>  SKIP_BROKEN=1'
-	@echo '              CORES=all  MEMORY=<MB>  SLURM=1'
+	@echo '              EXTERNAL=<folder of an external test set>  CORES=all  MEMORY=<MB>  SLURM=1'
 	@echo 'make test     check the code and run all tests'
 	@echo 'make lab      open the notebooks in JupyterLab'
 	@echo 'make clean    remove .venv and caches; runs/ is kept'
@@ -45,13 +46,14 @@ report: $(READY)
 	if [ "$$DATA" != phantom ]; then $(call absolute,DATA); fi; \
 	case "$$PROFILE" in *.yaml|*.yml) $(call absolute,PROFILE);; esac; \
 	if [ -n "$$WEIGHTS" ]; then $(call absolute,WEIGHTS); export HAMSYNTH_WEIGHTS="$$WEIGHTS"; fi; \
+	case "$$EXTERNAL" in ""|phantom) ;; *) $(call absolute,EXTERNAL);; esac; \
 	HAMSYNTH_RUNS="$${HAMSYNTH_RUNS:-runs}"; $(call absolute,HAMSYNTH_RUNS); export HAMSYNTH_RUNS; \
 	if [ -z "$$RUN" ]; then RUN="$$(basename "$$DATA")-$$(basename "$${PROFILE%.y*ml}")"; fi; \
 	export DATA PROFILE RUN; folder="$$HAMSYNTH_RUNS/$$RUN"; \
 	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" \
-		--seeds "$$SEEDS" --arms "$$ARMS" && \
+		--seeds "$$SEEDS" --arms "$$ARMS" --external "$$EXTERNAL" && \
 	$(PY) -c 'import json, os; print(json.dumps({key.lower(): os.environ[key] for key in \
-		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN")}))' > "$$folder/.road.json" && \
+		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN", "EXTERNAL")}))' > "$$folder/.road.json" && \
 	$(PY) -m snakemake --directory "$$folder" --configfile "$$folder/.road.json" --nolock --rerun-incomplete \
 		--rerun-triggers mtime params input --scheduler greedy $(PLACE) && \
 	$(PY) -m hamsynth_utils.book "$$folder" --minutes --since $$start

@@ -33,6 +33,7 @@ OTHER_SPLIT = other_protocol(PROFILE.data.protocol)
 CLASSIFIERS += [
     f"notebooks/05_vit-{arm}-{seed}-{OTHER_SPLIT}.ipynb" for arm in PROFILE.other_split_arms for seed in PROFILE.seeds
 ]
+EXTERNAL = str(config.get("external", ""))
 EXECUTE = (
     "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.watch"
     " {params.name} {log} {sys.executable:q} -m papermill {input.notebook:q} notebooks/{params.name}.partial.ipynb"
@@ -69,6 +70,7 @@ onerror:
 rule report:
     input:
         "notebooks/08_claims.ipynb",
+        ["notebooks/09_external.ipynb"] if EXTERNAL else [],
         pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in (ROOT / "book").rglob("*") if p.is_file())],
     output:
         update("site/index.html"),
@@ -239,5 +241,26 @@ rule claims:
     params:
         name="08_claims",
         parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+# Only where an external test set is given, and last: nothing may be decided after it is opened.
+rule external:
+    input:
+        CLASSIFIERS,
+        "notebooks/08_claims.ipynb",
+        notebook=NOTEBOOKS / "09_external.ipynb",
+    output:
+        "notebooks/09_external.ipynb",
+    log:
+        "logs/09_external.log",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=120,
+    params:
+        name="09_external",
+        parameters=[*PARAMETERS, "-r", "external", EXTERNAL],
     shell:
         EXECUTE

@@ -25,6 +25,8 @@ from hamsynth_utils.run_page import run_page, this_run
 from hamsynth_utils.writing import replacing
 
 CLASSIFIER = "notebooks/05_vit"
+EXTERNAL = "notebooks/09_external"
+"""The chapter that only a run with an external test set has."""
 PER_ARM = "per-arm"
 """The tag of cells of 05_vit that differ between its executions: pages after the first show only those."""
 
@@ -45,6 +47,8 @@ def stage(folder: Path, root: Path | None = None) -> Path:
     notebooks = {f"notebooks/{path.stem}": path for path in executed_notebooks(folder)}
     executions = [name for name in notebooks if name.startswith(f"{CLASSIFIER}-")]
     toc = yaml.safe_load((root / "_toc.yml").read_text())
+    if EXTERNAL in notebooks:
+        toc["parts"][0]["chapters"].append({"file": EXTERNAL})
     wanted = [chapter for part in toc["parts"] for chapter in part["chapters"]]
     missing = [
         chapter["file"] for chapter in wanted
@@ -58,7 +62,7 @@ def stage(folder: Path, root: Path | None = None) -> Path:
     with replacing(folder / "book") as staged:
         shutil.copytree(root / "book", staged)
         (staged / "notebooks").mkdir()
-        scrub = _Scrub(folder, root, record["data"])
+        scrub = _Scrub(folder, root, record["data"], *_given(notebooks.get(EXTERNAL), "external"))
         for name, path in notebooks.items():
             notebook = scrub(json.loads(path.read_text()))
             _name_parameters(notebook)
@@ -146,18 +150,25 @@ def _name_parameters(notebook: dict[str, Any]) -> None:
             cell["source"] = "".join(cell["source"]).replace("# Parameters", "# The values of this run", 1)
 
 
+def _given(path: Path | None, parameter: str) -> list[str]:
+    """What an executed notebook, if there is one, was given as the parameter."""
+    if path is None:
+        return []
+    parameters = json.loads(path.read_text())["metadata"].get("papermill", {}).get("parameters", {})
+    return [parameters[parameter]] if parameter in parameters else []
+
+
 class _Scrub:
     """Takes this machine's paths out of everything that is published."""
 
-    def __init__(self, folder: Path, root: Path, data: str) -> None:
+    def __init__(self, folder: Path, root: Path, *sources: str) -> None:
         names = {
             str(folder.resolve()): f"runs/{folder.name}",
             str(root.resolve()): ".",
             str(Path(sys.prefix).resolve()): "python",
             str(Path.home()): "~",
         }
-        if data != "phantom":
-            names[data] = Path(data).name
+        names |= {source: Path(source).name for source in sources if source != "phantom"}
         # Longest first: the run folder usually lies in the checkout, and that in the home folder.
         paths = sorted((path for path in names if len(path) > 1), key=len, reverse=True)
         self._names = names

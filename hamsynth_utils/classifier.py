@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -287,7 +287,7 @@ def _from_folder(settings: ClassifierSettings) -> tuple[VisionTransformer, str, 
 
 def _from_file(settings: ClassifierSettings, path: Path) -> tuple[VisionTransformer, str, str]:
     tensors, _ = read_weights(path)
-    depth = 1 + max((int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")), default=-1)
+    depth = _blocks(tensors)
     if depth == 0:
         raise InputError(f"{path} holds no vision transformer: it has no blocks")
     try:
@@ -302,6 +302,28 @@ def _from_file(settings: ClassifierSettings, path: Path) -> tuple[VisionTransfor
             f"{path} does not fit {settings.model}: it lacks {len(missing)} tensors, first {missing[0]}"
         )
     return vit, "file", f"{path.name}, sha256 {sha256_of(path)[:16]}"
+
+
+def _blocks(names: Iterable[str]) -> int:
+    return 1 + max((int(name.split(".")[1]) for name in names if name.startswith("blocks.")), default=-1)
+
+
+def load_classifier(settings: ClassifierSettings, path: Path) -> Classifier:
+    """The fine-tuned classifier in a .safetensors file, in evaluation mode on the CPU.
+
+    All its weights are in that file: nothing is asked of a model hub, and nothing is trained. Raises
+    InputError for a file that is missing, damaged, or of another network than the settings'.
+    """
+    tensors, _ = read_weights(path)
+    vit = _create(settings, depth=_blocks(name.removeprefix("vit.") for name in tensors))
+    classifier = Classifier(vit, settings, pretrained=False)
+    try:
+        classifier.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} does not fit {settings.model}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    return classifier.eval()
 
 
 def refuse_synthetic(lesions: LesionSet, what: str) -> None:

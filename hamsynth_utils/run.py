@@ -26,6 +26,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hamsynth_utils.data import ham10000
+from hamsynth_utils.data.external import (
+    check_external,
+    read_external,
+    read_opening,
+    refuse_another,
+)
 from hamsynth_utils.data.layout import find_layout
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
@@ -313,12 +319,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--seeds", default="", help="of the classifiers, as in 0,1,2; the profile's if left out"
     )
     parser.add_argument("--arms", default="", help="as in real,vae; the profile's if left out")
+    parser.add_argument("--external", default="", help="check this external test set, too")
     options = parser.parse_args(arguments)
     try:
+        if options.external:
+            check_external(options.external, options.data)
         profile = load_profile(options.profile)
         seeds = seeds_from(options.seeds) if options.seeds else profile.seeds
         arms = arms_from(options.arms) if options.arms else profile.arms
         run = Run.open(options.name, options.profile, options.data, options.seed, seeds=seeds, arms=arms)
+        if options.external and read_opening(run.folder):
+            size = run.profile.data.image_size
+            refuse_another(run.folder, read_external(options.external, size, run.seed + 1, progress=False))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from hamsynth_utils.data.external import read_opening
+
 
 def this_run(folder: Path, record: dict[str, Any]) -> str:
     """One sentence for the front page: which run this is, and what its numbers speak about."""
@@ -34,6 +36,7 @@ def run_page(folder: Path, record: dict[str, Any], minutes: dict[str, tuple[floa
         ("arms of the classifiers", ", ".join(profile["arms"])),
         ("seeds of the classifiers", ", ".join(map(str, profile["seeds"]))),
         ("split", f"by {profile['data']['protocol']}"),
+        ("external test set", _external(folder)),
         ("image size", f"{profile['data']['image_size']} pixels"),
         ("device", record["device"]),
         ("threads of a notebook", record["threads"]),
@@ -67,6 +70,17 @@ def run_page(folder: Path, record: dict[str, Any], minutes: dict[str, tuple[floa
 
 def _data(record: dict[str, Any]) -> str:
     return "the phantom" if record["data"] == "phantom" else f"the folder {Path(record['data']).name}"
+
+
+def _external(folder: Path) -> str:
+    """Whether the run has opened an external test set: which, when, and what was tested on it."""
+    record = read_opening(folder)
+    if record is None:
+        return "none was opened"
+    return (
+        f"{record['folder']}, opened on {record['opened']} for {len(record['classifiers'])} finished "
+        f"classifiers: {record['images']:,} images, sha256 {record['sha256'][:16]}"
+    )
 
 
 def _weights(folder: Path) -> str:

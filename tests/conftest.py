@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from PIL import Image
 
-from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.data.lesions import CLASSES, LesionSet
 from hamsynth_utils.metrics.classification import PROBABILITIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,3 +124,32 @@ def make_predictions(n: int, seed: int = 0, skill: float = 1.5, classes: int = 7
     frame.insert(0, "dx", np.array(CLASSES)[labels])
     frame.insert(0, "image_id", [f"IMAGE_{i:05d}" for i in range(n)])
     return frame
+
+
+ISIC_ORDER = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+"""The classes in the order of ISIC 2018's tables."""
+
+
+def isic_ids(lesions: LesionSet) -> list[str]:
+    return [f"ISIC_{34524 + number:07}" for number in range(len(lesions))]
+
+
+def isic_truth(lesions: LesionSet, order: tuple[str, ...] = ISIC_ORDER) -> pd.DataFrame:
+    """A one-hot table as ISIC 2018 Task 3 has it."""
+    table = pd.DataFrame({"image": isic_ids(lesions)})
+    for name in order:
+        table[name] = (lesions.table["dx"].str.upper() == name).astype(float)
+    return table
+
+
+def picture(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def write_isic_test_set(folder: Path, lesions: LesionSet) -> Path:
+    """The images and their truth in the layout of ISIC 2018 Task 3's test set."""
+    (folder / "ISIC2018_Task3_Test_Input").mkdir(parents=True)
+    for image_id, image in zip(isic_ids(lesions), lesions.images, strict=True):
+        picture(image).save(folder / f"ISIC2018_Task3_Test_Input/{image_id}.jpg", quality=95)
+    isic_truth(lesions).to_csv(folder / "ISIC2018_Task3_Test_GroundTruth.csv", index=False)
+    return folder

@@ -161,6 +161,23 @@ def test_no_path_of_the_machine_is_published(run_folder: Path) -> None:
     assert json.dumps(executed("01_dataset", run_folder)["cells"][4]["outputs"][0]["data"])[1:-1] in text
 
 
+def test_the_external_test_has_a_page_only_where_it_was_made(run_folder: Path) -> None:
+    def chapters() -> list[str]:
+        staged = book.stage(run_folder)
+        toc = yaml.safe_load((staged / "_toc.yml").read_text())
+        return [chapter["file"] for chapter in toc["parts"][0]["chapters"]]
+
+    before = chapters()
+    clinic = "/another place/clinic"
+    notebook = executed("09_external", run_folder)
+    notebook["metadata"]["papermill"]["parameters"] = {"external": clinic}
+    notebook["cells"][2]["source"] = f'# Parameters\nexternal = "{clinic}"'
+    (run_folder / "notebooks/09_external.ipynb").write_text(json.dumps(notebook))
+    assert chapters() == [*before, "notebooks/09_external"]
+    page = (run_folder / "book/notebooks/09_external.ipynb").read_text()
+    assert "another place" not in page and 'external = \\"clinic\\"' in page
+
+
 def test_scrubbing_leaves_longer_names_alone(tmp_path: Path) -> None:
     scrub = book._Scrub(tmp_path / "runs/a", tmp_path, "/data")
     assert scrub(f"{tmp_path}/runs/a/data and {tmp_path}/runs/ab and /data/x.csv and /database") == (

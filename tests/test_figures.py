@@ -237,6 +237,17 @@ def test_confusion_matrix_is_normalised_by_row() -> None:
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["mel\nn = 4", "nv\nn = 0"]
 
 
+def test_confusion_panels_have_per_cent_of_the_row_and_hide_what_is_left_over() -> None:
+    counts = np.zeros((7, 7), dtype=int)
+    counts[1, 1], counts[1, 4], counts[6, 5] = 3, 1, 2
+    figure = figures.confusion_panels({arm: counts for arm in ("real", "vae", "gan")}, figures.ARM_NAMES)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["real only", "VAE", "GAN", ""]
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False]
+    for axes in figure.axes[:3]:
+        np.testing.assert_allclose(np.asarray(axes.images[0].get_array())[1], [0, 75, 0, 0, 25, 0, 0])
+        assert [text.get_text() for text in axes.texts] == ["75", "25", "100"]
+
+
 def test_group_bars_grey_out_small_groups(groups: pd.DataFrame) -> None:
     figure = figures.group_bars(groups, reference=(0.72, "all images"))
     sex, age = figure.axes
@@ -286,6 +297,7 @@ ZEROS = torch.zeros(2, 3, 8, 8)
         (lambda: figures.precision_recall_curves({}, 0.1), "curve"),
         (lambda: figures.precision_recall_curves({"real": ([1.0], [0.0, 1.0])}, 0.1), "real"),
         (lambda: figures.confusion_matrix(np.eye(3)), "counts"),
+        (lambda: figures.confusion_panels({}, {}), "matrices"),
         (lambda: figures.group_bars(pd.DataFrame({"attribute": ["sex"]})), "accuracy"),
         (lambda: figures.histogram_pair([], [1.0], ("a", "b")), "at least one value"),
     ],

@@ -5,6 +5,7 @@ Papermill is played by a stand-in that notes each call, so that these tests see 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -73,34 +74,41 @@ class Road:
         record = {"profile": load_profile(config["profile"]).model_dump(mode="json")}
         (self.run / "run.yaml").write_text(yaml.safe_dump(record))
         self.process: subprocess.Popen[str] | None = None
+        self.target = "notebooks/08_claims.ipynb"
 
     def write(self, name: str, text: str) -> None:
         (self.checkout / f"notebooks/{name}.ipynb").write_text(text)
 
-    def start(
-        self, *place: str, target: tuple[str, ...] = ("notebooks/08_claims.ipynb",)
-    ) -> subprocess.Popen[str]:
+    def command(self, *place: str, target: tuple[str, ...] = ()) -> list[str]:
         """Snakemake on its way to `target`; place: where it runs its jobs, by default on two cores."""
         command = [sys.executable, "-m", "snakemake", "-s", str(self.checkout / "Snakefile")]
         command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input"]
         command += ["--scheduler", "greedy", "--configfile", str(self.folder / "road.json")]
         command += place or ("--cores", "2", "--quiet", "all")
-        command += ["--", *target]
-        environment = os.environ | {
+        return [*command, "--", *(target or (self.target,))]
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
             "HAMSYNTH_RUNS": str(self.folder / "runs"),
             "PYTHONPATH": os.pathsep.join(
                 filter(None, [str(self.folder / "stand in"), os.environ.get("PYTHONPATH")])
             ),
             "CALLS": str(self.calls_file),
         }
+
+    def start(self, *place: str, target: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         self.process = subprocess.Popen(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            self.command(*place, target=target),
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         return self.process
 
     def finish(self) -> tuple[int, str]:
         process = self.process or self.start()
-        said, _ = process.communicate(timeout=600)
+        said, _ = process.communicate(timeout=1500)
         self.process = None
         return process.returncode, said
 
@@ -111,7 +119,7 @@ class Road:
         return [json.loads(line) for line in lines]
 
     def wait_for(self, text: str, times: int = 1) -> None:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1500
         while not self.calls_file.exists() or self.calls_file.read_text().count(text) < times:
             assert time.monotonic() < deadline, f"{text} was not reached"
             time.sleep(0.05)
@@ -207,6 +215,29 @@ def test_jobs_do_not_share_cores_with_memory_for_one(road: Road) -> None:
     code, said = road.finish()
     assert code == 0, said
     assert len(road.calls()) == 4
+
+
+def test_an_external_set_is_opened_last_and_only_where_one_is_given(road: Road) -> None:
+    road.write("09_external", "as it was")
+    for name in ("_config.yml", "_toc.yml"):
+        (road.checkout / name).touch()
+    config = json.loads((road.folder / "road.json").read_text())
+    for source, jobs in (("", 0), ("/clinic: photos", 1)):
+        (road.folder / "road.json").write_text(json.dumps({**config, "external": source}))
+        command = road.command("--cores", "2", "--dry-run", target=("report",))
+        dry = subprocess.run(command, env=road.environment(), text=True, capture_output=True, check=False)
+        assert (
+            dry.returncode == 0
+            and len(re.findall(r"^rule external:", dry.stdout + dry.stderr, re.MULTILINE)) == jobs
+        )
+
+    road.target = "notebooks/09_external.ipynb"
+    assert road.finish()[0] == 0
+    calls = road.calls()
+    names = [name for name, *_ in calls]
+    assert names[-2:] == ["06_evaluation", "09_external"] and len(names) == 10
+    assert calls[-1][1] == {"data": config["data"], "profile": config["profile"], "run": "007", "seed": "3",
+                            "external": "/clinic: photos"}  # fmt: skip
 
 
 def wait_until_gone(process_id: int) -> None:

@@ -61,30 +61,11 @@ def read_ham10000(
     layout = find_layout(folder)
     table = read_metadata(layout)
     ids = table["image_id"].tolist()
-    pixels = np.zeros((len(ids), 3, image_size, image_size), dtype=np.uint8)
-
-    def read(position: int) -> tuple[tuple, str | None]:
-        file = layout.images[ids[position]]
-        try:
-            record, content = _read_file(folder, file)
-        except OSError as error:
-            return (file.relative_to(folder).as_posix(), 0, 0, ""), f"cannot be read: {error.strerror}"
-        try:
-            pixels[position] = _decode(content, image_size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = "is not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-            return record, reason
-        return record, None
-
     unnamed = sorted(set(layout.images).difference(ids))
     if unnamed:
         told = f"{len(unnamed):,} images not in {layout.metadata.name} are left out: {first_names(unnamed)}"
         print(told, file=sys.stderr)
-    with ThreadPoolExecutor() as pool:
-        work = pool.map(read, range(len(ids)))
-        results = list(tqdm(work, "reading images", len(ids), unit=" images", disable=not progress))
-    records = [record for record, _ in results]
-    broken = {position: reason for position, (_, reason) in enumerate(results) if reason}
+    pixels, records, broken = read_images(folder, [layout.images[i] for i in ids], image_size, progress)
     if broken and (not skip_broken or len(broken) == len(ids)):
         named = [f"{records[position][0]} ({reason})" for position, reason in broken.items()]
         raise InputError(
@@ -101,6 +82,36 @@ def read_ham10000(
     pixels = pixels[keep] if broken else pixels
     lesions = LesionSet(torch.from_numpy(pixels), torch.tensor(labels_of(table["dx"])), table)
     return Reading(lesions, index, pd.DataFrame(skipped, columns=["image_id", "reason"], dtype=object))
+
+
+def read_images(
+    folder: Path, files: list[Path], image_size: int, progress: bool = True
+) -> tuple[np.ndarray, list[tuple[str, int, int, str]], dict[int, str]]:
+    """Images cropped to the central square and resized (antialiased), uint8 [N, 3, image_size, image_size].
+
+    Also one record a file (name in `folder`, size in bytes, mtime_ns, sha256), and of those that cannot be
+    decoded, whose pixels are 0, the position and why.
+    """
+    pixels = np.zeros((len(files), 3, image_size, image_size), dtype=np.uint8)
+
+    def read(position: int) -> tuple[tuple, str | None]:
+        file = files[position]
+        try:
+            record, content = _read_file(folder, file)
+        except OSError as error:
+            return (file.relative_to(folder).as_posix(), 0, 0, ""), f"cannot be read: {error.strerror}"
+        try:
+            pixels[position] = _decode(content, image_size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = "is not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            return record, reason
+        return record, None
+
+    with ThreadPoolExecutor() as pool:
+        work = pool.map(read, range(len(files)))
+        results = list(tqdm(work, "reading images", len(files), unit=" images", disable=not progress))
+    broken = {position: reason for position, (_, reason) in enumerate(results) if reason}
+    return pixels, [record for record, _ in results], broken
 
 
 def changes_since(folder: Path, index: pd.DataFrame) -> str | None:

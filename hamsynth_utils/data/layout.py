@@ -48,9 +48,8 @@ def find_layout(folder: Path) -> Layout:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}")
-    files = _files(folder)
-    is_image = re.compile(r"(?<!_segmentation)\.(jpg|jpeg|png)$", re.IGNORECASE).search
-    others = [name for name in files if not is_image(name)]
+    files = files_in(folder)
+    others = [name for name in files if not _is_image(name)]
     found = [(kind, name) for kind, pattern in PATTERNS for name in others if _matches(pattern, name)]
     if not found:
         raise InputError(
@@ -58,8 +57,19 @@ def find_layout(folder: Path) -> Layout:
             "ISIC2018_Task3_Training_GroundTruth.csv (or _Validation_, _Test_). Put the file there, or fetch "
             f"the data: python -m hamsynth_utils.data.download {folder}"
         )
+    images = images_of(folder, files)
+    kind, metadata = found[0]
+    groupings = [folder / name for name in others if _matches(GROUPINGS, name)]
+    return Layout(kind, folder / metadata, images, groupings[0] if groupings else None)
+
+
+def images_of(folder: Path, files: list[str]) -> dict[str, Path]:
+    """image_id -> file, of the images among the files of `folder`.
+
+    Raises InputError where there is none, or where one image_id has two files of different size.
+    """
     images: dict[str, Path] = {}
-    for name in filter(is_image, files):
+    for name in filter(_is_image, files):
         file = folder / name
         first = images.setdefault(file.stem, file)
         if first is not file and first.stat().st_size != file.stat().st_size:
@@ -68,9 +78,7 @@ def find_layout(folder: Path) -> Layout:
         raise InputError(
             f"no image (.jpg, .jpeg, .png) in {folder} or its folders: unpack the archives there"
         )
-    kind, metadata = found[0]
-    groupings = [folder / name for name in others if _matches(GROUPINGS, name)]
-    return Layout(kind, folder / metadata, images, groupings[0] if groupings else None)
+    return images
 
 
 def read_metadata(layout: Layout) -> pd.DataFrame:
@@ -104,7 +112,11 @@ def _matches(pattern: str, name: str) -> bool:
     return re.search(rf"(^|/){pattern}$", name, re.IGNORECASE) is not None
 
 
-def _files(folder: Path) -> list[str]:
+def _is_image(name: str) -> bool:
+    return re.search(r"(?<!_segmentation)\.(jpg|jpeg|png)$", name, re.IGNORECASE) is not None
+
+
+def files_in(folder: Path) -> list[str]:
     """Relative names of the files in the folder, its subfolders, and in `x/x` as some unzippers leave it.
 
     The top folder's come first. Hidden files, macOS's shadow files and lesion masks are passed over.
@@ -167,7 +179,15 @@ def _isic_rows(layout: Layout, rows: pd.DataFrame) -> pd.DataFrame:
     _need(layout.metadata, rows, ["image", *names])
     values = rows[names].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     wrong = ~(np.isin(values, (0, 1)).all(axis=1) & (values.sum(axis=1) == 1))
-    _refuse(layout.metadata, "is not one-hot: exactly one class must be 1, all others 0", rows.index[wrong])
+    if wrong.any():
+        first = dict(
+            zip(names, zip(rows[names].to_numpy()[wrong][0], values[wrong][0], strict=True), strict=True)
+        )
+        cells = [f"{name} is {text!r}" for name, (text, value) in first.items() if value != 0]
+        what = (
+            f"is not one-hot ({', '.join(cells) or 'every column is 0'}): one class must be 1, all others 0"
+        )
+        _refuse(layout.metadata, what, rows.index[wrong])
     dx = np.array(CLASSES, dtype=object)[values.argmax(axis=1)]
     unknown = pd.DataFrame(np.nan, rows.index, ["lesion_id", "sex", "localization", "dataset"], dtype=object)
     table = unknown.assign(image_id=rows["image"], dx=dx, age=np.nan)

@@ -16,6 +16,7 @@ from hamsynth_utils.figures.charts import (
 from hamsynth_utils.figures.distances import distance_curves
 from hamsynth_utils.figures.estimates import estimate_rows, gain_curves
 from hamsynth_utils.figures.images import class_grid, image_grid, image_rows, overlay
+from hamsynth_utils.figures.panels import confusion_panels
 from hamsynth_utils.figures.style import (
     ARM_COLOURS,
     ARM_NAMES,
@@ -45,6 +46,7 @@ __all__ = [
     "class_counts",
     "class_grid",
     "confusion_matrix",
+    "confusion_panels",
     "distance_curves",
     "estimate_rows",
     "gain_curves",

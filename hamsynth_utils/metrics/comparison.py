@@ -35,8 +35,8 @@ class Estimate:
     """A statistic of one arm, averaged over its seeds.
 
     value: on the test images themselves; low to high: its 95 % percentile interval; samples: the bootstrap
-    values [draws] behind it; images, lesions, seeds: how many. `drawn` says what was resampled and how, since
-    only equal draws can be paired.
+    values [draws] behind it; of_seeds: those of each seed alone, on the same lesions [draws, seeds]; images,
+    lesions, seeds: how many. `drawn` says what was resampled and how, since only equal draws can be paired.
     """
 
     value: float
@@ -46,6 +46,7 @@ class Estimate:
     lesions: int
     seeds: int
     samples: np.ndarray = field(repr=False)
+    of_seeds: np.ndarray = field(repr=False)
     drawn: tuple = field(repr=False)
 
 
@@ -94,14 +95,13 @@ def estimate(
     codes, lesions = lesion_codes(lesion_ids, len(reference))
     generator = np.random.default_rng(seed)
     weights = lesion_draws(lesions, draws, generator)[:, codes]
-    times = max(1, len(by_seed) - 1)
-    picked = generator.multinomial(times, np.full(len(by_seed), 1 / len(by_seed)), size=draws)
     whole = np.ones((1, len(reference)))
     values = [float(statistic(predictions, whole)[0]) for predictions in by_seed.values()]
     each = np.stack([statistic(predictions, weights) for predictions in by_seed.values()], axis=1)
-    samples = (picked * each).sum(1) / times
+    samples = _over_seeds(each, generator)
     return Estimate(
         float(np.mean(values)), *percentile_interval(samples), len(reference), lesions, len(by_seed), samples,
+        each,
         (tuple(reference["image_id"]), tuple(reference["dx"]), tuple(codes), tuple(by_seed), draws, seed),
     )  # fmt: skip
 
@@ -126,6 +126,24 @@ def difference(arm: Estimate, reference: Estimate) -> dict[str, float]:
         "value": arm.value - reference.value, "low": low, "high": high,
         "p": min(1.0, 2 * (1 + float(side)) / (1 + len(defined))),
     }  # fmt: skip
+
+
+def change(elsewhere: Estimate, here: Estimate) -> dict[str, float]:
+    """One arm's `elsewhere` minus `here`, estimated on two sets of images: value, low, high.
+
+    The lesions of the two are drawn apart, each set's own; the seeds are drawn together, since it is the same
+    trainings that are tested here and there. Raises InputError if the seeds are not the same, or if both were
+    drawn from one random state, which would tie the lesions of the one to those of the other.
+    """
+    *_, trainings, draws, state = elsewhere.drawn
+    *_, other_trainings, other_draws, other_state = here.drawn
+    if (trainings, draws) != (other_trainings, other_draws) or state == other_state:
+        raise InputError(
+            "a change needs two estimates of the same seeds, with as many draws from another state"
+        )
+    samples = _over_seeds(elsewhere.of_seeds - here.of_seeds, np.random.default_rng([state, other_state]))
+    low, high = percentile_interval(samples)
+    return {"value": elsewhere.value - here.value, "low": low, "high": high}
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -164,6 +182,13 @@ def mcnemar_test(
         "only_arm": only_arm, "only_reference": only_reference, "share": float(share), "low": float(low),
         "high": float(high), "p": float(mcnemar(table, exact=True).pvalue), "lesions": len(first),
     }  # fmt: skip
+
+
+def _over_seeds(each: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Means [draws] of values [draws, K] over seeds drawn anew in each draw: one less than there are."""
+    draws, seeds = each.shape
+    times = max(1, seeds - 1)
+    return (generator.multinomial(times, np.full(seeds, 1 / seeds), size=draws) * each).sum(1) / times
 
 
 def _confusion(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_predictions
 from scipy import stats
@@ -8,6 +9,7 @@ from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics.classification import PROBABILITIES, bootstrap_scores, scores
 from hamsynth_utils.metrics.comparison import (
+    change,
     difference,
     estimate,
     holm,
@@ -151,3 +153,45 @@ def test_mcnemar_by_hand_and_one_image_a_lesion():
     assert none["p"] == 1 and np.isnan(none["share"])
     with pytest.raises(InputError, match="same images in the same order"):
         mcnemar_test(ours, reference.iloc[::-1].reset_index(drop=True), np.arange(8))
+
+
+def answers(images: int, right: int, name: str):
+    """Predictions of nevi, the first `right` of them right and the others called melanoma."""
+    nv, mel = CLASSES.index("nv"), CLASSES.index("mel")
+    p = np.zeros((images, 7))
+    p[np.arange(images), np.where(np.arange(images) < right, nv, mel)] = 1
+    frame = pd.DataFrame(p, columns=list(PROBABILITIES))
+    return frame.assign(image_id=[f"{name}{i}" for i in range(images)], dx="nv")
+
+
+def accuracy_of(by_seed, state: int, draws: int = 4000):
+    lesions = np.arange(len(next(iter(by_seed.values()))))
+    return estimate(STATISTICS["accuracy"], by_seed, lesions, draws, state)
+
+
+def test_a_change_between_two_sets_has_the_chance_of_both():
+    """The difference of two independent binomial shares, by the normal approximation."""
+    elsewhere, here = accuracy_of({0: answers(400, 240, "a")}, 1), accuracy_of({0: answers(900, 720, "b")}, 2)
+    found = change(elsewhere, here)
+    half = 1.96 * np.sqrt(0.6 * 0.4 / 400 + 0.8 * 0.2 / 900)
+    assert found["value"] == pytest.approx(-0.2)
+    assert [found["low"], found["high"]] == pytest.approx([-0.2 - half, -0.2 + half], abs=0.006)
+
+
+def test_the_luck_of_a_training_is_the_same_on_both_sets():
+    """One training is right everywhere and one nowhere: nothing changes, whichever is drawn."""
+    by_seed = {name: {0: answers(n, n, name), 1: answers(n, 0, name)} for name, n in (("a", 50), ("b", 80))}
+    elsewhere, here = accuracy_of(by_seed["a"], 1), accuracy_of(by_seed["b"], 2)
+    assert (elsewhere.low, elsewhere.high) == (0, 1)
+    assert change(elsewhere, here) == {"value": 0, "low": 0, "high": 0}
+
+
+def test_a_change_needs_the_same_trainings_and_draws_of_its_own():
+    one = accuracy_of({0: answers(50, 20, "a")}, 1, 100)
+    for other in (
+        accuracy_of({1: answers(60, 20, "b")}, 2, 100),
+        accuracy_of({0: answers(60, 20, "b")}, 2, 200),
+        accuracy_of({0: answers(60, 20, "b")}, 1, 100),
+    ):
+        with pytest.raises(InputError, match="the same seeds, with as many draws from another state"):
+            change(one, other)
