@@ -235,7 +235,7 @@ def test_an_external_set_is_opened_last_and_only_where_one_is_given(road: Road) 
     assert road.finish()[0] == 0
     calls = road.calls()
     names = [name for name, *_ in calls]
-    assert names[-2:] == ["06_evaluation", "09_external"] and len(names) == 10
+    assert names[-2:] == ["08_claims", "09_external"] and len(names) == 15
     assert calls[-1][1] == {"data": config["data"], "profile": config["profile"], "run": "007", "seed": "3",
                             "external": "/clinic: photos"}  # fmt: skip
 

@@ -45,28 +45,30 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(road: Road)
     slow = Path(f"{road.calls_file}.slow")
     slow.touch()
     road.start(*PLACE)
-    road.wait_for("06_evaluation")
+    road.wait_for("08_claims")
     before = road.calls()
     *finished, (last, _, _, process_id, killed) = before
-    assert last == "06_evaluation"
+    assert last == "08_claims"
     scontrol("requeue", killed)
     wait_until_gone(process_id)
-    road.wait_for("06_evaluation")
+    road.wait_for("08_claims")
     slow.unlink()
     code, said = road.finish()
     assert code == 0, said
     (again,) = road.calls()
-    assert (again[0], again[4]) == ("06_evaluation", killed)
+    assert (again[0], again[4]) == ("08_claims", killed)
 
     classifiers = [f"05_vit-{arm}-{seed}" for arm in ("real", "gan") for seed in (0, 7)]
-    once = ["01_dataset", "02_vae", "03_gan", "04_diffusion", *classifiers]
+    classifiers += [f"05_vit-augment-{seed}-image" for seed in (0, 7)]
+    chapters = ["01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_ethics"]
+    once = [*chapters, *classifiers]
     assert sorted(name for name, *_ in finished) == sorted(once)
     assert len({job for *_, job in before} - {None}) == len(before)
     for name, _, _, _, job in before:
         said = scontrol("show", "job", job)
         facts = dict(re.findall(r"(\S+?)=(\S*)", said))
         assert facts["JobState"] == "COMPLETED", said
-        assert facts["Restarts"] == ("1" if name == "06_evaluation" else "0")
+        assert facts["Restarts"] == ("1" if name == "08_claims" else "0")
         if name in classifiers:
             asked = facts["NumCPUs"], facts["MinMemoryNode"], facts["TimeLimit"]
             assert asked == ("1", "4G", "12:00:00"), said
