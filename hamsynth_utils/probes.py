@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hamsynth_utils.arms import change_once, class_weights, training_set, training_settings
 from hamsynth_utils.classifier import Classifier, Probe, Provenance, build_classifier, predict

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hamsynth_utils.data.augment import views
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
