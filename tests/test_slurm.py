@@ -12,9 +12,8 @@ from conftest import ROOT
 from test_road import Road, wait_until_gone
 
 CLUSTER = Path(__file__).parent / "slurm/cluster.sh"
-# This cluster keeps no accounts, which sacct would read; and the jobs last seconds.
-PLACE = ("--workflow-profile", str(ROOT / "profiles/slurm"), "--slurm-status-command", "squeue")
-PLACE += ("--slurm-init-seconds-before-status-checks", "1")
+# As make report SLURM=1 does, but for jobs that last seconds.
+PLACE = ("--workflow-profile", str(ROOT / "profiles/slurm"), "--slurm-init-seconds-before-status-checks", "1")
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ CONF
     echo 'CgroupAutomount=no' > cgroup.conf
     export SLURM_CONF=$folder/slurm.conf
     # Snakemake's executor clears SLURM_CONF before it calls srun, which looks in /etc then.
-    printf '#!/bin/sh\nSLURM_CONF="%s" exec "%s" "$@"\n' "$SLURM_CONF" "$(command -v srun)" > bin/srun
+    printf '#!/bin/sh\nSLURM_CONF="${SLURM_CONF:-%s}" exec "%s" "$@"\n' "$SLURM_CONF" "$(command -v srun)" > bin/srun
     chmod +x bin/srun
     slurmctld
     slurmd
