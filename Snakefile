@@ -152,16 +152,16 @@ rule classifier:
 
 use rule classifier as other_split_classifier with:
     output:
-        "notebooks/05_vit-{arm}-{classifier_seed}-{split}.ipynb",
+        "notebooks/05_vit-{arm}-{classifier_seed}-{protocol}.ipynb",
     wildcard_constraints:
         arm="|".join(PROFILE.other_split_arms),
         classifier_seed=r"\d+",
-        split=OTHER_SPLIT,
+        protocol=OTHER_SPLIT,
     log:
-        "logs/05_vit-{arm}-{classifier_seed}-{split}.log",
+        "logs/05_vit-{arm}-{classifier_seed}-{protocol}.log",
     params:
-        name="05_vit-{arm}-{classifier_seed}-{split}",
-        parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}", "-r", "split", "{split}"],
+        name="05_vit-{arm}-{classifier_seed}-{protocol}",
+        parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}", "-r", "protocol", "{protocol}"],
 
 
 rule probes:

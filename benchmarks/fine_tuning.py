@@ -18,12 +18,14 @@ from tempfile import TemporaryDirectory
 import contest
 import pandas as pd
 
-from hamsynth_utils.classifier import build_classifier, predict
+from hamsynth_utils.classifier import predict
 from hamsynth_utils.metrics import comparison
+from hamsynth_utils.pretrained import build_classifier
 from hamsynth_utils.rooms import flip_and_turn, part_of
 from hamsynth_utils.tokens import TokenViews, kept_tokens
 from hamsynth_utils.training import train
 
+VIEWS = 8
 TRAININGS = 30
 """Ten arms of three seeds, which share the tokens of the real images."""
 
@@ -39,12 +41,10 @@ class Tuned:
     predictions: pd.DataFrame
 
 
-def tuned(options: argparse.Namespace, name: str, frozen: int | None) -> Tuned:
-    """One side; frozen: how many blocks, the profile's number if left out."""
+def tuned(options: argparse.Namespace, name: str, frozen: int) -> Tuned:
+    """One side, of whose blocks so many stay frozen."""
     run = contest.open_run(options)
-    settings = run.profile.classifier
-    if frozen is not None:
-        settings = settings.model_copy(update={"frozen": frozen})
+    settings = run.profile.classifier.model_copy(update={"frozen": frozen, "views": VIEWS})
     length = settings.training
     if options.steps:
         length = length.model_copy(update={"steps": options.steps, "epochs": None})
@@ -55,7 +55,7 @@ def tuned(options: argparse.Namespace, name: str, frozen: int | None) -> Tuned:
         if settings.frozen:
             began = time.monotonic()
             tokens = kept_tokens(classifier, lesions + test, Path(folder), progress=True)
-            once, source = time.monotonic() - began, TokenViews(tokens, lesions)
+            once, source = time.monotonic() - began, TokenViews(lesions, tokens)
         began = time.monotonic()
         training = train(classifier, source, length, Path(folder), seed=options.seed, augment=flip_and_turn)
         seconds = time.monotonic() - began
@@ -64,7 +64,7 @@ def tuned(options: argparse.Namespace, name: str, frozen: int | None) -> Tuned:
 
 
 def our_side(options: argparse.Namespace) -> Tuned:
-    return tuned(options, "frozen blocks, cached", None)
+    return tuned(options, f"the first {options.frozen} blocks frozen, cached", options.frozen)
 
 
 def naive_side(options: argparse.Namespace) -> Tuned:
@@ -73,6 +73,7 @@ def naive_side(options: argparse.Namespace) -> Tuned:
 
 def main() -> None:
     parser = contest.parser(__doc__, minutes=0)
+    parser.add_argument("--frozen", type=int, default=6, help="blocks that our side keeps frozen")
     parser.add_argument("--steps", type=int, help="steps of each training instead of the profile's")
     options = parser.parse_args()
     sides = contest.side_by_side(options, our_side, naive_side)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from hamsynth_utils.checkpoints import WEIGHTS
-from hamsynth_utils.classifier import load_classifier, predict
+from hamsynth_utils.classifier import predict
 from hamsynth_utils.data.external import (
     RECORD,
     check_external,
@@ -24,6 +24,7 @@ from hamsynth_utils.data.external import (
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics.classification import read_predictions
+from hamsynth_utils.pretrained import load_classifier
 from hamsynth_utils.profile import ARMS
 from hamsynth_utils.run import Run
 from hamsynth_utils.weights import sha256_of

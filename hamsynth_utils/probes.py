@@ -15,9 +15,10 @@ import torch
 from tqdm import tqdm
 
 from hamsynth_utils.arms import change_once, class_weights, training_set, training_settings
-from hamsynth_utils.classifier import Classifier, Probe, Provenance, build_classifier, predict
+from hamsynth_utils.classifier import Classifier, Probe, predict
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.pretrained import Provenance, build_classifier
 from hamsynth_utils.profile import (
     ARMS,
     GENERATORS,
@@ -120,7 +121,7 @@ class _Shared:
             probe.class_weights.copy_(class_weights(job.arm, images.labels))
             length = training_settings(job.arm, run.profile.probe.training, len(real))
             train(
-                probe, TokenViews(tokens, images), length, folder, seed=job.seed,
+                probe, TokenViews(images, tokens), length, folder, seed=job.seed,
                 description={"arm": job.arm}, progress_bar=False,
             )  # fmt: skip
             for part, name in (("validation", "validation_predictions"), ("test", "predictions")):

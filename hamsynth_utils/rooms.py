@@ -24,20 +24,14 @@ from torch import Tensor
 
 from hamsynth_utils.arms import augmentation, change_once, class_weights, training_set, training_settings
 from hamsynth_utils.checkpoints import WEIGHTS, take_over
-from hamsynth_utils.classifier import (
-    Classifier,
-    Provenance,
-    build_classifier,
-    predict,
-    provenance_json,
-    refuse_synthetic,
-)
+from hamsynth_utils.classifier import Classifier, predict, refuse_synthetic
 from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import build_generator, description, load_generator
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator
+from hamsynth_utils.pretrained import Provenance, build_classifier, provenance_json
 from hamsynth_utils.profile import ARMS, GENERATORS, generator_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_synthetic, requested_counts, synthesize
@@ -195,7 +189,7 @@ def fine_tune(
         record = folder / "provenance.json"
         classifier, provenance = build_classifier(settings, seed)
         classifier.to(run.device).class_weights.copy_(class_weights(arm, images.labels))
-        source, tokens = _frozen_views(run, classifier, arm, images, progress_bar)
+        source, tokens = _frozen_views(run, classifier, arm, images, synthetic, progress_bar)
         training = train(
             classifier, source, training_settings(arm, settings.training, len(real)), folder, seed=seed,
             augment=augmentation(arm), description={"arm": arm}, progress_bar=progress_bar,
@@ -214,20 +208,21 @@ def fine_tune(
 
 
 def _frozen_views(
-    run: Run, classifier: Classifier, arm: str, images: LesionSet, progress_bar: bool
+    run: Run, classifier: Classifier, arm: str, images: LesionSet, synthetic: LesionSet | None, progress: bool
 ) -> tuple[LesionSet | TokenViews, Tokens | None]:
     """An arm's training images and no tokens; with frozen blocks, their tokens and all real ones'."""
     if not classifier.settings.frozen:
         return images, None
     folder = run.folder / "classifiers" / "tokens"
-    real = kept_tokens(classifier, run.lesions(), folder, progress=progress_bar)
-    seen, generator = real, generator_of(arm)
+    real = kept_tokens(classifier, run.lesions(), folder, progress=progress)
+    if synthetic is not None:
+        made = kept_tokens(classifier, synthetic, folder, progress=progress, count=SYNTHETIC_VIEWS)
+        return TokenViews(images, real + made), real
     if arm == "augment":
-        seen = kept_tokens(classifier, images, folder, change_once, run.seed, progress_bar)
-    elif generator is not None:
-        made = synthetic_of(run, generator)
-        seen = real + kept_tokens(classifier, made, folder, progress=progress_bar, count=SYNTHETIC_VIEWS)
-    return TokenViews(seen, images), real
+        return TokenViews(
+            images, kept_tokens(classifier, images, folder, change_once, run.seed, progress)
+        ), real
+    return TokenViews(images, real), real
 
 
 def _training_part(run: Run) -> LesionSet:

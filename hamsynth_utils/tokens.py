@@ -23,11 +23,11 @@ from tqdm import tqdm
 from hamsynth_utils.data.augment import views
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.training import Augment, Batch, Source
 from hamsynth_utils.writing import replacing
 
 if TYPE_CHECKING:
     from hamsynth_utils.classifier import Classifier
-    from hamsynth_utils.training import Augment, Batch
 
 IMAGES_A_FILE = 256
 BATCH = 32
@@ -78,19 +78,10 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class TokenViews:
-    """A training's source: in every batch each image is in one of its views, drawn at random."""
+class TokenViews(Source):
+    """In every batch each image is in one of its views, drawn at random."""
 
     tokens: Tokens
-    lesions: LesionSet
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [N]."""
-        return self.lesions.labels
-
-    def __len__(self) -> int:
-        return len(self.lesions)
 
     def on(self, device: torch.device) -> Batch:
         """Batches float32 [B, T, D]."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,33 +37,22 @@ Batch = Callable[[Tensor, torch.Generator], Tensor]
 """Indices [B] and the source of all draws to what the module is given, [B, ...]."""
 
 
-class Source(Protocol):
+@dataclass(frozen=True)
+class Source(ABC):
     """What a module is trained on: N labelled images, or something computed from them."""
 
-    @property
-    def labels(self) -> Tensor:
-        """int64 [N]."""
+    lesions: LesionSet
 
-    def __len__(self) -> int: ...
-
+    @abstractmethod
     def on(self, device: torch.device) -> Batch:
         """How batches come about on `device`."""
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Source):
     """Images as they are, in [-1, 1], augmented batch by batch."""
 
-    lesions: LesionSet
     augment: Augment | None
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [N]."""
-        return self.lesions.labels
-
-    def __len__(self) -> int:
-        return len(self.lesions)
 
     def on(self, device: torch.device) -> Batch:
         """Batches float32 [B, 3, H, W] of images that lie on `device` as a whole."""
@@ -127,7 +117,8 @@ def train(
             module.eval(), history, f"loaded from {source}", _moments(folder, int(history["step"].iloc[-1]))
         )
     examples: Source = Pictures(data, augment) if isinstance(data, LesionSet) else data
-    if len(examples) == 0:
+    lesions = examples.lesions
+    if len(lesions) == 0:
         raise InputError("no images to train on")
 
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision))
@@ -151,14 +142,14 @@ def train(
     wrapped, optimizer = accelerator.prepare(module, optimizer)
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
-    total = settings.total_steps(len(examples))
+    total = settings.total_steps(len(lesions))
     start, seconds_before = 0, 0.0
     rows: list[dict[str, float]] = []
     if checkpoint.is_file():
         start, rows = _restore(checkpoint, module, ema, optimizer)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
-    batch_of, labels = examples.on(device), examples.labels.to(device)
-    batches = _batches(examples.labels, settings, seed, start, total)
+    batch_of, labels = examples.on(device), lesions.labels.to(device)
+    batches = _batches(lesions, settings, seed, start, total)
     watch = LossWatch(folder)
     window: list[dict[str, float]] = []
     every = max(1, total // LOGGED_ROWS)
@@ -242,10 +233,11 @@ def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> f
 
 
 def _batches(
-    labels: Tensor, settings: TrainingSettings, seed: int, start: int, total: int
+    lesions: LesionSet, settings: TrainingSettings, seed: int, start: int, total: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(step, image indices) from `start` on; what a step draws does not depend on where one started."""
-    n, size = len(labels), settings.batch_size
+    n, size = len(lesions), settings.batch_size
+    labels = lesions.labels.numpy()
     weights = np.bincount(labels)[labels] ** -float(settings.class_balance)
     epoch, order = -1, np.empty(0, dtype=np.int64)
     for step in range(start, total):

@@ -12,9 +12,9 @@ from hamsynth_utils.arms import (
     training_set,
     training_settings,
 )
-from hamsynth_utils.classifier import build_classifier
 from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.pretrained import build_classifier
 from hamsynth_utils.profile import ARMS, GENERATORS, TrainingSettings, generator_of, load_profile
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=32, learning_rate=1e-3)

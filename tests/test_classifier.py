@@ -4,16 +4,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from hamsynth_utils import classifier as module
+from hamsynth_utils import pretrained as module
 from hamsynth_utils.classifier import (
     PROBABILITIES,
     Classifier,
-    build_classifier,
     predict,
 )
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.pretrained import build_classifier
 from hamsynth_utils.profile import load_profile
 
 LESIONS = make_phantom(150, seed=0)

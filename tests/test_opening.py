@@ -15,14 +15,15 @@ import pytest
 import torch
 from conftest import isic_ids, picture, write_isic_test_set
 
-from hamsynth_utils import classifier as classifier_module
 from hamsynth_utils import opening as module
-from hamsynth_utils.classifier import PROBABILITIES, build_classifier, load_classifier, predict
+from hamsynth_utils import pretrained
+from hamsynth_utils.classifier import PROBABILITIES, predict
 from hamsynth_utils.data.external import read_opening
 from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.opening import open_external
+from hamsynth_utils.pretrained import build_classifier, load_classifier
 from hamsynth_utils.run import Run, main
 from hamsynth_utils.run_page import run_page
 from hamsynth_utils.weights import write_weights
@@ -215,7 +216,7 @@ def test_a_finished_classifier_is_loaded_without_pretrained_weights(run, tmp_pat
         raise AssertionError("asked for pretrained weights")
 
     for source in ("_from_hub", "_from_folder", "_from_file"):
-        monkeypatch.setattr(classifier_module, source, refuse)
+        monkeypatch.setattr(pretrained, source, refuse)
     loaded = load_classifier(settings.model_copy(update={"weights": "auto", "frozen": 1}), path)
     assert not loaded.training
     pd.testing.assert_frame_equal(predict(loaded, lesions), predict(classifier, lesions))

@@ -42,7 +42,7 @@ def test_probes_of_every_kind_predict_their_test_part_and_are_made_once(run, mon
     sizes = {}
 
     def counted(probe, views, settings, folder, **how):
-        sizes[folder.parent.name] = len(views)
+        sizes[folder.parent.name] = len(views.lesions)
         assert settings.total_steps(1) == 6  # whatever the arm has
         return train(probe, views, settings, folder, **how)
 
@@ -94,6 +94,6 @@ def test_a_probe_separates_what_is_linearly_separable(tiny_profile, tmp_path):
     classifier = load_profile(tiny_profile).classifier.model_copy(update={"views": 1})
     settings = TrainingSettings(steps=200, batch_size=64, learning_rate=3e-2, class_balance=1.0)
     probe = Probe(7, classifier)
-    train(probe, TokenViews(tokens, lesions), settings, tmp_path, seed=0, progress_bar=False)
+    train(probe, TokenViews(lesions, tokens), settings, tmp_path, seed=0, progress_bar=False)
     frame = predict(probe, lesions, tokens=tokens)
     assert (frame[PROBABILITIES].to_numpy().argmax(1) == lesions.labels.numpy()).all()

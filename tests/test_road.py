@@ -166,7 +166,7 @@ def test_a_run_fails_is_killed_and_goes_on(road: Road) -> None:
         + ["05_vit-augment-0-image", "05_vit-augment-7-image"]
     )
     calls = {name: values for name, (values, *_) in first.items()} | {name: v for name, v, *_ in second}
-    assert calls["05_vit-augment-7-image"].items() >= {"arm": "augment", "split": "image"}.items()
+    assert calls["05_vit-augment-7-image"].items() >= {"arm": "augment", "protocol": "image"}.items()
     assert ["gan", "7"] in [[values.get("arm"), values.get("classifier_seed")] for _, values, *_ in second]
     assert second[-1][0] == "08_claims", "the claims are judged after the chapters that measure"
     wait_until_gone(second[-1][3])

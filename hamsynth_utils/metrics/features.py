@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from hamsynth_utils.classifier import build_classifier
 from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.perception import efficientnet_lite0
+from hamsynth_utils.pretrained import build_classifier
 from hamsynth_utils.profile import ClassifierSettings
 from hamsynth_utils.writing import replacing
 
