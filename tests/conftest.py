@@ -84,11 +84,14 @@ def tiny_profile(edited_tiny) -> str:
     return edited_tiny({})
 
 
-def link_slice(source: Path, target: Path, images_per_class: int, copy: bool = False) -> Path:
-    """A small HAM10000 of `source`'s layout: whole lesions, up to so many images a class."""
+def link_slice(source: Path, target: Path, images_per_class: int, nv: int = 1, copy: bool = False) -> Path:
+    """A small HAM10000 of `source`'s layout: whole lesions, up to so many images a class, of nv `nv` times."""
     table = pd.read_csv(source / "HAM10000_metadata.csv")
-    lesions = table.drop_duplicates("lesion_id").groupby("dx").head(images_per_class)["lesion_id"]
-    table = table[table["lesion_id"].isin(lesions)].groupby("dx").head(images_per_class)
+    most = table["dx"].map(lambda dx: images_per_class * (nv if dx == "nv" else 1))
+    lesions = table.drop_duplicates("lesion_id")
+    lesions = lesions[lesions.groupby("dx").cumcount() < most[lesions.index]]["lesion_id"]
+    table = table[table["lesion_id"].isin(lesions)]
+    table = table[table.groupby("dx").cumcount() < most[table.index]]
     folder = target / "HAM10000_images_part_1"
     folder.mkdir(parents=True)
     for image_id in table["image_id"]:
@@ -103,8 +106,8 @@ def link_slice(source: Path, target: Path, images_per_class: int, copy: bool = F
 
 @pytest.fixture(scope="session")
 def ham10000_slice(ham10000_folder, tmp_path_factory) -> Path:
-    """Up to 60 real images a class, as links, in the official layout."""
-    return link_slice(ham10000_folder, tmp_path_factory.mktemp("slice") / "ham10000", 60)
+    """Up to 40 real images a class, of nv 200, as links, in the official layout."""
+    return link_slice(ham10000_folder, tmp_path_factory.mktemp("slice") / "ham10000", 40, nv=5)
 
 
 @pytest.fixture

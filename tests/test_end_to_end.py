@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from browser import problems_of
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, merged
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.ledger import VERDICTS, read_claims
@@ -27,9 +27,9 @@ EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in MAIN_ARMS)]
 class Report:
     """`make report` in a runs folder of its own."""
 
-    def __init__(self, folder: Path, data: str = "phantom") -> None:
+    def __init__(self, folder: Path, data: str = "phantom", change: dict | None = None) -> None:
         self.profile, self.folder = folder / "tiny.yaml", folder / "runs/trial"
-        self.profile.write_text(yaml.safe_dump(TINY))
+        self.profile.write_text(yaml.safe_dump(merged(TINY, change or {})))
         self.command = ["make", "report", f"PROFILE={self.profile}", "RUN=trial", f"DATA={data}"]
         # Not as a part of the `make test` that may have started this, which would say so in its output.
         outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
@@ -66,8 +66,9 @@ def phantom(tmp_path_factory) -> Report:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory, ham10000_slice) -> Report:
-    """A finished report on a slice of HAM10000."""
-    report = Report(tmp_path_factory.mktemp("real"), str(ham10000_slice))
+    """A finished report on a slice of HAM10000, in which every class but one is rare."""
+    change = {"synthesis": {"minority_share": 0.3}}
+    report = Report(tmp_path_factory.mktemp("real"), str(ham10000_slice), change)
     done = report.make()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return report
