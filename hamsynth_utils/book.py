@@ -2,6 +2,7 @@
 
 python -m hamsynth_utils.book runs/NAME             build runs/NAME/site
 python -m hamsynth_utils.book runs/NAME --minutes   print the minutes of each chapter
+python -m hamsynth_utils.book runs/NAME --keep results/NAME     keep its numbers as a reference
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import yaml
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import ARMS, project_root
+from hamsynth_utils.results import answer, answer_figure, keep
 from hamsynth_utils.run_page import run_page, this_run
 from hamsynth_utils.writing import replacing
 
@@ -77,6 +79,8 @@ def stage(folder: Path, root: Path | None = None) -> Path:
         config = yaml.safe_load((root / "_config.yml").read_text())
         config.setdefault("parse", {})["myst_substitutions"] = {"this_run": this_run(folder, record)}
         (staged / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (staged / "answer.md").write_text(answer())
+        answer_figure().savefig(staged / "answer.svg")
         (staged / "run.md").write_text(scrub(run_page(folder, record, minutes(folder))))
     return folder / "book"
 
@@ -199,10 +203,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.book", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="the run folder")
     parser.add_argument("--minutes", action="store_true", help="only print the minutes of each chapter")
+    parser.add_argument("--keep", type=Path, help="only keep the run's numbers in this folder")
     parser.add_argument("--since", type=float, help="with --minutes: when the command began, in seconds")
     options = parser.parse_args(arguments)
     try:
-        if options.minutes:
+        if options.keep:
+            keep(options.folder, options.keep, {name: m for name, (m, _) in minutes(options.folder).items()})
+        elif options.minutes:
             _print_minutes(options.folder, options.since)
         else:
             print(build(options.folder))

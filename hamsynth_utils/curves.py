@@ -95,8 +95,8 @@ def moment_samples(run: Run, name: str, training: Training, per_class: int = 1) 
 def sampling_curves(run: Run, diffusion: Diffusion, yardstick: Yardstick) -> pd.DataFrame:
     """Distance against the guidance scale and against solver and steps; kept in `sampling.csv`.
 
-    The guidance scale with the smallest distance to the held-out images is chosen, and written into the
-    settings of the weights: the run's synthetic set is sampled with it. Columns: curve (`guidance` or
+    The guidance scale of `chosen_guidance` is written into the settings of the weights: the run's synthetic
+    set is sampled with it. Columns: curve (`guidance` or
     `steps`), solver, steps, guidance, passes (of the network for one image), seconds, and the distance's.
     """
     settings = run.profile.diffusion
@@ -106,7 +106,7 @@ def sampling_curves(run: Run, diffusion: Diffusion, yardstick: Yardstick) -> pd.
             default = {"solver": settings.solver, "steps": settings.sampling_steps}
             rows = [_point("guidance", diffusion, yardstick, guidance=scale, **default)
                     for scale in settings.guidance_scales]  # fmt: skip
-            best = min(rows, key=lambda row: row["mean"])["guidance"]
+            best = chosen_guidance(pd.DataFrame(rows))
             for solver in SOLVERS:
                 for steps in settings.curve_steps:
                     rows.append(
@@ -118,9 +118,20 @@ def sampling_curves(run: Run, diffusion: Diffusion, yardstick: Yardstick) -> pd.
             with replacing(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
         curves = pd.read_csv(path)
-    guided = curves[curves["curve"] == "guidance"]
-    _choose(diffusion, float(guided.loc[guided["mean"].idxmin(), "guidance"]))
+    _choose(diffusion, chosen_guidance(curves[curves["curve"] == "guidance"]))
     return curves
+
+
+def chosen_guidance(curve: pd.DataFrame) -> float:
+    """The strongest guidance whose distance is within one standard error of the smallest.
+
+    The more guidance, the clearer the classes; the distance limits it as far as it can tell two scales apart
+    (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). curve: columns guidance, mean, and low
+    and high, the 95 % interval of the mean.
+    """
+    least = curve.loc[curve["mean"].idxmin()]
+    error = (least["high"] - least["low"]) / (2 * 1.96)
+    return float(curve.loc[curve["mean"] <= least["mean"] + error, "guidance"].max())
 
 
 def _choose(diffusion: Diffusion, guidance: float) -> None:

@@ -133,7 +133,10 @@ def kept_tokens(
                             np.save(out, found)
             except Timeout:
                 continue
-    return Tokens(pd.Index(lesions.table["image_id"]), [np.load(path, mmap_mode="r") for path in paths])
+    # As plain arrays, still mapped: indexing a memmap costs more than copying a token does.
+    return Tokens(
+        pd.Index(lesions.table["image_id"]), [np.asarray(np.load(path, mmap_mode="r")) for path in paths]
+    )
 
 
 @torch.no_grad()

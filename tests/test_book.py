@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from browser import problems_of
 
 from hamsynth_utils import book
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import project_root
+from hamsynth_utils.results import REFERENCE, gains
 
 ROOT = project_root()
 CHAPTERS = (
@@ -143,6 +146,17 @@ def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> 
     assert [c["metadata"].get("tags") for c in other["cells"][1:]] == [["per-arm"], ["per-arm"]]
     assert other["cells"][2]["metadata"]["mystnb"]["figure"]["name"] == "fig-05-loss-gan-0"
     assert not list(staged.rglob("*.partial.ipynb"))
+
+
+def test_the_front_page_opens_with_the_numbers_of_the_reference_run(site: Path) -> None:
+    text = " ".join(re.sub(r"<[^>]+>", " ", (site / "intro.html").read_text()).split())
+    rows = gains(REFERENCE)
+    for row in rows.itertuples():
+        assert f"{row.value:+.1f} ({row.low:+.1f} to {row.high:+.1f}) with {ARM_NAMES[row.arm]}" in text
+    assert f"n = {rows['n'][0]:,} test images of {rows['lesions'][0]:,} lesions" in text
+    assert text.index("The answer of the reference run") < text.index("The question.")
+    drawn = next((site / "_images").glob("answer*.svg")).read_text()
+    assert all(ARM_NAMES[arm] in drawn for arm in rows["arm"])
 
 
 def test_a_classifier_notebook_without_marked_results_is_refused(run_folder: Path) -> None:

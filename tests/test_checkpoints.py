@@ -8,7 +8,7 @@ import yaml
 from conftest import TINY, merged
 
 from hamsynth_utils import checkpoints
-from hamsynth_utils.curves import Yardstick, budget, moment_samples, sampling_curves
+from hamsynth_utils.curves import Yardstick, budget, chosen_guidance, moment_samples, sampling_curves
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import load_generator
@@ -138,10 +138,18 @@ def test_the_budget_follows_the_training_and_the_moments_are_drawn_from_the_same
     assert torch.equal(pictures[table["step"].iloc[-1]], own)
 
 
-def test_the_guidance_that_is_nearest_to_held_out_images_samples_the_synthetic_set(finished):
+@pytest.mark.parametrize(
+    ("means", "chosen"),
+    [((100, 101, 105, 111), 3.0), ((105, 100, 111, 111), 2.0), ((111, 111, 111, 100), 4.0)],
+)
+def test_the_strongest_guidance_within_one_standard_error_is_chosen(means, chosen):
+    curve = pd.DataFrame({"guidance": [1.0, 2.0, 3.0, 4.0], "mean": means})
+    assert chosen_guidance(curve.assign(low=curve["mean"] - 19.6, high=curve["mean"] + 19.6)) == chosen
+
+
+def test_the_chosen_guidance_samples_the_synthetic_set(finished):
     curves = pd.read_csv(finished.folder / "generators/diffusion/sampling.csv")
-    guided = curves[curves["curve"] == "guidance"]
-    best = float(guided.loc[guided["mean"].idxmin(), "guidance"])
+    best = chosen_guidance(curves[curves["curve"] == "guidance"])
     weights = finished.folder / "generators/diffusion/weights.safetensors"
     assert load_generator(weights).settings.guidance == best
     assert set(curves.loc[curves["curve"] == "steps", "solver"]) == {"ddim", "dpm++"}

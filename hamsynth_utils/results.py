@@ -1,0 +1,131 @@
+"""A reference run: its numbers kept in `results/`, and the answer that every report's front page opens with.
+
+What is kept may be published: settings and versions, minutes, tables, and the classifiers' predictions by
+image_id. No image, no weights, no path of the machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.figures import ARM_NAMES, estimate_rows
+from hamsynth_utils.profile import generator_of, project_root
+from hamsynth_utils.writing import replacing
+
+REFERENCE = project_root() / "results/cpu-ham10000"
+METRIC = "balanced_accuracy"
+"""By which the front page answers: the mean recall of the seven classes, to which the rare ones matter."""
+ALPHA = 0.05
+
+
+def keep(run: Path, target: Path, minutes: dict[str, float]) -> None:
+    """Keep the numbers of the finished run in the folder `run` as the folder `target`, in place of an older.
+
+    minutes: of each notebook. Raises InputError for a run that has not come to its verdicts.
+    """
+    if not (run / "metrics/verdicts.csv").is_file():
+        raise InputError(f"{run} has no metrics/verdicts.csv: finish it with make report first")
+    record = yaml.safe_load((run / "run.yaml").read_text())
+    record["data"] = Path(record["data"]).name
+    record["minutes"] = {name: round(length, 1) for name, length in minutes.items()}
+    with replacing(target) as folder:
+        folder.mkdir()
+        (folder / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+        for path in sorted((run / "metrics").rglob("*.csv")):
+            copy = folder / path.relative_to(run)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        for path in sorted(run.glob("classifiers/*/seed-*/predictions.csv")):
+            copy = folder / "predictions" / path.parent.parent.name / f"{path.parent.name}.csv"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            pd.read_csv(path).to_csv(copy, index=False, float_format="%.5f")
+
+
+def gains(folder: Path) -> pd.DataFrame:
+    """What each arm of a kept run gained over real images alone, in points, one row an arm.
+
+    Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds. The arms with
+    synthetic images come first, then the alternatives without any.
+    """
+    table = pd.read_csv(folder / "metrics/differences.csv", dtype={"seed": str})
+    table = table[(table["reference"] == "real") & (table["metric"] == METRIC) & (table["seed"] == "all")]
+    if table.empty:
+        raise InputError(f"{folder} compares no arm with real images alone")
+    seeds = len(yaml.safe_load((folder / "run.yaml").read_text())["profile"]["seeds"])
+    rows = table.rename(columns={"difference": "value", "n_images": "n", "n_lesions": "lesions"})
+    rows[["value", "low", "high"]] *= 100
+    rows = rows.assign(seeds=seeds, invented=[generator_of(arm) is not None for arm in rows["arm"]])
+    rows = rows.sort_values("invented", ascending=False, kind="stable")
+    return rows[["arm", "value", "low", "high", "holm", "n", "lesions", "seeds"]].reset_index(drop=True)
+
+
+def answer(folder: Path = REFERENCE) -> str:
+    """The answer of a kept run as MyST Markdown: a sentence, a figure `answer.svg`, and how to repeat it."""
+    rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
+    profile = record["profile"]
+    estimates = pd.read_csv(folder / "metrics/estimates/evaluation.csv")
+    own = estimates[(estimates["arm"] == "real") & estimates["reference"].isna()].set_index("statistic")
+    real, accuracy = own.loc[METRIC], own.loc["accuracy"]
+    invented = rows[[generator_of(arm) is not None for arm in rows["arm"]]]
+    other = rows.drop(invented.index)
+    cheap = f" Without any invented image: {_in_words(other)}." if len(other) else ""
+    n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
+    hours = sum(record["minutes"].values()) / 60
+    return f"""**The answer of the reference run.** {_verdict(invented)} Balanced accuracy was
+{100 * real["value"]:.1f} % ({100 * real["low"]:.1f} to {100 * real["high"]:.1f}) with real images alone
+(accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by {_in_words(invented)}.{cheap}
+HAM10000 at {profile["data"]["image_size"]} pixels, split by {profile["data"]["protocol"]}, n = {n:,} test
+images of {lesions:,} lesions, {seeds} trainings of the classifier an arm and one of each generator; in
+brackets 95 % intervals over lesions and trainings; "surely" means p < {ALPHA} after Holm's correction for all
+comparisons of the run.
+
+```{{figure}} answer.svg
+:name: fig-answer
+:alt: One line an arm with its 95 % interval, beside a dashed line at no gain
+
+Gain in balanced accuracy over real images alone, in points, with 95 % intervals (n = {n:,} images of
+{lesions:,} lesions, {seeds} trainings). Look for intervals that leave the dashed line, and whether an arm
+with a generator's images lies to the right of those without invented images.
+```
+
+These numbers are kept in `results/{folder.name}`. In about {hours:.0f} hours of notebooks on the reference
+machine ({record["device"]}), `make report DATA=path/to/ham10000 PROFILE={profile["name"]}` makes them again.
+"""
+
+
+def answer_figure(folder: Path = REFERENCE) -> Figure:
+    """The figure of `answer`: what each arm gained, with its interval."""
+    return estimate_rows(gains(folder), "gain in balanced accuracy, points", reference=0.0)
+
+
+def _verdict(invented: pd.DataFrame) -> str:
+    """One sentence by rule: whose images surely raised or lowered the metric."""
+    sure = invented["holm"] < ALPHA
+    groups = {
+        "surely raised it": invented[sure & (invented["low"] > 0)],
+        "surely lowered it": invented[sure & (invented["high"] < 0)],
+    }
+    said = [f"those of {_names(rows)} {what}" for what, rows in groups.items() if len(rows)]
+    rest = invented.drop([index for rows in groups.values() for index in rows.index])
+    if not said:
+        return "No generator's images of rare lesions surely changed how well the classifier does."
+    said += [f"those of {_names(rest)} made no sure difference"] if len(rest) else []
+    return f"Of the generators' images of rare lesions, {', '.join(said)}."
+
+
+def _names(rows: pd.DataFrame) -> str:
+    names = [ARM_NAMES[arm] for arm in rows["arm"]]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _in_words(rows: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{row.value:+.1f} ({row.low:+.1f} to {row.high:+.1f}) with {ARM_NAMES[row.arm]}"
+        for row in rows.itertuples()
+    )
