@@ -45,6 +45,8 @@ class Classifier(Trainable):
         self.register_buffer("class_weights", torch.ones(len(CLASSES)), persistent=False)
         for frozen in self.frozen_parts():
             frozen.requires_grad_(False)
+        if settings.frozen and settings.pool > 1:
+            pool_behind(vit.blocks[settings.frozen - 1], vit, settings.pool)
 
     def frozen_parts(self) -> list[nn.Module | nn.Parameter]:
         """What stays as it was pretrained: with `frozen` blocks also all that comes before them."""
@@ -72,7 +74,7 @@ class Classifier(Trainable):
         return ((images + 1) / 2 - self.mean) / self.std
 
     def trunk(self, images: Tensor) -> Tensor:
-        """Tokens [N, T, D] of images [N, 3, H, W] in [-1, 1] after the frozen blocks."""
+        """Tokens [N, T, D] of images [N, 3, H, W] in [-1, 1] after the frozen blocks, pooled if they are."""
         vit = self.vit
         tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(self.prepare(images)))))
         for block in vit.blocks[: self.settings.frozen]:
@@ -147,6 +149,26 @@ def losses(
     """Label-smoothed, class-weighted cross-entropy in nats, and the share of images that are wrong."""
     loss = F.cross_entropy(logits, labels, class_weights, label_smoothing=label_smoothing)
     return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
+
+
+def pool_behind(block: nn.Module, vit: VisionTransformer, side: int) -> None:
+    """From now on `block` of `vit` averages the patch tokens that it gives over squares of `side` a side.
+
+    Raises InputError if the patches do not make whole squares.
+    """
+    rows, columns = vit.patch_embed.grid_size
+    if rows % side or columns % side:
+        raise InputError(
+            f"classifier.pool is {side}, but {rows} x {columns} patches make no whole squares of {side}: "
+            "take another input_size"
+        )
+    prefix, squares = vit.num_prefix_tokens, (rows // side, side, columns // side, side)
+
+    def pool(_block: nn.Module, _inputs: Any, tokens: Tensor) -> Tensor:
+        patches = tokens[:, prefix:].unflatten(1, squares).mean((2, 4)).flatten(1, 2)
+        return torch.cat([tokens[:, :prefix], patches], dim=1)
+
+    block.register_forward_hook(pool)
 
 
 def class_token(block: nn.Module, tokens: Tensor) -> Tensor:

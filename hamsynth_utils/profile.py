@@ -166,6 +166,9 @@ class ClassifierSettings(Settings):
     frozen: Annotated[int, Field(ge=0)] = 0
     """So many blocks, from the first, stay as they were pretrained; what they make of each view of an image
     is computed once and kept. With 0 everything is tuned, end to end."""
+    pool: Count = 1
+    """Behind the frozen blocks, patch tokens are averaged over squares of so many a side: the blocks that
+    learn then have that many times that many fewer tokens to work on."""
     views: Literal[1, 2, 8] = 2
     """Flips and quarter turns of an image over which a prediction is averaged; with frozen blocks the
     augmentation draws from the same ones."""
@@ -174,6 +177,12 @@ class ClassifierSettings(Settings):
     drop_path: Share = 0.1
     label_smoothing: Share = 0.1
     training: TrainingSettings
+
+    @model_validator(mode="after")
+    def pooled_behind_frozen(self) -> ClassifierSettings:
+        if self.pool > 1 and not self.frozen:
+            raise ValueError("pool averages tokens behind frozen blocks, but frozen is 0")
+        return self
 
 
 class ProbeSettings(Settings):

@@ -162,7 +162,7 @@ def _identity(classifier: Classifier, change: Callable | None, seed: int, featur
     if not features:
         frozen = {id(p) for part in classifier.frozen_parts() for p in _tensors(part)}
         weights = {name: p for name, p in classifier.named_parameters() if id(p) in frozen}
-    text = f"{settings.input_size} {settings.frozen} {count} {features} " + (
+    text = f"{settings.input_size} {settings.frozen} {settings.pool} {count} {features} " + (
         f"{change.__name__} {seed}" if change else ""
     )
     # The head is new in every classifier and is not looked through.

@@ -118,3 +118,8 @@ def test_wrong_seeds_and_arms_are_refused_in_one_line(seeds, arms, message):
 def test_a_folder_without_a_run_has_no_profile(tmp_path):
     with pytest.raises(InputError, match="is not a run"):
         profile_of(tmp_path)
+
+
+def test_pooling_needs_frozen_blocks(edited_tiny):
+    with pytest.raises(InputError, match="pool averages tokens behind frozen blocks, but frozen is 0"):
+        load_profile(edited_tiny({"classifier": {"pool": 2}}))

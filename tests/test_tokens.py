@@ -1,3 +1,4 @@
+import copy
 import multiprocessing
 import time
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from safetensors.torch import save_file
 from timm.models.vision_transformer import Block
@@ -58,6 +60,24 @@ def test_frozen_or_not_the_logits_are_those_of_the_vit(build):
         torch.testing.assert_close(model.logits(model.trunk(images)), model.logits(images))
 
 
+def test_pooled_tokens_are_the_means_of_squares_of_patches(build):
+    images = to_unit_range(LESIONS.images[:6])
+    whole, pooled = (build(frozen=2, input_size=64, pool=pool).eval() for pool in (1, 2))
+    with torch.no_grad():
+        tokens, fewer = whole.trunk(images), pooled.trunk(images)
+        assert tokens.shape[1:] == (1 + 4 * 4, 192) and fewer.shape[1:] == (1 + 2 * 2, 192)
+        torch.testing.assert_close(fewer[:, 0], tokens[:, 0])
+        grid = tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+        torch.testing.assert_close(fewer[:, 1:], F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2))
+        # The ViT itself, its copies and the tokens agree on what comes of it.
+        logits = pooled.logits(images)
+        torch.testing.assert_close(pooled.logits(fewer), logits)
+        torch.testing.assert_close(pooled.vit(pooled.prepare(images)), logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(copy.deepcopy(pooled).logits(images), logits)
+    with pytest.raises(InputError, match=r"classifier.pool is 3, but 4 x 4 patches make no whole squares"):
+        build(frozen=2, input_size=64, pool=3)
+
+
 def test_kept_tokens_are_those_of_every_view_and_are_computed_once(build, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "IMAGES_A_FILE", 16)
     model = build()
@@ -72,7 +92,7 @@ def test_kept_tokens_are_those_of_every_view_and_are_computed_once(build, tmp_pa
     monkeypatch.setattr(module, "_compute", lambda *_: pytest.fail("computed again"))
     again = kept_tokens(build(seed=1), LESIONS, tmp_path / "tokens")  # another head: the same blocks
     assert torch.equal(again.take(rows, view), kept.take(rows, view))
-    for other in ({"frozen": 1}, {"input_size": 48}, {"views": 2}):
+    for other in ({"frozen": 1}, {"input_size": 48}, {"views": 2}, {"pool": 2}):
         with pytest.raises(pytest.fail.Exception, match="computed again"):
             kept_tokens(build(**other), LESIONS, tmp_path / "tokens")
 
