@@ -22,7 +22,7 @@ import yaml
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import ARMS, project_root
-from hamsynth_utils.results import answer, answer_figure, keep
+from hamsynth_utils.results import REFERENCE, answer, answer_figure, keep
 from hamsynth_utils.run_page import run_page, this_run
 from hamsynth_utils.writing import replacing
 
@@ -79,8 +79,11 @@ def stage(folder: Path, root: Path | None = None) -> Path:
         config = yaml.safe_load((root / "_config.yml").read_text())
         config.setdefault("parse", {})["myst_substitutions"] = {"this_run": this_run(folder, record)}
         (staged / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
-        (staged / "answer.md").write_text(answer())
-        answer_figure().savefig(staged / "answer.svg")
+        if REFERENCE.is_dir():
+            (staged / "answer.md").write_text(answer())
+            answer_figure().savefig(staged / "answer.svg")
+        else:
+            (staged / "answer.md").write_text("No reference run is kept yet.\n")
         (staged / "run.md").write_text(scrub(run_page(folder, record, minutes(folder))))
     return folder / "book"
 
