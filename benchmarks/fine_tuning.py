@@ -3,8 +3,8 @@
     HAMSYNTH_WEIGHTS=path/to/weights python benchmarks/fine_tuning.py path/to/ham10000
 
 Both train the arm of real images for the profile's steps, batches and rates, with flips and quarter turns,
-and predict the test part over the same views. The naive side tunes every block; ours runs the frozen ones
-once.
+and predict the test part over the same views. The naive side tunes every block on whole images; ours has the
+profile's frozen blocks, run once, and its pooled tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from hamsynth_utils.rooms import flip_and_turn, part_of
 from hamsynth_utils.tokens import TokenViews, kept_tokens
 from hamsynth_utils.training import train
 
-VIEWS = 8
 TRAININGS = 30
 """Ten arms of three seeds, which share the tokens of the real images."""
 
@@ -41,10 +40,10 @@ class Tuned:
     predictions: pd.DataFrame
 
 
-def tuned(options: argparse.Namespace, name: str, frozen: int) -> Tuned:
-    """One side, of whose blocks so many stay frozen."""
+def tuned(options: argparse.Namespace, name: str, **change: int) -> Tuned:
+    """One side, with the profile's settings but for `change`."""
     run = contest.open_run(options)
-    settings = run.profile.classifier.model_copy(update={"frozen": frozen, "views": VIEWS})
+    settings = run.profile.classifier.model_copy(update=change)
     length = settings.training
     if options.steps:
         length = length.model_copy(update={"steps": options.steps, "epochs": None})
@@ -64,16 +63,15 @@ def tuned(options: argparse.Namespace, name: str, frozen: int) -> Tuned:
 
 
 def our_side(options: argparse.Namespace) -> Tuned:
-    return tuned(options, f"the first {options.frozen} blocks frozen, cached", options.frozen)
+    return tuned(options, "frozen blocks cached")
 
 
 def naive_side(options: argparse.Namespace) -> Tuned:
-    return tuned(options, "whole images, every block", 0)
+    return tuned(options, "whole images, every block", frozen=0, pool=1)
 
 
 def main() -> None:
     parser = contest.parser(__doc__, minutes=0)
-    parser.add_argument("--frozen", type=int, default=6, help="blocks that our side keeps frozen")
     parser.add_argument("--steps", type=int, help="steps of each training instead of the profile's")
     options = parser.parse_args()
     sides = contest.side_by_side(options, our_side, naive_side)
