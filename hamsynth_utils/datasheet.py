@@ -51,7 +51,7 @@ def datasheet_values(folder: Path, record: dict[str, Any]) -> dict[str, str]:
         ),
         "datasheet_alone": f"{100 * alone:.1f} % of the {len(one):,} lesions are the only one with their "
         "combination of age, sex and place.",
-        "datasheet_photos": f"{int((photos > 1).sum()):,} of {len(photos):,} lesions have several photographs, "
+        "datasheet_photos": f"{int((photos > 1).sum()):,} of {len(photos):,} lesions have several photos, "
         f"up to {photos.max()}.",
     }
 

@@ -194,7 +194,7 @@ def _verdict(row: dict[str, Any], limit: Limit) -> dict[str, Any]:
     numbers = {name: row[column] for name, column in limit.columns.items()}
     if pd.isna(numbers[limit.judged_by]):
         return {**numbers, "reason": f"its {limit.judged_by} is not defined in {limit.table}"}
-    excess = limit.excess(numbers[limit.judged_by])
+    excess = round(limit.excess(numbers[limit.judged_by]), 9)  # 0.6 is not above 0.6, however it was computed
     return {**numbers, "excess": excess, "verdict": VERDICTS[excess > 0], "reason": ""}
 
 

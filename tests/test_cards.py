@@ -119,7 +119,7 @@ def test_the_datasheet_counts_lesions_and_what_is_missing(tmp_path):
     lesions.save(tmp_path / "data/lesions")
     values = datasheet_values(tmp_path, {"data": "/skin"})
     assert "50.0 % of the 4 lesions" in values["datasheet_alone"]
-    assert "1 of 4 lesions have several photographs, up to 2" in values["datasheet_photos"]
+    assert "1 of 4 lesions have several photos, up to 2" in values["datasheet_photos"]
     assert ("nv, melanocytic nevus", "5", "4") in rows_of(values["datasheet_classes"])
     assert "not HAM10000" not in values["datasheet_about"] and "/skin" not in values["datasheet_about"]
     assert "not HAM10000" in datasheet_values(tmp_path, {"data": "phantom"})["datasheet_about"]

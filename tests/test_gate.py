@@ -67,8 +67,11 @@ def test_a_limit_is_put_to_the_end_of_the_interval_that_it_names(run):
 
 
 def test_an_exact_hit_passes(run):
-    change(run, "privacy", "patient_auroc", high=0.6)
-    assert verdicts(judge(run, GENERATOR))["patient"] == {"passed"}
+    for exact in (0.6, 0.56 + 0.04, 0.1 + 0.2 + 0.3):  # the last two are a trifle above 0.6
+        change(run, "privacy", "patient_auroc", high=exact)
+        assert verdicts(judge(run, GENERATOR))["patient"] == {"passed"}
+    change(run, "privacy", "patient_auroc", high=0.600001)
+    assert verdicts(judge(run, GENERATOR))["patient"] == {"failed"}
 
 
 @pytest.mark.parametrize(
