@@ -59,9 +59,7 @@ LEARNED = {
 def model_cards(folder: Path) -> str:
     """The book's page of model cards, in MyST Markdown: one for each generator and each arm of the run."""
     record = yaml.safe_load((folder / "run.yaml").read_text())
-    made = [name for name in generators_in(folder) if name in ARMS]
-    made += [name for name in generators_in(folder) if name not in ARMS]
-    cards = [generator_card(folder, name, "##") for name in sorted(made, key=_rank)]
+    cards = [generator_card(folder, name, "##") for name in sorted(generators_in(folder), key=_rank)]
     arms = {path.parts[-3] for path in folder.glob("classifiers/*/seed-*/predictions.csv")}
     cards += [classifier_card(folder, arm, "##") for arm in sorted(arms & set(ARMS), key=_rank)]
     return "\n\n".join([
@@ -202,8 +200,8 @@ def _card(title: str, sections: dict[str, str], heading: str) -> str:
     ) + ("\n" if heading == "#" else "")
 
 
-def _rank(name: str) -> int:
-    return ARMS.index(name) if name in ARMS else len(ARMS)
+def _rank(name: str) -> tuple[int, str]:
+    return [*ARMS, name].index(name), name
 
 
 def _ethics(record: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class Limit(Settings):
     table: str
     model: str = "generator"
     rows: dict[str, str | list[str]] = Field(default_factory=dict)
-    columns: dict[Literal["value", "low", "high", "n"], str] = Field(
+    columns: dict[str, str] = Field(
         default_factory=lambda: {name: name for name in ("value", "low", "high", "n")}
     )
     judged_by: Literal["value", "low", "high"]
@@ -160,7 +160,7 @@ def _says_synthetic(path: Path) -> bool:
 
 def _judged(limit: Limit, folder: Path, generator: str) -> list[dict[str, Any]]:
     named = limit.rows.get("measure", limit.columns["value"])
-    empty = {
+    empty: dict[str, Any] = {
         "limit": limit.id, "measure": named if isinstance(named, str) else ", ".join(named), "of": "",
         "judged_by": limit.judged_by, "rule": limit.rule, "override": limit.override, "verdict": VERDICTS[2],
     }  # fmt: skip
@@ -191,7 +191,7 @@ def _judged(limit: Limit, folder: Path, generator: str) -> list[dict[str, Any]]:
 
 
 def _verdict(row: dict[str, Any], limit: Limit) -> dict[str, Any]:
-    numbers = {name: row[column] for name, column in limit.columns.items()}
+    numbers: dict[str, Any] = {name: row[column] for name, column in limit.columns.items()}
     if pd.isna(numbers[limit.judged_by]):
         return {**numbers, "reason": f"its {limit.judged_by} is not defined in {limit.table}"}
     excess = round(limit.excess(numbers[limit.judged_by]), 9)  # 0.6 is not above 0.6, however it was computed

@@ -46,7 +46,7 @@ def finished_run(folder: Path, profile_path: str) -> Path:
 def tables() -> dict[str, pd.DataFrame]:
     """The tables of the chapters on privacy, fairness and evaluation, of a generator that passes."""
     privacy = [
-        (generator, measure, value, value - 0.04, value + 0.04)
+        (generator, measure, value, max(0.0, value - 0.04), value + 0.04)
         for generator in (GENERATOR, "vae")
         for measure, value in {
             "near_share": 0.005, "near_share_pixels": 0.004, "authenticity": 0.6, "neighbour_ratio": 0.9, "c_t": 0.3,
