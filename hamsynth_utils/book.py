@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from hamsynth_utils.cards import model_cards
+from hamsynth_utils.datasheet import datasheet_values
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import ARMS, project_root
@@ -77,7 +79,9 @@ def stage(folder: Path, root: Path | None = None) -> Path:
                 chapter["sections"] = [{"file": name} for name in executions[1:]]
         (staged / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
         config = yaml.safe_load((root / "_config.yml").read_text())
-        config.setdefault("parse", {})["myst_substitutions"] = {"this_run": this_run(folder, record)}
+        config.setdefault("parse", {})["myst_substitutions"] = {
+            "this_run": this_run(folder, record), **datasheet_values(folder, record),
+        }  # fmt: skip
         (staged / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
         if REFERENCE.is_dir():
             (staged / "answer.md").write_text(answer())
@@ -85,6 +89,7 @@ def stage(folder: Path, root: Path | None = None) -> Path:
         else:
             (staged / "answer.md").write_text("No reference run is kept yet.\n")
         (staged / "run.md").write_text(scrub(run_page(folder, record, minutes(folder))))
+        (staged / "model_cards.md").write_text(scrub(model_cards(folder)))
     return folder / "book"
 
 

@@ -8,7 +8,6 @@ writes `checkpoints/<generator>.safetensors`, `<generator>.md` and two `.png` fo
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from io import StringIO
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 import yaml
 
 from hamsynth_utils import figures
+from hamsynth_utils.cards import LIMITS, budget_table, data_of, facts, in_per_cent, markdown
 from hamsynth_utils.checkpoints import AUTOENCODER, TABLES, WEIGHTS, checkpoint_of
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
@@ -51,17 +51,7 @@ images.
 
 ## Facts
 
-- Data: {data}, the training part of the split by {protocol} with seed {seed}:
-  {counts}.
-  No image of the validation or test part was trained on; validation images chose a guidance scale, where
-  there is one.
-- Licence: CC BY-NC-SA 4.0, as the data; so are the images it makes.
-- Training: {steps} steps of {batch} images, seed {seed}, {minutes:.0f} minutes on {threads} thread(s) of:
-  {device}.
-- Made with {made_with}.
-- Settings: `{settings}`
-- Losses at the end: {losses}.
-- SHA-256 of the file: `{sha256}`; the weights are in half precision.
+{facts}; the weights are in half precision.
 
 ## What the minutes bought
 
@@ -76,12 +66,7 @@ images (one training, seed {seed}); `floor` is the distance of real training ima
 {measured}
 ## Limits
 
-- Seven classes of one data set, mostly of light skin; nothing is known about other skin or other diagnoses.
-- At {size}x{size} pixels the fine structures that a dermatologist looks for are not there.
-- One training, one seed. No dermatologist has looked at these images.
-- Images may resemble training images; the chapter on ethics measures how much.
-- FD-lite0 sees through EfficientNet-lite0, which took part in the training and is flattered by it.
-"""
+{limits}"""
 
 
 def release(run: Run, name: str, folder: Path) -> Path:
@@ -110,22 +95,12 @@ def card(run: Run, name: str, path: Path) -> str:
     metadata = read_weights(path)[1]
     history, budget = (pd.read_csv(StringIO(metadata[table])) for table in ("history", "budget"))
     record = yaml.safe_load((run.folder / "run.yaml").read_text())
-    shown = budget[["step", "minutes", "loss", "mean", "low", "high", "floor", "n"]]
-    losses = history.iloc[-1].drop(["step", "seconds"])
     return CARD.format(
-        data="the phantom" if run.data == "phantom" else "HAM10000 (Tschandl, Rosendahl, Kittler 2018)",
-        protocol=run.profile.data.protocol, title=ARM_NAMES[name], name=name, profile=metadata["profile"],
-        size=metadata["image_size"],
-        file=path.name, stem=path.stem, seed=metadata["seed"], steps=metadata["steps"],
-        counts=", ".join(f"{count} {dx}" for dx, count in json.loads(metadata["counts"]).items()),
-        batch=run.profile.generator_settings(name).training.batch_size, minutes=budget["minutes"].iloc[-1],
-        threads=record["threads"], device=record["device"], made_with=metadata["made_with"],
-        settings=metadata["settings"], sha256=sha256_of(path), measured=_measured(run, name),
-        losses=", ".join(f"{key} {value:.4g}" for key, value in losses.items()),
-        budget=_markdown(
-            shown.round({"loss": 3, **dict.fromkeys(["minutes", "mean", "low", "high", "floor"], 1)})
-            .rename(columns={"mean": "distance"})
-        ),
+        data=data_of(record), title=ARM_NAMES[name], name=name, profile=metadata["profile"],
+        size=metadata["image_size"], file=path.name, stem=path.stem, seed=metadata["seed"],
+        facts=facts(metadata, history, record, budget["minutes"].iloc[-1], sha256_of(path)),
+        limits=LIMITS.format(size=metadata["image_size"]), measured=_measured(run, name),
+        budget=budget_table(budget),
     )  # fmt: skip
 
 
@@ -153,23 +128,13 @@ def _measured(run: Run, name: str) -> str:
 Features of {EXTRACTOR}, n images a side against training images, {settings.repeats} draws, 95 % intervals of
 another draw; `floor`: real images against real ones of other lesions, at the same n.
 
-{_markdown(shown)}
+{markdown(shown)}
 
 Class consistency: a logistic regression on these features, trained on real images, names the requested class
 of {in_per_cent(classes, "synthetic")} of {len(made)} synthetic images and the true class of
 {in_per_cent(classes, "real")} of {len(test)} real test images (balanced over the classes); ratio
 {classes["ratio"]:.2f} ({classes["ratio_low"]:.2f} to {classes["ratio_high"]:.2f}).
 """
-
-
-def in_per_cent(found: dict[str, float], key: str) -> str:
-    """A share with its interval: `61.0 % (58.1 to 63.9)`."""
-    return f"{100 * found[key]:.1f} % ({100 * found[f'{key}_low']:.1f} to {100 * found[f'{key}_high']:.1f})"
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    rows = [table.columns.tolist(), ["---"] * table.shape[1], *table.astype(object).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,7 +3,10 @@
     python -m hamsynth_utils.synthesis --generator diffusion --checkpoint FILE --per-class 100 --out DIR
 
 Every PNG says in its own metadata that it is synthetic and how it was made; `manifest.csv` lists every
-file with its hash.
+file with its hash. Two more commands let a run's set out of the house and check one that has come in:
+
+    python -m hamsynth_utils.synthesis export --run NAME --generator NAME --out FOLDER|FILE.zip|FILE.zip.age
+    python -m hamsynth_utils.synthesis verify FOLDER|FILE
 """
 
 from __future__ import annotations
@@ -145,28 +148,14 @@ def read_synthetic(folder: Path) -> LesionSet:
     """A synthetic set, verified: every file as the manifest says, labelled synthetic, none missing or added.
 
     Returns a LesionSet whose table has `synthetic` True, `lesion_id` equal to `image_id`, `dataset`
-    "synthetic:<generator>" and no age, sex or site. Raises InputError naming what was altered.
+    "synthetic:<generator>" and no age, sex or site. Raises InputError naming the first thing that was
+    altered; `verification.altered` names them all.
     """
-    manifest_path = folder / "manifest.csv"
-    if not manifest_path.is_file():
-        raise InputError(f"no synthetic set at {folder}: manifest.csv is missing")
-    try:
-        manifest = pd.read_csv(manifest_path, dtype={"seed": "int64"})
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{manifest_path} is damaged: {error}") from error
-    missing = [column for column in MANIFEST if column not in manifest]
-    if missing or manifest[MANIFEST].isna().any().any() or manifest.empty:
-        raise InputError(
-            f"{manifest_path} is damaged: " + (f"it lacks {', '.join(missing)}" if missing else "it has gaps")
-        )
-    for column in ("file", "image_id"):
-        repeats = manifest[column][manifest[column].duplicated()]
-        if len(repeats):
-            raise InputError(f"{manifest_path}: {repeats.iloc[0]} is listed twice")
-    added = {f"images/{path.name}" for path in (folder / "images").glob("*")} - set(manifest["file"])
+    manifest = read_manifest(folder)
+    added = unlisted(folder, manifest)
     if added:
-        raise InputError(f"{folder}: {len(added)} file(s) not in the manifest, first {sorted(added)[0]}")
-    pixels = [_verified(folder, row) for row in manifest.to_dict("records")]
+        raise InputError(f"{folder}: {len(added)} file(s) not in the manifest, first {added[0]}")
+    pixels = [verified_image(folder, row) for row in manifest.to_dict("records")]
     sizes = {image.shape for image in pixels}
     if len(sizes) > 1:
         raise InputError(f"{folder} mixes image sizes: {sorted(sizes)}")
@@ -179,7 +168,36 @@ def read_synthetic(folder: Path) -> LesionSet:
     return LesionSet(images, torch.from_numpy(labels_of(table["dx"])), table)
 
 
-def _verified(folder: Path, row: dict) -> np.ndarray:
+def read_manifest(folder: Path) -> pd.DataFrame:
+    """The manifest of a synthetic set: the columns MANIFEST, one row an image, none twice.
+
+    Raises InputError if it is missing or damaged.
+    """
+    path = folder / "manifest.csv"
+    if not path.is_file():
+        raise InputError(f"no synthetic set at {folder}: manifest.csv is missing")
+    try:
+        manifest = pd.read_csv(path, dtype={"seed": "int64"})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    missing = [column for column in MANIFEST if column not in manifest]
+    if missing or manifest[MANIFEST].isna().any().any() or manifest.empty:
+        raise InputError(
+            f"{path} is damaged: " + (f"it lacks {', '.join(missing)}" if missing else "it has gaps")
+        )
+    for column in ("file", "image_id"):
+        repeats = manifest[column][manifest[column].duplicated()]
+        if len(repeats):
+            raise InputError(f"{path}: {repeats.iloc[0]} is listed twice")
+    return manifest
+
+
+def unlisted(folder: Path, manifest: pd.DataFrame) -> list[str]:
+    """The files in `images/` that the manifest does not list, sorted."""
+    return sorted({f"images/{path.name}" for path in (folder / "images").glob("*")} - set(manifest["file"]))
+
+
+def verified_image(folder: Path, row: dict) -> np.ndarray:
     """The pixels [H, W, 3] of one listed image, or InputError saying what is wrong with it."""
     path = folder / row["file"]
     if path.parent != folder / "images":
@@ -221,6 +239,11 @@ def _png(image: Tensor, made_by: dict[str, str]) -> bytes:
 
 def main(arguments: list[str] | None = None) -> int:
     """Make a labelled synthetic set from a checkpoint; exit code 2 and one line for bad input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["export"], ["verify"]):
+        from hamsynth_utils import export, verification  # they read synthetic sets by this module
+
+        return (export if arguments[0] == "export" else verification).main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.synthesis", description=main.__doc__)
     parser.add_argument("--generator", required=True, help=f"one of {', '.join(GENERATORS)}")
     parser.add_argument("--checkpoint", required=True, type=Path, help="weights.safetensors of a generator")

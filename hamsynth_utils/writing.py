@@ -37,6 +37,18 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that its owner alone can read (mode 0600), in new folders that he alone can enter
+    (0700).
+
+    Raises FileExistsError if it is there already: its mode could be another one.
+    """
+    for folder in reversed([parent for parent in path.parents if not parent.exists()]):
+        folder.mkdir(mode=0o700)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into an InputError about `path`."""
