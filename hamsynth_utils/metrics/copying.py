@@ -41,6 +41,17 @@ class Neighbours:
     other: np.ndarray
     around: np.ndarray
 
+    def __add__(self, more: Neighbours) -> Neighbours:
+        """Those of both sets, one after the other."""
+        return Neighbours(*(np.concatenate(pair) for pair in zip(self._all(), more._all(), strict=True)))
+
+    def at(self, rows: np.ndarray) -> Neighbours:
+        """Those of the images at `rows` (integers or a mask), in that order."""
+        return Neighbours(*(each[rows] for each in self._all()))
+
+    def _all(self) -> tuple[np.ndarray, ...]:
+        return self.distance, self.index, self.lesion, self.other, self.around
+
 
 def neighbours(
     queries: np.ndarray,

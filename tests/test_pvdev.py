@@ -1,0 +1,250 @@
+"""A generator overfitted on purpose is caught by every attack, and none is caught on images it never saw."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hamsynth_utils.data.lesions import LesionSet, to_uint8, to_unit_range
+from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.generators import Diffusion, Generator
+from hamsynth_utils.generators.gan import GAN
+from hamsynth_utils.generators.vae import VAE
+from hamsynth_utils.membership import MAIN_LOSS, Patients, calibrated, losses_of, withhold_siblings
+from hamsynth_utils.metrics.copying import authenticity, data_copying, neighbour_ratio, neighbours
+from hamsynth_utils.metrics.privacy import guess_members, membership_attack, near_share, nearest_aligned
+from hamsynth_utils.profile import (
+    AutoencoderSettings,
+    DiffusionSettings,
+    GANSettings,
+    TrainingSettings,
+    VAESettings,
+)
+from hamsynth_utils.training import train
+
+SIZE = 32
+NAMES = ("vae", "gan", "diffusion")
+
+
+@pytest.fixture(scope="module")
+def lesions() -> LesionSet:
+    return make_phantom(600, SIZE, seed=0)
+
+
+@pytest.fixture(scope="module")
+def patients(lesions: LesionSet) -> Patients:
+    """Ten patients and nobody else to train on: few images, which many epochs learn by heart."""
+    rows = np.arange(len(lesions))
+    inside = lesions.table["lesion_id"].isin(lesions.table["lesion_id"].unique()[::2]).to_numpy()
+    return withhold_siblings(lesions.table, rows[inside], rows[~inside], 10, 0, seed=1)
+
+
+class Overfitted(dict[str, Generator]):
+    """Each generator after some hundred epochs on the dozen images, trained when it is first asked for."""
+
+    def __init__(self, few: LesionSet, folder: Path) -> None:
+        self.few, self.folder = few, folder
+
+    def __missing__(self, name: str) -> Generator:
+        def training(steps: int, rate: float) -> TrainingSettings:
+            return TrainingSettings(
+                steps=steps,
+                batch_size=8,
+                learning_rate=rate,
+                ema_decay=0.9,
+                precision="no",
+                gradient_clip=10.0,
+            )
+
+        torch.manual_seed(0)
+        if name == "vae":
+            generator: Generator = VAE(
+                SIZE, VAESettings(latent_size=16, width=8, training=training(160, 5e-3))
+            )
+        elif name == "gan":
+            settings = GANSettings(latent_size=16, width=8, penalty=0.01, training=training(40, 4e-3))
+            generator = GAN(SIZE, settings)
+        else:
+            generator = Diffusion(
+                SIZE,
+                DiffusionSettings(
+                    width=16, width_factors=(1,), timesteps=50, sampling_steps=8, noise_shift=1.0,
+                    class_drop=0.0, guidance=1.0, training=training(160, 5e-3),
+                ),
+            )  # fmt: skip
+        how = generator.settings.training
+        train(generator, self.few, how, self.folder / name, seed=0, progress_bar=False)
+        self[name] = generator
+        return generator
+
+
+@pytest.fixture(scope="module")
+def overfitted(lesions: LesionSet, patients: Patients, tmp_path_factory) -> Overfitted:
+    return Overfitted(lesions.subset(patients.trained_on), Path("/tmp/pv-over"))
+
+
+def features(lesions: LesionSet) -> np.ndarray:
+    return F.avg_pool2d(lesions.images.float(), 8).flatten(1).numpy()
+
+
+def attack(generator: Generator, lesions: LesionSet, inside: np.ndarray, outside: np.ndarray) -> dict:
+    """The calibrated loss attack; what is neither inside nor outside, nor of a lesion there, is the reference."""
+    ids = lesions.table["lesion_id"].to_numpy()
+    free = ~np.isin(ids, ids[np.concatenate([inside, outside])])
+    sets = {"in": lesions.subset(inside), "out": lesions.subset(outside), "reference": lesions.subset(free)}
+    losses = {key: losses_of(generator, each, 0)[MAIN_LOSS[generator.name]] for key, each in sets.items()}
+    scores = [
+        -calibrated(losses[key], features(sets[key]), losses["reference"], features(sets["reference"]))
+        for key in ("in", "out")
+    ]
+    return guess_members(*scores, ids[inside], ids[outside], 200, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_losses_of_an_overfitted_generator_give_its_images_away(name, overfitted, lesions, patients):
+    found = attack(overfitted[name], lesions, patients.members, patients.strangers)
+    assert found["value"] > 0.8 and found["low"] > 0.6
+    assert found["tpr"] >= 0.3 and found["tpr_high"] > 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_that_it_never_saw_are_not_given_away(name, overfitted, lesions, patients):
+    """The same overfitted generator, asked about two sets of lesions of neither of which it saw anything."""
+    one, other = patients.strangers[::2], patients.strangers[1::2]
+    found = attack(overfitted[name], lesions, one, other)
+    assert found["low"] < 0.5 < found["high"]
+    assert found["tpr_low"] <= 0.05
+
+
+def test_an_unseen_photo_of_the_same_lesion_gives_the_patient_away(overfitted, lesions, patients):
+    seen, unseen = (
+        attack(overfitted["vae"], lesions, inside, patients.strangers)
+        for inside in (patients.members, patients.siblings)
+    )
+    assert unseen["low"] > 0.5
+    assert seen["value"] > unseen["value"]
+
+
+def sampled(overfitted: dict[str, Generator], lesions: LesionSet, patients: Patients) -> np.ndarray:
+    labels = lesions.labels[np.resize(patients.trained_on, 60)]
+    return to_uint8(overfitted["diffusion"].sample(labels, seed=5)).numpy()
+
+
+def test_the_samples_of_an_overfitted_generator_are_copies(overfitted, lesions, patients):
+    """Every measure of nearest neighbours, and the attack by them, against real images that were never seen."""
+    table, images = lesions.table["lesion_id"].to_numpy(), lesions.images.numpy()
+    training, held = patients.trained_on, patients.strangers
+    sets = {"synthetic": sampled(overfitted, lesions, patients), "real": images[held[: len(held) // 2]]}
+    yardstick = held[len(held) // 2 :]
+    near = {
+        name: neighbours(each, images[training], table[training], nearest_aligned)
+        for name, each in {**sets, "yardstick": images[yardstick]}.items()
+    }
+    share, authentic, ratio, c_t = {}, {}, {}, {}
+    for name in sets:
+        distance = near["yardstick"].distance, near[name].distance
+        share[name] = near_share(*distance, table[yardstick], 200, 0)
+        authentic[name] = authenticity(near[name], 200, 0)
+        ratio[name] = neighbour_ratio(near[name], 200, 0)
+        cells = [np.zeros(len(each), dtype=int) for each in distance]
+        c_t[name] = data_copying(near["yardstick"], near[name], *cells, table[yardstick], 200, 0)
+    assert share["synthetic"]["low"] > 0.3 and share["real"]["low"] <= 0.01
+    assert authentic["synthetic"]["high"] < 0.4 < authentic["real"]["low"]
+    assert ratio["synthetic"]["high"] < ratio["real"]["low"]
+    assert c_t["synthetic"]["high"] < -3 < c_t["real"]["low"]
+    flat = {name: each.reshape(len(each), -1) for name, each in sets.items()}
+    for name, caught in (("synthetic", True), ("real", False)):
+        found = membership_attack(
+            images[patients.members].reshape(10, -1), images[yardstick].reshape(len(yardstick), -1),
+            flat[name], table[patients.members], table[yardstick], 200, 0,
+        )  # fmt: skip
+        assert (found["low"] > 0.5) == caught
+
+
+def test_losses_are_those_of_the_training(overfitted, lesions):
+    """One number an image, whatever the batch; reconstruction, ELBO and denoising error by their definitions."""
+    some = lesions.subset(np.arange(5))
+    images, labels = to_unit_range(some.images), some.labels
+    for name in NAMES:
+        generator = overfitted[name]
+        whole, split = (losses_of(generator, some, 3, batch_size=size) for size in (5, 2))
+        pd.testing.assert_frame_equal(whole, split, rtol=1e-3)
+        assert MAIN_LOSS[name] in whole and len(whole) == 5
+    vae = overfitted["vae"]
+    with torch.no_grad():
+        mean, log_variance = vae.encode(images, labels)
+        likelihood = torch.distributions.Normal(vae.decode(mean, labels), vae.log_sigma.exp())
+        prior = torch.distributions.Normal(torch.zeros_like(mean), 1.0)
+        kl = torch.distributions.kl_divergence(
+            torch.distributions.Normal(mean, (0.5 * log_variance).exp()), prior
+        )
+    found = losses_of(vae, some, 3)
+    expected = -likelihood.log_prob(images).sum((1, 2, 3))
+    np.testing.assert_allclose(found["reconstruction"], expected, rtol=1e-4)
+    # At another draw than the mean the error is another, but the KL term is the same.
+    np.testing.assert_array_less(found["reconstruction"] - 1e-6, found["elbo"] + 60)
+    assert np.corrcoef(found["elbo"], expected + kl.sum(1))[0, 1] > 0.99
+
+
+def test_diffusion_with_an_autoencoder_has_its_error_too(lesions):
+    training = TrainingSettings(steps=1, batch_size=1, learning_rate=1e-3)
+    settings = DiffusionSettings(
+        width=8, width_factors=(1,), timesteps=20, sampling_steps=4, training=training,
+        autoencoder=AutoencoderSettings(channels=4, width=8, training=training),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    diffusion, some = Diffusion(SIZE, settings).eval(), lesions.subset(np.arange(3))
+    found = losses_of(diffusion, some, 0)
+    with torch.no_grad():
+        images = to_unit_range(some.images)
+        decoded = diffusion.representation.decode(diffusion.representation.encode(images))
+    np.testing.assert_allclose(found["autoencoder"], (decoded - images).abs().mean((1, 2, 3)), rtol=1e-5)
+    assert (found["denoising"] > 0).all()
+
+
+def test_calibration_takes_away_what_looks_alone_explain():
+    """Losses that hang on the features alone say nothing afterwards; a member's shift of them stays."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 5))
+    loss = x @ rng.normal(size=5) * 10 + rng.normal(size=600)
+    members, others, reference = np.split(np.arange(600), 3)
+    loss[members] -= 2
+    score = [-calibrated(loss[rows], x[rows], loss[reference], x[reference]) for rows in (members, others)]
+    ids = [f"a{i}" for i in members], [f"b{i}" for i in others]
+    raw = guess_members(-loss[members], -loss[others], *ids, 200, 0)
+    found = guess_members(*score, *ids, 200, 0)
+    assert raw["value"] < 0.65 and found["low"] > 0.85
+    with pytest.raises(InputError, match="needs 50 held-out"):
+        calibrated(loss, x, loss[:20], x[:20])
+    with pytest.raises(InputError, match="600 losses for features of 5"):
+        calibrated(loss, x[:5], loss, x)
+
+
+def test_withheld_siblings_are_of_patients_and_strangers_of_nobody(lesions, patients):
+    ids = lesions.table["lesion_id"].to_numpy()
+    several = set(lesions.table["lesion_id"].value_counts().loc[lambda n: n > 1].index)
+    assert list(ids[patients.members]) == list(ids[patients.siblings])
+    assert len(set(ids[patients.members])) == 10 and len(set(ids[patients.strangers])) >= 50
+    assert set(patients.members) <= set(patients.trained_on)
+    assert not set(patients.siblings) & set(patients.trained_on)
+    assert not set(ids[patients.strangers]) & set(ids[patients.trained_on])
+    assert set(ids[patients.strangers]) <= several
+    assert set(ids[patients.trained_on]) == set(ids[patients.members])
+    rows = np.arange(len(lesions))
+    more = withhold_siblings(lesions.table, rows[:400], rows[400:], 10, None, seed=1)
+    assert len(more.trained_on) == 390
+    again = withhold_siblings(lesions.table, rows[:400], rows[400:], 10, None, seed=1)
+    assert all(np.array_equal(getattr(more, key), getattr(again, key)) for key in vars(more))
+    with pytest.raises(InputError, match="at least 10 of each"):
+        withhold_siblings(lesions.table, rows[:10], rows[400:], 10, None, seed=1)
+
+
+def test_an_attack_on_images_of_another_size_is_refused(overfitted, lesions):
+    with pytest.raises(InputError, match="5 images of 64 pixels for a generator of 32"):
+        losses_of(overfitted["vae"], make_phantom(200, 64, seed=0).subset(np.arange(5)), 0)
+    with pytest.raises(InputError, match="0 images"):
+        losses_of(overfitted["vae"], lesions.subset(np.arange(0)), 0)
