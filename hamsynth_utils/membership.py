@@ -26,7 +26,7 @@ from hamsynth_utils.generators.gan import GAN, looked_at
 from hamsynth_utils.generators.vae import VAE, gaussian_negative_log_likelihood, kl_to_standard_normal
 
 MAIN_LOSS = {"vae": "elbo", "gan": "discriminator", "diffusion": "denoising"}
-"""The loss by which each generator is judged, the one that it was trained by; chosen before any was measured."""
+"""The loss that each generator is judged by: that of its training, chosen before any was measured."""
 LEAST_REFERENCE = 50
 """Held-out images that a calibration needs."""
 
