@@ -38,8 +38,9 @@ def nearest_distances(
     """Euclidean distance [N] of each query [N, D] to its nearest reference [M, D], and that one's row [N].
 
     apart: a code for each query [N] and each reference [M]; a reference of the query's own code is passed
-    over. Which is nearest is found in single precision, its distance computed in double: a copy has 0. Raises InputError for sets that are empty, of
-    different dimensions or not finite, or if a query has no reference of another code.
+    over. Which is nearest is found in single precision, its distance computed in double: a copy has 0.
+    Raises InputError for sets that are empty, of different dimensions or not finite, or if a query has no
+    reference of another code.
     """
     queries, references = _checked(queries, "queries"), _checked(references, "references")
     if queries.shape[1] != references.shape[1]:
