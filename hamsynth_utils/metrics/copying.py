@@ -17,12 +17,28 @@ from hamsynth_utils.metrics import ranking
 from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
 from hamsynth_utils.metrics.privacy import Ids, nearest_distances
 
+TABLE = ["generator", "measure", "value", "low", "high", "n", "lesions", "extractor", "seed"]
+"""Columns of a run's `metrics/privacy.csv`: a row a generator and measure, with its 95 % interval.
+
+The measures, and what a generator has that copies and remembers nothing:
+
+near_share           0.01
+authenticity         that of the generator `held-out`, unseen real images in its place; not 1
+neighbour_ratio      that of `held-out`
+c_t                  0; NaN where it was not measured
+membership_auroc_*   0.5; by the `nearest` synthetic image, or by the generator's `loss`
+membership_tpr_*     0.01
+patient_auroc, _tpr  0.5 and 0.01, of unseen siblings; patient_member_* of their photos that were trained on
+
+The first four are in features; those that end in `_pixels` are in aligned pixels. `one-in-ten-copied` is a
+control that must be caught: held-out images, a tenth of them replaced by copies. The patients' rows are of
+`vae-siblings-withheld`, which was trained on few photos for them: they judge none of the run's generators."""
 RATIO_SHARE = 0.05
 """The neighbour ratio of a set is this quantile of its images': copies are few, and lie in the tail."""
 CELLS = 5
-"""Parts into which C_T cuts the space; Meehan et al. (2020) take 3 to 50, by the size of the sets."""
+"""Parts into which C_T cuts the space."""
 LEAST_IN_CELL = 20
-"""A part with fewer images of either kind has no say in C_T (Meehan et al. 2020, section 3.2)."""
+"""A part with fewer images of either kind has no say in C_T, as Meehan et al. (2020) advise."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ def neighbours(
 def authenticity(near: Neighbours, draws: int, seed: int, lesions: Ids | None = None) -> dict[str, float]:
     """The share of images farther from their nearest training image than that one is from other lesions.
 
-    (Alaa et al. 2022, section 3.3, with the training image's own lesion left out.) 0 for a set of copies;
+    (Alaa et al. 2022, with the training image's own lesion left out.) 0 for a set of copies;
     for one that copies nothing about that of held-out images, which depends on the data and is not 1.
     Returns value, low, high, n and lesions (see `_with_interval`).
     """
@@ -113,7 +129,7 @@ def data_copying(
     draws: int,
     seed: int,
 ) -> dict[str, float]:
-    """C_T of Meehan et al. (2020, section 3.2): are synthetic images nearer to training than held-out ones?
+    """C_T of Meehan et al. (2020): are synthetic images nearer to training than held-out ones?
 
     In each part of the space the two sets' distances are compared by Mann and Whitney's test; C_T is the
     mean of its z over the parts, weighted by their held-out images. About 0 for a generator that copies

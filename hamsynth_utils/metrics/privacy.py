@@ -7,6 +7,7 @@ the nearest neighbours themselves is in `metrics.copying`, attacks that have the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics import ranking
 from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
 
-Ids = Sequence | np.ndarray | pd.Series
+Ids: TypeAlias = Sequence | np.ndarray | pd.Series
 """One id an image, in the order of the images."""
 
 NEAR = 0.01
@@ -170,8 +171,10 @@ def membership_attack(
     """
     lesion_codes(train_lesions, len(train_features))
     lesion_codes(heldout_lesions, len(heldout_features))
-    nearness = [-nearest_distances(f, synthetic_features)[0] for f in (train_features, heldout_features)]
-    return guess_members(*nearness, train_lesions, heldout_lesions, draws, seed)
+    inside, outside = (
+        -nearest_distances(each, synthetic_features)[0] for each in (train_features, heldout_features)
+    )
+    return guess_members(inside, outside, train_lesions, heldout_lesions, draws, seed)
 
 
 def guess_members(
