@@ -204,6 +204,21 @@ class EvaluationSettings(Settings):
     """Bootstrap draws over lesions behind each interval."""
 
 
+class PrivacySettings(Settings):
+    """The attacks that have the model, and the VAE that is trained for the attack on patients."""
+
+    attacked: Annotated[int, Field(ge=100)] = 1000
+    """Photographs of each kind, trained on and held out, whose losses are compared."""
+    noise_levels: Count = 4
+    """At so many fixed times the denoising error of a diffusion model is measured."""
+    patients: Annotated[int, Field(ge=10)] = 300
+    """Lesions with several photographs, of each of which one is withheld from that VAE."""
+    other_images: Annotated[int, Field(ge=0)] | None = None
+    """Photographs of other lesions that it is trained on, too; all of the training part's if left out."""
+    training: TrainingSettings | None = None
+    """How it is trained; as the run's VAE if left out."""
+
+
 class Profile(Settings):
     """Everything a run depends on but its data and its seed. `name` is the file's stem."""
 
@@ -225,6 +240,7 @@ class Profile(Settings):
     classifier: ClassifierSettings
     probe: ProbeSettings
     evaluation: EvaluationSettings
+    privacy: PrivacySettings = PrivacySettings()
 
     @model_validator(mode="after")
     def consistent(self) -> Profile:

@@ -108,25 +108,35 @@ class Diffusion(Generator):
         times = self.shifted_times(self.share.uniform(len(images), device=images.device))
         noise = self.share.normal(*x.shape, device=x.device)
         told = self.share.uniform(len(x), device=x.device) >= self.settings.class_drop
-        noisy = self.process.q_sample(x, times, noise)
-        output = self.process.model(noisy, times, labels, cond_keep_mask=told).float()
-        target = {
-            "pred_noise": lambda: noise,
-            "pred_x0": lambda: x,
-            "pred_v": lambda: self.process.predict_v(x, times, noise),
-        }[self.settings.objective]()
-        weight = self.process.loss_weight[times]
-        error = (weight * F.mse_loss(output, target, reduction="none").mean((1, 2, 3))).mean()
+        errors, output, noisy = self.prediction_error(x, times, noise, labels, cond_keep_mask=told)
+        error = errors.mean()
         if self.settings.perceptual == 0:
             return {"loss": error}
         clean = self.representation.decode(self.clean_from(output, noisy, times))
-        visible = (weight / self.process.loss_weight.max()).sqrt()
+        visible = (self.process.loss_weight[times] / self.process.loss_weight.max()).sqrt()
         difference = (visible * perceptual_distance(images, clean)).mean()
         return {
             "loss": error + self.settings.perceptual * difference,
             "error": error.detach(),
             "perceptual": difference.detach(),
         }
+
+    def prediction_error(
+        self, x: Tensor, times: Tensor, noise: Tensor, labels: Tensor, **told: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted squared error [N] of the prediction for x_t of x, times and noise; its output; and x_t.
+
+        told: which of the labels the network is told, see denoising-diffusion-pytorch's Unet.
+        """
+        noisy = self.process.q_sample(x, times, noise)
+        output = self.process.model(noisy, times, labels, **told).float()
+        target = {
+            "pred_noise": lambda: noise,
+            "pred_x0": lambda: x,
+            "pred_v": lambda: self.process.predict_v(x, times, noise),
+        }[self.settings.objective]()
+        errors = F.mse_loss(output, target, reduction="none").mean((1, 2, 3))
+        return self.process.loss_weight[times] * errors, output, noisy
 
     def clean_from(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The guess of x_0 that the network's output for x_t means."""

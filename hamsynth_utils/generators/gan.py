@@ -90,8 +90,9 @@ class GAN(Generator):
 
     def seen(self, images: Tensor) -> list[Tensor]:
         """What the discriminator sees of images, augmented: their feature maps, and themselves, halved."""
-        images = augment_differentiably(images, self.share.uniform(len(images), 5, device=images.device))
-        return [*feature_maps(images), PIXEL_SCALE * F.avg_pool2d(images, 2)]
+        return looked_at(
+            augment_differentiably(images, self.share.uniform(len(images), 5, device=images.device))
+        )
 
     def sameness(self, latent: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """M = E[|z - z'| / (|G(z, y) - G(z', y)| + 0.02)], mean absolute differences (Mao et al. 2019).
@@ -227,6 +228,11 @@ class Critic(nn.Module):
         features = self.features(x).float()
         direction = self.class_embedding(labels)[:, :, None, None] / features.shape[1] ** 0.5
         return (self.score(features) + (features * direction).sum(1, keepdim=True)).flatten(1)
+
+
+def looked_at(images: Tensor) -> list[Tensor]:
+    """What a `ProjectedDiscriminator` judges of images: their feature maps, and themselves, halved."""
+    return [*feature_maps(images), PIXEL_SCALE * F.avg_pool2d(images, 2)]
 
 
 def augment_differentiably(images: Tensor, draws: Tensor) -> Tensor:

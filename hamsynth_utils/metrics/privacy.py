@@ -1,27 +1,47 @@
-"""Are synthetic images somebody's images? How near they are to training images, and what that gives away."""
+"""Are synthetic images somebody's images? How near they are to training images, and what that gives away.
+
+Distances are Euclidean, in the features of one extractor or in pixels after alignment; what is measured on
+the nearest neighbours themselves is in `metrics.copying`, attacks that have the model in `membership`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
+from torch.nn import functional as F
 
+from hamsynth_utils.data.augment import views
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics import ranking
 from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
 
+Ids: TypeAlias = Sequence | np.ndarray | pd.Series
+"""One id an image, in the order of the images."""
+
 NEAR = 0.01
 """The share of held-out real images that counts as near to a training image, by definition."""
+ALARMS = 0.01
+"""The share of false alarms at which an attack's true-positive rate is read (Carlini et al. 2022)."""
+COARSE = 16
+"""Pixels a side at which images are compared: what a copy keeps, without the grain that it may lose."""
 
 
 def nearest_distances(
-    queries: np.ndarray, references: np.ndarray, batch: int = 1024
+    queries: np.ndarray,
+    references: np.ndarray,
+    batch: int = 1024,
+    apart: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance [N] of each query [N, D] to its nearest reference [M, D], and that one's row [N].
 
-    Exact, in double precision; a copy has distance 0. Raises InputError for sets that are empty, of
-    different dimensions or not finite.
+    apart: a code for each query [N] and each reference [M]; a reference of the query's own code is passed
+    over. Which is nearest is found in single precision, its distance computed in double: a copy has 0.
+    Raises InputError for sets that are empty, of different dimensions or not finite, or if a query has no
+    reference of another code.
     """
     queries, references = _checked(queries, "queries"), _checked(references, "references")
     if queries.shape[1] != references.shape[1]:
@@ -29,42 +49,60 @@ def nearest_distances(
             f"queries of {queries.shape[1]} and references of {references.shape[1]} dimensions: "
             "use one extractor for both"
         )
+    if apart is not None and (len(apart[0]), len(apart[1])) != (len(queries), len(references)):
+        raise InputError(
+            f"{len(apart[0])} and {len(apart[1])} codes for {len(queries)} queries and {len(references)} "
+            "references: give one for each"
+        )
     # |q - r|^2 = |q|^2 - 2 qr + |r|^2 finds the nearest by one matrix product; |q|^2 does not change which.
-    squares = (references**2).sum(1)
-    index = np.concatenate(
-        [
-            (squares - 2 * queries[start : start + batch] @ references.T).argmin(1)
-            for start in range(0, len(queries), batch)
-        ]
-    )
+    centre = references.mean(0)  # without it, single precision would be spent on what all have in common
+    asked, against = ((each - centre).astype(np.float32) for each in (queries, references))
+    squares = (against**2).sum(1)
+    index = np.empty(len(queries), dtype=np.int64)
+    for start in range(0, len(queries), batch):
+        rows = slice(start, start + batch)
+        terms = squares - 2 * asked[rows] @ against.T
+        if apart is not None:
+            terms[apart[0][rows, None] == apart[1]] = np.inf
+            if np.isinf(terms.min(1)).any():
+                raise InputError("all references are of one query's own lesion: nothing is left to compare")
+        index[rows] = terms.argmin(1)
     # The difference itself, since the product form loses the digits of a small distance.
     return np.linalg.norm(queries - references[index], axis=1), index
 
 
-def nearest_neighbour_check(
-    train_features: np.ndarray,
-    heldout_features: np.ndarray,
-    synthetic_features: np.ndarray,
-    heldout_lesions: Sequence | np.ndarray | pd.Series,
-    draws: int,
-    seed: int,
-) -> dict[str, float]:
-    """Are more synthetic images very near a training image than real images that were never trained on?
+def nearest_aligned(
+    queries: np.ndarray, references: np.ndarray, apart: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest_distances` of images uint8 [N, 3, S, S] in pixels, the best of the eight flips and turns.
 
-    All features [., D] of one extractor; heldout_lesions: one id per held-out image. "Near" means closer than
-    the first percentile of the held-out images' distances, so a generator that copies nothing has a share
-    of about 0.01 (the idea of Meehan et al. 2020, with a threshold in the tail, where copies lie).
+    Compared are means over squares, `COARSE` a side; the distance is the root mean square difference in
+    grey levels, 0 to 255. Raises InputError for images of another type or shape, or of sides that `COARSE`
+    does not divide.
+    """
+    turned = [_coarse(view, "queries") for view in views(torch.as_tensor(queries), 8)]
+    against = _coarse(torch.as_tensor(references), "references")
+    found = [nearest_distances(view, against, apart=apart) for view in turned]
+    distances, rows = (np.stack(each) for each in zip(*found, strict=True))
+    best = distances.argmin(0), np.arange(len(turned[0]))
+    return distances[best], rows[best]
+
+
+def near_share(
+    heldout: np.ndarray, synthetic: np.ndarray, heldout_lesions: Ids, draws: int, seed: int
+) -> dict[str, float]:
+    """The share of synthetic images that are "near" training; of distances [N] and [G] to the nearest.
+
+    "Near" means closer than the first percentile of the held-out images' distances, so a generator that
+    copies nothing has a share of about 0.01 (the idea of Meehan et al. 2020, with a threshold in the tail,
+    where copies lie). heldout_lesions: one id per held-out image; none of them may be in training, since a
+    shared lesion makes near images look normal.
 
     Returns share, low and high (95 %, bootstrap over held-out lesions and synthetic images), expected,
-    threshold, median_heldout, median_synthetic (distances to the nearest training image), n_train, n_heldout,
-    n_heldout_lesions, n_synthetic. The held-out lesions must not be in training: a shared lesion makes
-    near images look normal. A low share is no proof of privacy: other attacks see more.
-
-    Raises InputError for features that do not fit together or a missing lesion id.
+    threshold, median_heldout, median_synthetic, n_heldout, n_heldout_lesions, n_synthetic. A low share is
+    no proof of privacy: other attacks see more. Raises InputError for a missing lesion id.
     """
-    codes, lesions = lesion_codes(heldout_lesions, len(heldout_features))
-    heldout, _ = nearest_distances(heldout_features, train_features)
-    synthetic, _ = nearest_distances(synthetic_features, train_features)
+    codes, lesions = lesion_codes(heldout_lesions, len(heldout))
     order = np.argsort(heldout)
     heldout, codes, ordered = heldout[order], codes[order], np.sort(synthetic)
 
@@ -88,56 +126,111 @@ def nearest_neighbour_check(
         "threshold": float(threshold),
         "median_heldout": float(np.median(heldout)),
         "median_synthetic": float(np.median(synthetic)),
-        "n_train": len(train_features),
         "n_heldout": len(heldout),
         "n_heldout_lesions": lesions,
         "n_synthetic": len(synthetic),
     }
 
 
+def nearest_neighbour_check(
+    train_features: np.ndarray,
+    heldout_features: np.ndarray,
+    synthetic_features: np.ndarray,
+    heldout_lesions: Ids,
+    draws: int,
+    seed: int,
+) -> dict[str, float]:
+    """`near_share` of features [., D] of one extractor, and n_train.
+
+    Raises InputError for features that do not fit together or a missing lesion id.
+    """
+    lesion_codes(heldout_lesions, len(heldout_features))
+    heldout, _ = nearest_distances(heldout_features, train_features)
+    synthetic, _ = nearest_distances(synthetic_features, train_features)
+    found = near_share(heldout, synthetic, heldout_lesions, draws, seed)
+    return {**found, "n_train": len(train_features)}
+
+
 def membership_attack(
     train_features: np.ndarray,
     heldout_features: np.ndarray,
     synthetic_features: np.ndarray,
-    train_lesions: Sequence | np.ndarray | pd.Series,
-    heldout_lesions: Sequence | np.ndarray | pd.Series,
+    train_lesions: Ids,
+    heldout_lesions: Ids,
     draws: int,
     seed: int,
 ) -> dict[str, float]:
     """Can somebody who has a photograph find out from the synthetic images whether it was trained on?
 
     The attack takes the photographs that lie nearest to a synthetic image for those that were trained on
-    (the full black-box attack of Chen et al. 2020, GAN-Leaks). It is tried on as many training as held-out
-    images, drawn at random from the larger set, so training and held-out lesions must be alike in all but the
-    training, as the parts of a random split are. All features [., D] of one extractor; one lesion id per
-    training and held-out image.
-
-    Returns value, the AUROC of the guess: how often the training image of a pair is the nearer one (0.5 is
-    chance, 1 gives every training image away); low and high (95 %, bootstrap over lesions); n and lesions,
-    of both kinds together. This is a weak attack, which sees nothing but images: one that has the model and
-    compares its loss on a photograph is stronger (Carlini et al. 2023), so 0.5 is no proof of privacy.
+    (the full black-box attack of Chen et al. 2020, GAN-Leaks). All features [., D] of one extractor; the
+    rest as in `guess_members`. This is a weak attack, which sees nothing but images: one that has the model
+    and compares its loss on a photograph is stronger (Carlini et al. 2023), so 0.5 is no proof of privacy.
 
     Raises InputError for features that do not fit together, a missing lesion id, or a lesion on both sides.
     """
     lesion_codes(train_lesions, len(train_features))
     lesion_codes(heldout_lesions, len(heldout_features))
+    inside, outside = (
+        -nearest_distances(each, synthetic_features)[0] for each in (train_features, heldout_features)
+    )
+    return guess_members(inside, outside, train_lesions, heldout_lesions, draws, seed)
+
+
+def guess_members(
+    train_scores: np.ndarray,
+    heldout_scores: np.ndarray,
+    train_lesions: Ids,
+    heldout_lesions: Ids,
+    draws: int,
+    seed: int,
+) -> dict[str, float]:
+    """How well scores [N] and [H], one an image, tell trained on (higher) from held out.
+
+    The attack is tried on as many training as held-out images, drawn at random from the larger set, so
+    training and held-out lesions must be alike in all but the training, as the parts of a random split are.
+
+    Returns value, the AUROC of the guess: how often the training image of a pair has the higher score (0.5
+    is chance, 1 gives every training image away); tpr, the share of training images found at a threshold
+    that takes 1 % of the held-out ones for trained on (0.01 is chance; Carlini et al. 2022: whoever is
+    surely found is harmed, however the others fare); low, high, tpr_low and tpr_high (95 %, bootstrap over
+    lesions); n and lesions, of both kinds together.
+
+    Raises InputError for scores that are not finite, a missing lesion id, or a lesion on both sides.
+    """
+    lesion_codes(train_lesions, len(train_scores))
+    lesion_codes(heldout_lesions, len(heldout_scores))
     shared = set(train_lesions) & set(heldout_lesions)
     if shared:
         raise InputError(f"{len(shared)} lesions are both trained on and held out: leave those images out")
-    each = min(len(train_features), len(heldout_features))
+    each = min(len(train_scores), len(heldout_scores))
     generator = np.random.default_rng(seed)
-    distances, ids = [], []
-    for features, lesion_ids in ((train_features, train_lesions), (heldout_features, heldout_lesions)):
-        pick = generator.choice(len(features), each, replace=False)
-        distances.append(nearest_distances(features[pick], synthetic_features)[0])
+    scores, ids = [], []
+    for side, lesion_ids in ((train_scores, train_lesions), (heldout_scores, heldout_lesions)):
+        pick = generator.choice(len(side), each, replace=False)
+        scores.append(np.asarray(side)[pick])
         ids.append(np.asarray(lesion_ids, dtype=object)[pick])
-    nearness = -np.concatenate(distances)
+    score, trained_on = np.concatenate(scores), np.arange(2 * each) < each
     codes, lesions = lesion_codes(np.concatenate(ids), 2 * each)
-    trained_on = np.arange(2 * each) < each
-    (value,) = ranking.auroc(nearness, trained_on, np.ones((1, 2 * each)))
-    drawn = ranking.auroc(nearness, trained_on, lesion_draws(lesions, draws, generator)[:, codes])
-    low, high = percentile_interval(drawn)
-    return {"value": float(value), "low": low, "high": high, "n": 2 * each, "lesions": lesions}
+    weights = np.concatenate([np.ones((1, lesions)), lesion_draws(lesions, draws, generator)])[:, codes]
+    value, *drawn = ranking.auroc(score, trained_on, weights)
+    rate, *rates = ranking.sensitivity_at(1 - ALARMS, score, trained_on, weights)
+    low, high = percentile_interval(np.array(drawn))
+    rate_low, rate_high = percentile_interval(np.array(rates))
+    return {
+        "value": float(value), "low": low, "high": high, "tpr": float(rate), "tpr_low": rate_low,
+        "tpr_high": rate_high, "n": 2 * each, "lesions": lesions,
+    }  # fmt: skip
+
+
+def _coarse(images: torch.Tensor, name: str) -> np.ndarray:
+    """uint8 [N, 3, S, S] -> float64 [N, 3 COARSE^2], so scaled that distances are root mean squares."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
+        raise InputError(f"{name} must be uint8 [N, 3, S, S], not {images.dtype} {tuple(images.shape)}")
+    if images.shape[2] % COARSE:
+        raise InputError(f"{name} of {images.shape[2]} pixels a side: {COARSE} must divide that")
+    means = F.avg_pool2d(images.double(), images.shape[2] // COARSE).flatten(1)
+    return (means / means.shape[1] ** 0.5).numpy()
 
 
 def _checked(features: np.ndarray, name: str) -> np.ndarray:

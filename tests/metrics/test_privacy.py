@@ -1,10 +1,16 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.privacy import membership_attack, nearest_distances, nearest_neighbour_check
+from hamsynth_utils.metrics.privacy import (
+    guess_members,
+    membership_attack,
+    nearest_aligned,
+    nearest_distances,
+    nearest_neighbour_check,
+)
 
 
 def points(n: int, seed: int, d: int = 6) -> np.ndarray:
@@ -140,3 +146,67 @@ def test_an_attack_on_bad_input_is_refused():
         membership_attack(good, good, good, ids, [None] * 10, 100, 0)
     with pytest.raises(InputError, match="6 and references of 5"):
         membership_attack(good, good, good[:, :5], ids, list("bcdefghijk"), 100, 0)
+
+
+def pictures(n: int, seed: int, size: int = 32) -> np.ndarray:
+    """Smooth random pictures uint8 [n, 3, size, size], no two alike, none like its own mirror image."""
+    coarse = np.random.default_rng(seed).uniform(0, 255, (n, 3, 4, 4))
+    return np.kron(coarse, np.ones((size // 4, size // 4))).astype(np.uint8)
+
+
+def test_a_planted_copy_is_found_in_pixels_however_it_is_turned():
+    train = pictures(50, 0)
+    turned = [np.rot90(np.flip(train[i], 2) if i % 2 else train[i], i // 2 % 4, (1, 2)) for i in range(8)]
+    distances, rows = nearest_aligned(np.stack(turned), train)
+    assert list(rows) == list(range(8)) and distances.max() < 1e-9
+    brighter = np.minimum(train[:8].astype(int) + 6, 255).astype(np.uint8)
+    distances, rows = nearest_aligned(brighter, train)
+    assert list(rows) == list(range(8)) and 4 < distances.max() < 6.001
+    unseen, _ = nearest_aligned(pictures(40, 1), train)
+    assert unseen.min() > 20
+
+
+def test_aligned_distances_are_root_mean_squares_of_the_best_view():
+    a, b = pictures(6, 2, 16), pictures(4, 3, 16)
+    views = [np.rot90(side, turn, (2, 3)) for side in (a, np.flip(a, 3)) for turn in range(4)]
+    everything = [cdist(v.reshape(6, -1).astype(float), b.reshape(4, -1).astype(float)) for v in views]
+    distances, rows = nearest_aligned(a, b)
+    np.testing.assert_allclose(distances, np.min(everything, axis=(0, 2)) / np.sqrt(a[0].size))
+    np.testing.assert_array_equal(rows, np.min(everything, axis=0).argmin(1))
+    own = np.arange(4)
+    np.testing.assert_array_less(0, nearest_aligned(b, b, apart=(own, own))[0])
+
+
+def test_references_of_the_same_code_are_passed_over():
+    queries, references = points(30, 0), points(40, 1)
+    codes = np.arange(30) % 5, np.arange(40) % 5
+    distances, rows = nearest_distances(queries, references, batch=7, apart=codes)
+    allowed = np.where(codes[0][:, None] == codes[1], np.inf, cdist(queries, references))
+    np.testing.assert_array_equal(rows, allowed.argmin(1))
+    np.testing.assert_allclose(distances, allowed.min(1))
+    with pytest.raises(InputError, match="30 and 39 codes"):
+        nearest_distances(queries, references, apart=(codes[0], codes[1][:39]))
+    with pytest.raises(InputError, match="nothing is left"):
+        nearest_distances(queries, references, apart=(np.zeros(30), np.zeros(40)))
+
+
+def test_few_that_are_found_for_sure_show_in_the_rate_and_hardly_in_the_auroc():
+    rng = np.random.default_rng(0)
+    members, others = rng.normal(size=1000), rng.normal(size=1000)
+    members[:50] = 10
+    ids = [f"m{i}" for i in range(1000)], [f"o{i}" for i in range(1000)]
+    found = guess_members(members, others, *ids, 300, 0)
+    alarms, hits, _ = roc_curve(
+        np.arange(2000) < 1000, np.concatenate([members, others]), drop_intermediate=False
+    )
+    assert found["tpr"] == pytest.approx(hits[alarms <= 0.01].max())
+    assert found["value"] < 0.56 and found["tpr_low"] > 0.03
+    nobody = guess_members(members[50:], others, ids[0][50:], ids[1], 300, 0)
+    assert nobody["low"] < 0.5 < nobody["high"] and nobody["tpr_low"] <= 0.01 <= nobody["tpr_high"]
+
+
+def test_pictures_that_cannot_be_compared_are_refused():
+    with pytest.raises(InputError, match="16 must divide"):
+        nearest_aligned(pictures(2, 0, 24), pictures(2, 0, 24))
+    with pytest.raises(InputError, match=r"uint8 \[N, 3, S, S\]"):
+        nearest_aligned(pictures(2, 0).astype(float), pictures(2, 0))
