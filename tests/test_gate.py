@@ -23,7 +23,7 @@ def test_the_books_limits_put_every_question_and_a_good_set_passes(run):
     gate = judge(run, GENERATOR)
     assert list(gate.columns) == GATE and refusals(gate) == []
     assert set(gate["limit"]) == {limit.id for limit in read_limits()} == {
-        "labels", "near copies", "membership", "patient", "class consistency", "coverage", "subgroup gap",
+        "labels", "near copies", "membership", "class consistency", "coverage", "subgroup gap",
     }  # fmt: skip
     assert (gate["excess"] <= 0).all()
     # Both attacks and both attributes are put to their limit, each by itself; other generators' rows are not.
@@ -38,7 +38,6 @@ OVERFITTED = {
     "membership": (
         "privacy", "membership_auroc_loss", {"value": 0.9, "low": 0.87, "high": 0.93}, "0.93", "too much by 0.33"
     ),
-    "patient": ("privacy", "patient_auroc", {"value": 0.7, "low": 0.5, "high": 0.85}, "0.85", "too much by 0.25"),
     "coverage": ("fidelity", "coverage", {"mean": 0.2, "low": 0.1, "high": 0.3}, "0.1", "too little by 0.4"),
     "subgroup gap": (
         "fairness", "largest_gap_recall", {"value": 0.4, "low": 0.25, "high": 0.6}, "0.25", "too much by 0.05"
@@ -68,20 +67,20 @@ def test_a_limit_is_put_to_the_end_of_the_interval_that_it_names(run):
 
 def test_an_exact_hit_passes(run):
     for exact in (0.6, 0.56 + 0.04, 0.1 + 0.2 + 0.3):  # the last two are a trifle above 0.6
-        change(run, "privacy", "patient_auroc", high=exact)
-        assert verdicts(judge(run, GENERATOR))["patient"] == {"passed"}
-    change(run, "privacy", "patient_auroc", high=0.600001)
-    assert verdicts(judge(run, GENERATOR))["patient"] == {"failed"}
+        change(run, "privacy", "membership_auroc_loss", high=exact)
+        assert verdicts(judge(run, GENERATOR))["membership"] == {"passed"}
+    change(run, "privacy", "membership_auroc_loss", high=0.600001)
+    assert verdicts(judge(run, GENERATOR))["membership"] == {"passed", "failed"}
 
 
 @pytest.mark.parametrize(
     ("spoil", "limit", "reason"),
     [
-        (lambda t: None, "patient", "is not there"),
-        (lambda t: t[t["measure"] != "patient_auroc"], "patient", "has no such row of gan"),
+        (lambda t: None, "near copies", "is not there"),
+        (lambda t: t[t["measure"] != "near_share"], "near copies", "has no such row of gan"),
         (lambda t: t[t["generator"] != "gan"], "membership", "has no such row of gan"),
         (lambda t: t.drop(columns="high"), "near copies", "lacks the column(s) high"),
-        (lambda t: t.rename(columns={"generator": "set"}), "patient", "lacks the column(s) generator"),
+        (lambda t: t.rename(columns={"generator": "set"}), "near copies", "lacks the column(s) generator"),
         (lambda t: t.assign(high=float("nan")), "membership", "its high is not defined"),
     ],
 )
