@@ -1,4 +1,8 @@
-"""Where a Vision Transformer looks: its attention maps, and their rollout from the output to the image."""
+"""Where a Vision Transformer looks: its attention maps, and what follows from them for the patches.
+
+Rollout follows the attention alone (Abnar & Zuidema 2020); relevance weighs it by the gradient of one class
+(Chefer, Gur & Wolf 2021). Whether such a map explains anything is for `explanation_checks` to find out.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hamsynth_utils.errors import InputError
+
+READINGS = ("last block", "rollout", "relevance")
+"""The maps that `patch_maps` makes."""
 
 
 @torch.no_grad()
@@ -28,6 +35,19 @@ def attention_maps(vit: nn.Module, images: Tensor) -> Tensor:
     with _readable(vit, attentions) as maps:
         vit(images)
     return torch.stack(maps)
+
+
+def attention_gradients(vit: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The `attention_maps` and the gradient of the logit of `labels` [N] by each: [blocks, N, heads, T, T].
+
+    Weights get no gradient. Raises InputError as `attention_maps` does.
+    """
+    attentions = [_attention(block) for block in _transformer(vit).blocks]
+    # With frozen weights only the images tie the maps to the logits.
+    with torch.enable_grad(), _readable(vit, attentions) as maps:
+        logits = vit(images.detach().clone().requires_grad_())
+        gradients = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), maps)
+    return torch.stack(maps).detach(), torch.stack(gradients)
 
 
 def rollout(maps: Tensor) -> Tensor:
@@ -52,6 +72,40 @@ def attention_rollout(maps: Tensor, read: slice = slice(0, 1)) -> Tensor:
     return rollout(maps)[:, read].mean(1)
 
 
+def relevance(maps: Tensor, gradients: Tensor, read: slice = slice(0, 1)) -> Tensor:
+    """How much each input token speaks for a class in the rows that the classifier reads: [N, T], >= 0.
+
+    maps, gradients: of `attention_gradients`; read: as for `attention_rollout`. Only attention that raises
+    the class's logit counts (Chefer, Gur & Wolf 2021, equations 5 and 6):
+    A_block = mean over heads of max(gradient * A, 0), R = (I + A_last) ... (I + A_1).
+    """
+    identity = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)
+    result = identity.expand(maps.shape[1], -1, -1)
+    for attention, gradient in zip(maps, gradients, strict=True):
+        result = result + (gradient * attention).clamp_min(0).mean(1) @ result
+    return result[:, read].mean(1)
+
+
+def patch_maps(vit: nn.Module, images: Tensor, labels: Tensor, batch: int = 32) -> dict[str, Tensor]:
+    """Each of the `READINGS` for the patches of each image, [N, rows, columns] on the CPU, not negative.
+
+    vit, images: as for `attention_maps`; labels [N]: the class whose relevance is asked for. `last block` is
+    the mean over heads of what the tokens read take from each patch in the last block.
+    """
+    read = _read(vit)
+    parts: dict[str, list[Tensor]] = {name: [] for name in READINGS}
+    for some, of_some in zip(images.split(batch), labels.split(batch), strict=True):
+        maps, gradients = attention_gradients(vit, some, of_some)
+        rows = (
+            maps[-1].mean(1)[:, read].mean(1),
+            attention_rollout(maps, read),
+            relevance(maps, gradients, read),
+        )
+        for name, row in zip(READINGS, rows, strict=True):
+            parts[name].append(_on_patches(vit, row).cpu())
+    return {name: torch.cat(part) for name, part in parts.items()}
+
+
 def rollout_image(vit: nn.Module, images: Tensor) -> Tensor:
     """The attention rollout on the pixels: [N, H, W], 1 where even attention would have every patch.
 
@@ -59,19 +113,26 @@ def rollout_image(vit: nn.Module, images: Tensor) -> Tensor:
     of the patch tokens. What goes to prefix tokens belongs to no pixel and is left out; patches are enlarged
     bilinearly. Attention shows where information came from, not why the model decided (Jain & Wallace 2019).
     """
+    grid = _on_patches(vit, attention_rollout(attention_maps(vit, images), _read(vit)))
+    relative = grid / grid.mean((1, 2), keepdim=True)
+    return F.interpolate(relative[:, None], size=images.shape[-2:], mode="bilinear")[:, 0]
+
+
+def _read(vit: nn.Module) -> slice:
+    """The output tokens from which the model classifies."""
     transformer = _transformer(vit)
-    prefix = transformer.num_prefix_tokens
     by_class_token = getattr(transformer, "global_pool", "token") == "token"
-    shares = attention_rollout(
-        attention_maps(vit, images), slice(0, 1) if by_class_token else slice(prefix, None)
-    )
-    patches = shares[:, prefix:]
+    return slice(0, 1) if by_class_token else slice(transformer.num_prefix_tokens, None)
+
+
+def _on_patches(vit: nn.Module, shares: Tensor) -> Tensor:
+    """Values of tokens [N, T] as a map [N, rows, columns] of the patches."""
+    transformer = _transformer(vit)
+    patches = shares[:, transformer.num_prefix_tokens :]
     rows, columns = transformer.patch_embed.grid_size
     if patches.shape[1] != rows * columns:
         raise InputError(f"the model sees {patches.shape[1]} patches but has a grid of {rows} x {columns}")
-    relative = patches / patches.mean(1, keepdim=True)
-    grid = relative.reshape(-1, 1, rows, columns)
-    return F.interpolate(grid, size=images.shape[-2:], mode="bilinear")[:, 0]
+    return patches.reshape(-1, rows, columns)
 
 
 def _transformer(module: nn.Module) -> Any:
@@ -103,7 +164,7 @@ def _readable(vit: nn.Module, attentions: list[Any]) -> Iterator[list[Tensor]]:
     fused = [attention.fused_attn for attention in attentions]
     # A fused kernel never forms the map; unfused, it is what goes into the attention's dropout.
     hooks = [
-        attention.attn_drop.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0].detach()))
+        attention.attn_drop.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
         for attention in attentions
     ]
     try:

@@ -4,7 +4,16 @@ import torch
 from torch import nn
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.explain import attention_maps, attention_rollout, rollout, rollout_image
+from hamsynth_utils.explain import (
+    READINGS,
+    attention_gradients,
+    attention_maps,
+    attention_rollout,
+    patch_maps,
+    relevance,
+    rollout,
+    rollout_image,
+)
 
 
 def vit(name: str = "vit_tiny_patch16_224", **settings: object) -> nn.Module:
@@ -159,6 +168,66 @@ def test_even_attention_is_one_everywhere(monkeypatch):
         "hamsynth_utils.explain.attention_maps", lambda *_: torch.full((2, 1, 3, 17, 17), 1 / 17)
     )
     torch.testing.assert_close(rollout_image(vit(), images(1)), torch.ones(1, 64, 64))
+
+
+def test_gradients_are_what_a_nudge_of_the_attention_does():
+    """Each map nudged in turn, in double precision: the logit moves by the gradient along the nudge."""
+    model, x, labels = vit().double(), images(2).double(), torch.tensor([3, 5])
+    maps, gradients = attention_gradients(model, x, labels)
+    torch.testing.assert_close(maps, attention_maps(model, x))
+    for block in range(2):
+        nudge = torch.randn(maps.shape[1:], generator=torch.Generator().manual_seed(block)).double()
+        attention = model.blocks[block].attn
+
+        def logits(step: float, attention=attention, nudge=nudge) -> torch.Tensor:
+            hook = attention.attn_drop.register_forward_pre_hook(lambda _, a: (a[0] + step * nudge,))
+            fused, attention.fused_attn = attention.fused_attn, False
+            with torch.no_grad():
+                result = model(x).gather(1, labels[:, None])[:, 0]
+            hook.remove()
+            attention.fused_attn = fused
+            return result
+
+        slope = (logits(1e-4) - logits(-1e-4)) / 2e-4
+        torch.testing.assert_close((gradients[block] * nudge).sum((1, 2, 3)), slope, rtol=1e-5, atol=1e-8)
+    assert all(weight.grad is None for weight in model.parameters()) and not maps.requires_grad
+
+
+def test_gradients_need_no_weight_that_may_change():
+    model = vit()
+    expected = attention_gradients(model, images(), torch.tensor([0, 1]))[1]
+    with torch.no_grad():
+        found = attention_gradients(model.requires_grad_(False), images(), torch.tensor([0, 1]))[1]
+    torch.testing.assert_close(found, expected)
+    assert expected.abs().max() > 0
+
+
+def test_relevance_by_hand():
+    """Two tokens, two heads, two blocks: heads whose gradient is against the class do not count."""
+    maps = torch.full((2, 1, 2, 2, 2), 0.5)
+    gradients = torch.zeros(2, 1, 2, 2, 2)
+    gradients[0, 0, 0] = torch.tensor([[0.0, 2.0], [0.0, 4.0]])  # first block, first head
+    gradients[0, 0, 1] = -10.0
+    gradients[1, 0, 1] = torch.tensor([[0.0, 4.0], [-1.0, 0.0]])
+    # first: mean over heads of max(gradient * A, 0) = [[0, .5], [0, 1]], R = I + that = [[1, .5], [0, 2]]
+    # second: [[0, 1], [0, 0]], R = [[1, .5], [0, 2]] + [[0, 1], [0, 0]] @ R = [[1, 2.5], [0, 2]]
+    torch.testing.assert_close(relevance(maps, gradients), torch.tensor([[1.0, 2.5]]))
+    torch.testing.assert_close(relevance(maps, gradients, slice(0, 2)), torch.tensor([[0.5, 2.25]]))
+
+
+def test_patch_maps_are_those_of_each_image_whatever_the_batch():
+    model, x, labels = vit(), images(5), torch.tensor([0, 1, 2, 3, 4])
+    found = patch_maps(model, x, labels, batch=2)
+    assert tuple(found) == READINGS
+    maps, gradients = attention_gradients(model, x, labels)
+    for name, rows in (("rollout", attention_rollout(maps)), ("relevance", relevance(maps, gradients))):
+        torch.testing.assert_close(found[name], rows[:, 1:].reshape(5, 4, 4), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["last block"], maps[-1].mean(1)[:, 0, 1:].reshape(5, 4, 4))
+    other = patch_maps(model, x, labels.flip(0))
+    torch.testing.assert_close(other["rollout"], found["rollout"])
+    assert not torch.allclose(other["relevance"][0], found["relevance"][0]), "relevance is that of a class"
+    pooled = vit("vit_base_patch16_gap_224")
+    assert patch_maps(pooled, x[:1], labels[:1])["relevance"].shape == (1, 4, 4)
 
 
 def test_a_model_without_attention_is_refused():

@@ -31,8 +31,8 @@ def groups() -> pd.DataFrame:
         {
             "attribute": ["sex", "sex", "sex", "age_band"],
             "group": ["female", "male", "missing", "70+"],
-            "n_images": [800, 1900, 12, 500],
-            "accuracy": [0.7, 0.8, 0.5, 0.6],
+            "n": [800, 1900, 12, 500],
+            "value": [0.7, 0.8, 0.5, 0.6],
             "low": [0.65, 0.75, 0.2, 0.5],
             "high": [0.75, 0.85, 0.8, 0.7],
             "enough": [True, True, False, True],
@@ -249,7 +249,7 @@ def test_confusion_panels_have_per_cent_of_the_row_and_hide_what_is_left_over() 
 
 
 def test_group_bars_grey_out_small_groups(groups: pd.DataFrame) -> None:
-    figure = figures.group_bars(groups, reference=(0.72, "all images"))
+    figure = figures.group_bars(groups, "recall", reference=(0.72, "all images"))
     sex, age = figure.axes
     assert [bar.get_width() for bar in sex.patches] == [0.7, 0.8, 0.5]
     assert [same_color(bar.get_facecolor(), figures.FAINT) for bar in sex.patches] == [False, False, True]
@@ -298,7 +298,7 @@ ZEROS = torch.zeros(2, 3, 8, 8)
         (lambda: figures.precision_recall_curves({"real": ([1.0], [0.0, 1.0])}, 0.1), "real"),
         (lambda: figures.confusion_matrix(np.eye(3)), "counts"),
         (lambda: figures.confusion_panels({}, {}), "matrices"),
-        (lambda: figures.group_bars(pd.DataFrame({"attribute": ["sex"]})), "accuracy"),
+        (lambda: figures.group_bars(pd.DataFrame({"attribute": ["sex"]})), "value"),
         (lambda: figures.histogram_pair([], [1.0], ("a", "b")), "at least one value"),
     ],
 )

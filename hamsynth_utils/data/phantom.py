@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from hamsynth_utils.data.lesions import CLASSES, COLUMNS, LesionSet, labels_of
-from hamsynth_utils.data.phantom_paint import photograph
+from hamsynth_utils.data.phantom_paint import lesion_mask, photograph
 from hamsynth_utils.errors import InputError
 
 IMAGE_SHARES = dict(zip(CLASSES, np.array([327, 514, 1099, 115, 1113, 6705, 142]) / 10015, strict=True))
@@ -78,6 +78,18 @@ def make_phantom(images: int, image_size: int = 64, seed: int = 0) -> LesionSet:
             )
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"age": "float64", "synthetic": "bool"})
     return LesionSet(torch.from_numpy(pictures), torch.from_numpy(labels_of(table["dx"]).copy()), table)
+
+
+def phantom_masks(table: pd.DataFrame, image_size: int = 64, seed: int = 0) -> np.ndarray:
+    """Where each photo shows its lesion, bool [N, H, W]; table: rows of a phantom of that size and seed."""
+    numbers = table["image_id"].str.removeprefix("PHANTOM_").astype(int).to_numpy()
+    plan = _plan(int(numbers.max()), seed)
+    photos = [(lesion, photo) for lesion, (_, number) in enumerate(plan) for photo in range(number)]
+    masks = [
+        lesion_mask(dx, image_size, seed, *photos[number - 1])
+        for dx, number in zip(table["dx"], numbers, strict=True)
+    ]
+    return np.stack(masks)
 
 
 def _plan(images: int, seed: int) -> list[tuple[str, int]]:

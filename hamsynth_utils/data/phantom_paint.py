@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -262,16 +263,46 @@ PAINT: dict[str, Callable[[Painter], None]] = {
 }  # fmt: skip
 
 
-def photograph(dx: str, light_colour: Colour, size: int, seed: int, lesion: int, photo: int) -> Array:
-    """Photo number `photo` of lesion number `lesion`, uint8 [3, size, size]."""
+class Tracer(Painter):
+    """Paints nothing, but notes how much of the skin the brushes cover: `covered` [size, size] in 0 to 1."""
+
+    def __init__(self, view: View, rng: np.random.Generator) -> None:
+        super().__init__(view, rng)
+        self.covered = np.zeros((view.size, view.size), dtype=np.float32)
+
+    def blend(self, colour: Array | Colour, mask: Array) -> None:
+        self.covered = 1 - (1 - self.covered) * (1 - mask)
+
+
+P = TypeVar("P", bound=Painter)
+
+
+def lesion_mask(dx: str, size: int, seed: int, lesion: int, photo: int) -> Array:
+    """Where the lesion of that photo covers half of the skin's colour or more, bool [size, size]."""
+    p, _, _ = _skin(Tracer, (1.0, 1.0, 1.0), size, seed, lesion, photo)
+    PAINT[dx](p)
+    return p.covered >= 0.5
+
+
+def _skin(
+    painter: type[P], light_colour: Colour, size: int, seed: int, lesion: int, photo: int
+) -> tuple[P, Array, np.random.Generator]:
+    """A painter before bare skin, the light's tint [3], and where the photo's own chance comes from."""
     rng = np.random.default_rng([seed, lesion, photo + 1])
     view = View(size, rng.uniform(0, 2 * np.pi), rng.uniform(0.82, 1.22), rng.normal(0, 0.08, 2))
-    p = Painter(view, np.random.default_rng([seed, lesion]))
+    p = painter(view, np.random.default_rng([seed, lesion]))
     p.canvas += p.mix((0.93, 0.76, 0.69), (0.80, 0.61, 0.50)).astype(np.float32)[:, None, None]
     p.canvas += 0.022 * p.field(0.6) + 0.012 * p.field(7.0)
     # one visit, one lamp: photos of a lesion differ less in their light than those of two lesions
     tint = 255 * np.array(light_colour) * p.rng.normal(1, 0.022, 3) * p.uniform(0.9, 1.05)
     p.ambiguity = p.rng.beta(2.2, 1.8)
+    return p, tint, rng
+
+
+def photograph(dx: str, light_colour: Colour, size: int, seed: int, lesion: int, photo: int) -> Array:
+    """Photo number `photo` of lesion number `lesion`, uint8 [3, size, size]."""
+    p, tint, rng = _skin(Painter, light_colour, size, seed, lesion, photo)
+    view = p.view
     PAINT[dx](p)
     _cover(p, rng)
     x, y = view.grid - np.float32(rng.normal(0, 0.12)), view.grid - np.float32(rng.normal(0, 0.12))

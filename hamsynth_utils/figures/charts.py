@@ -237,13 +237,16 @@ def confusion_matrix(counts: Array, classes: Sequence[str] = CLASSES) -> Figure:
 
 
 @styled
-def group_bars(groups: pd.DataFrame, reference: tuple[float, str] | None = None) -> Figure:
-    """Accuracy of each group with its interval and n, a panel an attribute; too small groups are grey.
+def group_bars(
+    groups: pd.DataFrame, measure: str = "accuracy", reference: tuple[float, str] | None = None
+) -> Figure:
+    """A measure of each group with its interval and n, a panel an attribute; too small groups are grey.
 
-    groups: the columns attribute, group, n_images, accuracy, low, high, enough (bool) of
-    `metrics.fairness.group_scores`. reference: (value, label) of a vertical line, such as all images'.
+    groups: the columns attribute, group, n, value, low, high, enough (bool) of
+    `metrics.fairness.group_scores`, the rows of one measure, whose name is written under the axis.
+    reference: (value, label) of a vertical line, such as all images'.
     """
-    needed = ("attribute", "group", "n_images", "accuracy", "low", "high", "enough")
+    needed = ("attribute", "group", "n", "value", "low", "high", "enough")
     absent = [name for name in needed if name not in groups]
     if absent or groups.empty:
         raise InputError(f"the group table is empty or lacks {absent}; it must have {', '.join(needed)}")
@@ -254,11 +257,11 @@ def group_bars(groups: pd.DataFrame, reference: tuple[float, str] | None = None)
         place = np.arange(len(part))
         ok = part["enough"].to_numpy(dtype=bool)
         ink = np.where(ok, INK, GREY).tolist()
-        axes.barh(place, part["accuracy"], 0.7, color=np.where(ok, PALETTE[0], FAINT))
+        axes.barh(place, part["value"], 0.7, color=np.where(ok, PALETTE[0], FAINT))
         axes.hlines(place, part["low"], part["high"], color=np.where(ok, "white", FAINT), linewidth=5)
         axes.hlines(place, part["low"], part["high"], color=ink, linewidth=2)
         axes.set_yticks(place, part["group"].astype(str))
-        for y, (label, n) in enumerate(zip(axes.get_yticklabels(), part["n_images"], strict=True)):
+        for y, (label, n) in enumerate(zip(axes.get_yticklabels(), part["n"], strict=True)):
             label.set_color(ink[y])
             axes.text(1.02, y, f"n = {n:,}", va="center", fontsize=11, color=ink[y])
         axes.set(xlim=(0, 1), title=name.replace("_", " "))
@@ -267,7 +270,7 @@ def group_bars(groups: pd.DataFrame, reference: tuple[float, str] | None = None)
         axes.tick_params(axis="x", labelbottom=axes is panels[-1])
         if reference is not None:
             axes.axvline(reference[0], color=INK, **DASHED)
-    panels[-1].set_xlabel("accuracy" + (f" (dashed: {reference[1]})" if reference else ""))
+    panels[-1].set_xlabel(measure + (f" (dashed: {reference[1]})" if reference else ""))
     return figure
 
 

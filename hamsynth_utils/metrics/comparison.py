@@ -6,9 +6,10 @@ drawn again in every bootstrap sample: lesions with all their photos, seeds with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from hamsynth_utils.metrics.calibration import brier_score, expected_calibration
 from hamsynth_utils.metrics.classification import METRICS, PROBABILITIES, check_predictions, scores_of_counts
 from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
 
+Name = TypeVar("Name")
 Statistic = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
 """A predictions table of N images and weights [B, N] to one value a weighting, [B]."""
 
@@ -85,6 +87,17 @@ def estimate(
 
     Raises InputError for no predictions, for seeds that predict other images, or a missing lesion id.
     """
+    return estimates({"": statistic}, by_seed, lesion_ids, draws, seed)[""]
+
+
+def estimates(
+    named: Mapping[Name, Statistic],
+    by_seed: dict[int, pd.DataFrame],
+    lesion_ids: Sequence | np.ndarray | pd.Series,
+    draws: int,
+    seed: int,
+) -> dict[Name, Estimate]:
+    """The `estimate` of each of several statistics, by name, on one set of draws, which is made once."""
     if not by_seed:
         raise InputError("an estimate needs the predictions of at least one seed")
     (first, reference), *others = by_seed.items()
@@ -94,16 +107,21 @@ def estimate(
             raise InputError(f"seeds {first} and {other} do not predict the same images in the same order")
     codes, lesions = lesion_codes(lesion_ids, len(reference))
     generator = np.random.default_rng(seed)
-    weights = lesion_draws(lesions, draws, generator)[:, codes]
+    # As floats, since numpy would turn integers into floats again for each product.
+    weights = lesion_draws(lesions, draws, generator)[:, codes].astype(float)
+    of_seeds = _seed_draws(draws, len(by_seed), generator)
+    drawn = (tuple(reference["image_id"]), tuple(reference["dx"]), tuple(codes), tuple(by_seed), draws, seed)
     whole = np.ones((1, len(reference)))
-    values = [float(statistic(predictions, whole)[0]) for predictions in by_seed.values()]
-    each = np.stack([statistic(predictions, weights) for predictions in by_seed.values()], axis=1)
-    samples = _over_seeds(each, generator)
-    return Estimate(
-        float(np.mean(values)), *percentile_interval(samples), len(reference), lesions, len(by_seed), samples,
-        each,
-        (tuple(reference["image_id"]), tuple(reference["dx"]), tuple(codes), tuple(by_seed), draws, seed),
-    )  # fmt: skip
+    result = {}
+    for name, statistic in named.items():
+        values = [float(statistic(predictions, whole)[0]) for predictions in by_seed.values()]
+        each = np.stack([statistic(predictions, weights) for predictions in by_seed.values()], axis=1)
+        samples = (of_seeds * each).sum(1)
+        result[name] = Estimate(
+            float(np.mean(values)), *percentile_interval(samples), len(reference), lesions, len(by_seed),
+            samples, each, drawn,
+        )  # fmt: skip
+    return result
 
 
 def difference(arm: Estimate, reference: Estimate) -> dict[str, float]:
@@ -141,7 +159,9 @@ def change(elsewhere: Estimate, here: Estimate) -> dict[str, float]:
         raise InputError(
             "a change needs two estimates of the same seeds, with as many draws from another state"
         )
-    samples = _over_seeds(elsewhere.of_seeds - here.of_seeds, np.random.default_rng([state, other_state]))
+    between = elsewhere.of_seeds - here.of_seeds
+    of_seeds = _seed_draws(draws, len(trainings), np.random.default_rng([state, other_state]))
+    samples = (of_seeds * between).sum(1)
     low, high = percentile_interval(samples)
     return {"value": elsewhere.value - here.value, "low": low, "high": high}
 
@@ -184,11 +204,10 @@ def mcnemar_test(
     }  # fmt: skip
 
 
-def _over_seeds(each: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Means [draws] of values [draws, K] over seeds drawn anew in each draw: one less than there are."""
-    draws, seeds = each.shape
+def _seed_draws(draws: int, seeds: int, generator: np.random.Generator) -> np.ndarray:
+    """Weight [draws, seeds] of each seed in each draw, one seed less than there are; every row sums to 1."""
     times = max(1, seeds - 1)
-    return (generator.multinomial(times, np.full(seeds, 1 / seeds), size=draws) * each).sum(1) / times
+    return generator.multinomial(times, np.full(seeds, 1 / seeds), size=draws) / times
 
 
 def _confusion(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:

@@ -1,33 +1,64 @@
-"""Does the classifier serve every group alike? Scores by sex, age band, site and source."""
+"""Does the classifier serve every group alike? Scores by class, sex, age band, site and source.
+
+Predictions are tables as in `metrics.classification`, one a seed of training, of the same images in the same
+order. Intervals are those of `metrics.comparison.estimate`: over lesions and seeds.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.classification import (
-    bootstrap_counts,
-    check_predictions,
-    confusion,
-    rows_of,
-    scores_of_counts,
-)
-from hamsynth_utils.metrics.intervals import percentile_interval
+from hamsynth_utils.metrics.calibration import brier_score, expected_calibration_error
+from hamsynth_utils.metrics.classification import PROBABILITIES, rows_of
+from hamsynth_utils.metrics.comparison import Statistic, estimates, statistics
 
 ATTRIBUTES = ("sex", "age_band", "localization", "dataset")
 AGE_BANDS = {"under 30": 30, "30 to 44": 45, "45 to 59": 60, "60 to 74": 75, "75 and over": 130}
 """Each band and the age in years at which it ends (that age itself belongs to the next)."""
+MISSING, NOT_AVAILABLE, EVERYBODY = "missing", "not available", "all images"
+LEAST = 30
+"""Groups of fewer images are shown, but no gap is measured with them."""
 
-MISSING = "missing"
-NOT_AVAILABLE = "not available"
-MEASURES = {
-    "accuracy": ("accuracy", "low", "high"),
-    "balanced_accuracy": ("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"),
-    "melanoma_recall": ("melanoma_recall", "melanoma_recall_low", "melanoma_recall_high"),
-}
-"""Each measure's columns: its value and its 95 % interval."""
+Predictions = dict[int, pd.DataFrame]
+Members = dict[str, np.ndarray]
+
+
+def recall(predictions: pd.DataFrame, weights: np.ndarray, dx: str) -> np.ndarray:
+    """Share of the images of `dx` that are called so: [B] for weights [B, N]; NaN without one."""
+    truth = (predictions["dx"] == dx).to_numpy()
+    return _share(_called(predictions, dx), truth, weights)
+
+
+def false_positive_rate(predictions: pd.DataFrame, weights: np.ndarray, dx: str) -> np.ndarray:
+    """Share of the other images that are called `dx`: [B] for weights [B, N]; NaN without one."""
+    truth = (predictions["dx"] == dx).to_numpy()
+    return _share(_called(predictions, dx), ~truth, weights)
+
+
+def balanced_accuracy_of(predictions: pd.DataFrame, weights: np.ndarray, dx: str) -> np.ndarray:
+    """Mean of the recall of `dx` and of all others as one class: [B] for weights [B, N]."""
+    return (recall(predictions, weights, dx) + 1 - false_positive_rate(predictions, weights, dx)) / 2
+
+
+def calibration_error_of(predictions: pd.DataFrame, weights: np.ndarray, dx: str) -> np.ndarray:
+    """Expected calibration error over the images that are called `dx` (Gupta & Ramdas 2022): [B]."""
+    return expected_calibration_error(predictions, np.atleast_2d(weights) * _called(predictions, dx))
+
+
+_GENERAL = statistics()
+MEASURES: dict[str, Statistic] = {
+    "accuracy": _GENERAL["accuracy"], "balanced_accuracy": _GENERAL["balanced_accuracy"],
+    "recall": partial(recall, dx="mel"), "false_positive_rate": partial(false_positive_rate, dx="mel"),
+    "brier": brier_score, "calibration_error": expected_calibration_error,
+}  # fmt: skip
+"""What a group gets. Recall and false positives are those of melanoma (`MELANOMA`); balanced accuracy is the
+mean recall of the classes that the group has; a calibration error is biased upwards where images are few."""
+MELANOMA = {"recall": "mel", "false_positive_rate": "mel"}
 
 
 def age_band(age: pd.Series) -> pd.Series:
@@ -40,68 +71,104 @@ def age_band(age: pd.Series) -> pd.Series:
     return bands.astype("object").fillna(MISSING).rename("age_band")
 
 
-def group_scores(
-    predictions: pd.DataFrame, table: pd.DataFrame, attribute: str, draws: int, seed: int, minimum: int = 30
-) -> pd.DataFrame:
-    """One row for each group of `attribute` (one of `ATTRIBUTES`) among the predicted images.
+def groups_of(rows: pd.DataFrame, attribute: str) -> Members:
+    """Which of the table's rows are in each group of `attribute` (one of `ATTRIBUTES`): bool [N] by name.
 
-    Columns: attribute, group, n_images, n_lesions, n_melanomas (images); accuracy, low, high;
-    balanced_accuracy (over the classes that the group has) and melanoma_recall, each with <name>_low and
-    <name>_high; enough. Low and high are the 95 % interval over the group's lesions. `enough` is False for
-    a group of fewer than `minimum` images: it is shown, not trusted. Images without a value are the group
-    "missing", the last row. Recall is NaN without a melanoma, an interval is NaN for a single lesion.
-
-    An attribute of which no image has a value gives one row, group "not available", with NaN scores.
-    Groups differ in their diagnoses too: a gap says where to look, not why.
-    Raises InputError for an unknown attribute, unsound predictions, or images that the table lacks.
+    Rows without a value are the group "missing", the last one. Empty if no row has a value.
+    Raises InputError for an unknown attribute.
     """
     if attribute not in ATTRIBUTES:
         raise InputError(f"unknown attribute {attribute!r}; known are {', '.join(ATTRIBUTES)}")
-    check_predictions(predictions)
-    rows = rows_of(predictions, table)
-    groups = _groups(rows, attribute)
-    order = AGE_BANDS if attribute == "age_band" else sorted(set(groups))
-    named = [name for name in order if name != MISSING and name in set(groups)]
-    if not named:
-        empty = {column: np.nan for columns in MEASURES.values() for column in columns}
-        record = {"attribute": attribute, "group": NOT_AVAILABLE, **_sizes(predictions, rows), **empty}
-        return pd.DataFrame([{**record, "enough": False}])
-    result = []
-    for name in [*named, *({MISSING} & set(groups))]:
-        inside = (groups == name).to_numpy()
-        part, lesions = predictions[inside], rows["lesion_id"][inside]
-        values = _measures(confusion(part))
-        samples, number = bootstrap_counts(part, lesions, draws, seed)
-        drawn = _measures(samples)
-        record = {"attribute": attribute, "group": name, **_sizes(part, rows[inside])}
-        for measure, columns in MEASURES.items():
-            interval = percentile_interval(drawn[measure]) if number > 1 else (np.nan, np.nan)
-            record |= zip(columns, (float(values[measure]), *interval), strict=True)
-        result.append({**record, "enough": bool(inside.sum() >= minimum)})
-    return pd.DataFrame(result)
-
-
-def _groups(rows: pd.DataFrame, attribute: str) -> pd.Series:
     column = "age" if attribute == "age_band" else attribute
     values = rows[column] if column in rows else pd.Series(np.nan, index=rows.index)
     if attribute == "age_band":
-        return age_band(values)
-    # The archives write some unknown sexes and sites as this word.
-    return values.astype("object").replace("unknown", np.nan).fillna(MISSING)
+        values = age_band(values)
+    else:  # the archives write some unknown sexes and sites as this word
+        values = values.astype("object").where(values.notna() & (values != "unknown"), MISSING)
+    there = set(values)
+    order = AGE_BANDS if attribute == "age_band" else sorted(there - {MISSING})
+    named = [name for name in order if name in there]
+    return {name: (values == name).to_numpy() for name in [*named, *({MISSING} & there)]} if named else {}
 
 
-def _sizes(predictions: pd.DataFrame, rows: pd.DataFrame) -> dict[str, int]:
-    return {
-        "n_images": len(predictions),
-        "n_lesions": rows["lesion_id"].nunique(),
-        "n_melanomas": int((predictions["dx"] == "mel").sum()),
-    }
+def group_scores(
+    by_seed: Predictions, table: pd.DataFrame, draws: int, seed: int, least: int = LEAST
+) -> pd.DataFrame:
+    """One row for each group and measure: attribute, group, dx, measure, value, low, high, n, lesions, seeds,
+    enough.
+
+    table: that of the `LesionSet`. The first group is "all images", with recall, false-positive rate,
+    balanced accuracy and calibration error of each class as `dx`. Groups have the `MEASURES`, and recall and
+    false-positive rate of each class; dx is "" where a row is about no class. n: the images that the measure
+    is over (by the first seed, where predictions decide it); `enough` is False for fewer than `least`. NaN: a
+    value without an image, an interval of one lesion. An attribute of which no image has a value gives one
+    row, group "not available".
+
+    Raises InputError for unsound predictions, or images that the table lacks.
+    """
+    first = next(iter(by_seed.values()))
+    rows = rows_of(first, table)
+    keys, named, records = [], {}, []
+    for attribute in (EVERYBODY, *ATTRIBUTES):
+        members = {EVERYBODY: np.ones(len(rows), dtype=bool)}
+        if attribute != EVERYBODY:
+            members = groups_of(rows, attribute)
+        if not members:
+            empty = dict.fromkeys(("value", "low", "high"), np.nan)
+            sizes = {"n": 0, "lesions": 0, "seeds": len(by_seed), "enough": False}
+            keys.append((attribute, NOT_AVAILABLE, "", ""))
+            records.append({**empty, **sizes})
+        for group, inside in members.items():
+            for (measure, dx), statistic in _statistics(attribute == EVERYBODY).items():
+                keys.append((attribute, group, dx, measure))
+                named[keys[-1]] = within(statistic, inside)
+                over = inside & counted(first, measure, dx)
+                records.append({"n": int(over.sum()), "lesions": rows["lesion_id"][over].nunique()})
+    found = estimates(named, by_seed, rows["lesion_id"], draws, seed)
+    for key, record in zip(keys, records, strict=True):
+        if key in found:
+            value, several = found[key], record["lesions"] > 1
+            record |= {"value": value.value, "seeds": value.seeds, "enough": record["n"] >= least}
+            record |= {"low": value.low if several else np.nan, "high": value.high if several else np.nan}
+    about = pd.DataFrame(keys, columns=["attribute", "group", "dx", "measure"])
+    columns = ["value", "low", "high", "n", "lesions", "seeds", "enough"]
+    return pd.concat([about, pd.DataFrame(records, columns=columns)], axis=1)
 
 
-def _measures(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """The `MEASURES` of confusion matrices [..., 7, 7]."""
-    general = scores_of_counts(counts)
-    melanoma = CLASSES.index("mel")
-    true = counts[..., melanoma, :].sum(-1)
-    recall = np.where(true > 0, counts[..., melanoma, melanoma] / np.maximum(true, 1), np.nan)
-    return {**general, "melanoma_recall": recall}
+def _statistics(of_all: bool) -> dict[tuple[str, str], Statistic]:
+    """What `group_scores` measures, by measure and class."""
+    named = {(name, ""): MEASURES[name] for name in MEASURES if name not in MELANOMA}
+    by_class = {"recall": recall, "false_positive_rate": false_positive_rate}
+    if of_all:
+        by_class |= {"balanced_accuracy": balanced_accuracy_of, "calibration_error": calibration_error_of}
+    return named | {(name, dx): partial(f, dx=dx) for name, f in by_class.items() for dx in CLASSES}
+
+
+def counted(predictions: pd.DataFrame, measure: str, dx: str) -> np.ndarray:
+    """Which images a measure of the class `dx`, or of all where dx is "", is over: bool [N]."""
+    truth = (predictions["dx"] == dx).to_numpy()
+    if measure == "recall":
+        return truth
+    if measure == "false_positive_rate":
+        return ~truth
+    return _called(predictions, dx) if measure == "calibration_error" and dx else np.ones(len(truth), bool)
+
+
+def within(statistic: Statistic, inside: np.ndarray) -> Statistic:
+    """The statistic of the images `inside`, bool [N], alone."""
+
+    def of_group(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # a draw may hold none of the group's lesions
+            return statistic(predictions[inside], np.atleast_2d(weights)[:, inside])
+
+    return of_group
+
+
+def _called(predictions: pd.DataFrame, dx: str) -> np.ndarray:
+    return predictions[list(PROBABILITIES)].to_numpy().argmax(1) == CLASSES.index(dx)
+
+
+def _share(hit: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    weights = np.atleast_2d(weights)
+    with np.errstate(invalid="ignore"):
+        return weights @ (hit & among) / (weights @ among.astype(float))

@@ -41,6 +41,24 @@ def lesion_draws(lesions: int, draws: int, generator: np.random.Generator) -> np
     return generator.multinomial(lesions, np.full(lesions, 1 / lesions), size=draws)
 
 
+def lesion_mean(
+    values: np.ndarray, lesion_ids: Sequence | np.ndarray | pd.Series, draws: int, seed: int
+) -> dict[str, float]:
+    """The mean over images of `values` [N]: value, low and high (95 %, over lesions), n, lesions.
+
+    Raises InputError for a missing lesion id, or a value that is not finite.
+    """
+    values = np.asarray(values, dtype=float)
+    codes, lesions = lesion_codes(lesion_ids, len(values))
+    if not np.isfinite(values).all():
+        raise InputError(f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite")
+    # The sum and the number of photos of a lesion are all that a draw needs of it.
+    sums, photos = np.bincount(codes, values), np.bincount(codes)
+    drawn = lesion_draws(lesions, draws, np.random.default_rng(seed))
+    low, high = percentile_interval(drawn @ sums / (drawn @ photos))
+    return {"value": float(values.mean()), "low": low, "high": high, "n": len(values), "lesions": lesions}
+
+
 def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
     """The 2.5th and 97.5th percentile of bootstrap values [draws], leaving out undefined (NaN) ones.
 

@@ -1,79 +1,179 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from fairlearn.metrics import MetricFrame
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.classification import PROBABILITIES
-from hamsynth_utils.metrics.fairness import age_band, group_scores
+from hamsynth_utils.metrics.classification import PROBABILITIES, rows_of
+from hamsynth_utils.metrics.fairness import EVERYBODY, age_band, group_scores, groups_of
+from hamsynth_utils.metrics.gaps import chance_gaps, gap_changes, gap_table, largest_gaps
 
 
-def make(n: int = 400, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predictions that are right in 90 % of men, else in 60 %; 20 sexes unknown, five images of the ear."""
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, 7, n)
-    sex = generator.choice(["female", "male"], n).astype(object)
-    sex[:20] = np.nan
-    right = generator.random(n) < np.where(sex == "male", 0.9, 0.6)
+def make(
+    n: int = 400, seed: int = 0, women: float = 0.6, men: float = 0.9
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predictions that are right as often as said; 40 sexes unknown, five images of the ear, no source."""
+    generator = np.random.default_rng([seed, 7])
+    truth = np.random.default_rng(0)
+    labels = np.repeat(truth.integers(0, 7, n // 2), 2)
+    sex = np.repeat(truth.choice(["female", "male"], n // 2), 2).astype(object)
+    sex[:40] = np.nan
+    right = generator.random(n) < np.where(sex == "male", men, women)
     predicted = np.where(right, labels, (labels + 1) % 7)
-    predictions = pd.DataFrame(np.eye(7)[predicted], columns=list(PROBABILITIES))
+    predictions = pd.DataFrame(0.04 + 0.72 * np.eye(7)[predicted], columns=list(PROBABILITIES))
     predictions.insert(0, "dx", np.array(CLASSES)[labels])
     predictions.insert(0, "image_id", [f"i{i}" for i in range(n)])
     table = predictions[["image_id", "dx"]].assign(
         lesion_id=[f"l{i // 2}" for i in range(n)],
         sex=sex,
-        age=generator.integers(0, 18, n) * 5.0,
+        age=truth.integers(0, 18, n) * 5.0,
         localization=np.where(np.arange(n) % 80 == 7, "ear", "back"),
         dataset=np.nan,
     )
     return predictions, table.sample(frac=1, random_state=1)
 
 
-def test_scores_equal_scikit_learn_on_each_group():
+def guesses(predictions: pd.DataFrame) -> np.ndarray:
+    return np.array(CLASSES)[predictions[list(PROBABILITIES)].to_numpy().argmax(1)]
+
+
+def rates(truth, guess):
+    """Recall and false-positive rate of melanoma by scikit-learn."""
+    true, called = np.asarray(truth) == "mel", np.asarray(guess) == "mel"
+    return recall_score(true, called), 1 - recall_score(~true, ~called)
+
+
+def test_every_score_is_fairlearns():
+    by_seed = {seed: make(seed=seed)[0] for seed in (0, 1)}
+    table = make()[1]
+    result = group_scores(by_seed, table, draws=200, seed=0)
+    sex = rows_of(by_seed[0], table)["sex"].fillna("missing")
+    metrics = {
+        "accuracy": accuracy_score, "balanced_accuracy": balanced_accuracy_score,
+        "recall": lambda t, g: rates(t, g)[0], "false_positive_rate": lambda t, g: rates(t, g)[1],
+    }  # fmt: skip
+    frames = [MetricFrame(metrics=metrics, y_true=p["dx"], y_pred=guesses(p), sensitive_features=sex)
+              for p in by_seed.values()]  # fmt: skip
+    expected = sum(frame.by_group for frame in frames) / 2
+    ours = result[(result["attribute"] == "sex") & result["dx"].isin(["", "mel"])]
+    assert list(dict.fromkeys(ours["group"])) == ["female", "male", "missing"]
+    for group, row in expected.iterrows():
+        mine = ours[ours["group"] == group].set_index("measure")
+        assert mine.loc[list(metrics), "value"].to_dict() == pytest.approx(row.to_dict())
+        assert (mine["low"] <= mine["value"]).all() and (mine["value"] <= mine["high"]).all()
+        true = (by_seed[0]["dx"] == "mel").to_numpy() & (sex == group).to_numpy()
+        assert mine.loc["recall", "n"] == true.sum()
+        assert mine.loc["false_positive_rate", "n"] == (sex == group).sum() - true.sum()
+        assert mine.loc["accuracy", "lesions"] == (sex == group).sum() / 2
+    gaps = {gap.measure: gap for gap in largest_gaps(by_seed, table, 200, 0) if gap.attribute == "sex"}
+    between = np.mean([frame.difference()["accuracy"] for frame in frames])
+    assert gaps["accuracy"].estimate.value == pytest.approx(between)
+
+
+def test_classes_have_their_own_rows():
     predictions, table = make()
-    result = group_scores(predictions, table, "sex", draws=300, seed=0).set_index("group")
-    assert list(result.index) == ["female", "male", "missing"]
-    joined = predictions.merge(table[["image_id", "lesion_id", "sex"]], on="image_id")
-    for name, row in result.iterrows():
-        part = joined[joined["sex"].isna() if name == "missing" else joined["sex"] == name]
-        guess = np.array(CLASSES)[part[list(PROBABILITIES)].to_numpy().argmax(1)]
-        assert row["accuracy"] == pytest.approx(accuracy_score(part["dx"], guess))
-        assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(part["dx"], guess))
-        melanoma = (part["dx"] == "mel").to_numpy()
-        assert row["melanoma_recall"] == pytest.approx((guess[melanoma] == "mel").mean())
-        assert (row["n_images"], row["n_lesions"]) == (len(part), part["lesion_id"].nunique())
-        assert row["n_melanomas"] == melanoma.sum()
-        assert row["low"] <= row["accuracy"] <= row["high"]
-    assert result["n_images"].sum() == len(predictions)
+    result = group_scores({0: predictions}, table, 100, 0)
+    result = result[(result["attribute"] == EVERYBODY) & (result["dx"] == "df")].set_index("measure")
+    true, called = predictions["dx"] == "df", guesses(predictions) == "df"
+    assert result.loc["recall", "value"] == pytest.approx(recall_score(true, called))
+    assert result.loc["balanced_accuracy", "value"] == pytest.approx(balanced_accuracy_score(true, called))
+    # All called images have confidence 0.76, so the error is the distance of their precision to it.
+    assert result.loc["calibration_error", "value"] == pytest.approx(abs(true[called].mean() - 0.76))
+    assert result.loc["calibration_error", "n"] == called.sum()
 
 
-def test_a_planted_gap_is_outside_the_intervals():
-    result = group_scores(*make(), "sex", draws=300, seed=0).set_index("group")
-    assert result.loc["female", "high"] < result.loc["male", "low"]
+def test_a_planted_gap_is_found_and_beyond_chance_and_an_absent_one_is_not():
+    for women, found in ((0.5, True), (0.9, False)):
+        predictions, table = make(women=women)
+        (gap,) = [g for g in largest_gaps({0: predictions}, table, 300, 0)
+                  if (g.attribute, g.measure) == ("sex", "accuracy")]  # fmt: skip
+        chance = chance_gaps({0: predictions}, table, 300, 0)["sex", "accuracy"]
+        assert (gap.estimate.value > np.quantile(chance, 0.95)) == found
+        assert chance.min() >= 0 and np.median(chance) > 0.01, "by chance alone a gap is above zero"
+        if found:
+            assert gap.highest == "male" and gap.estimate.low > 0.2
+            assert set(gap.groups) == {"female", "male", "missing"} and (gap.n, gap.lesions) == (400, 200)
 
 
-def test_small_groups_are_flagged_and_kept():
-    result = group_scores(*make(), "localization", draws=100, seed=0).set_index("group")
-    assert result.loc["ear", "n_images"] == 5
-    assert not result.loc["ear", "enough"] and result.loc["back", "enough"]
-    assert group_scores(*make(), "localization", 100, 0, minimum=5)["enough"].all()
+def test_a_gap_that_the_diagnoses_explain_is_no_more_than_chance():
+    """One group has the easy class only. Shuffled over all lesions the gap would look like a finding."""
+    predictions, table = make(women=0.8, men=0.8)
+    right = predictions["dx"] == "nv"
+    predictions.loc[right, list(PROBABILITIES)] = np.eye(7)[CLASSES.index("nv")]
+    easy = table["dx"] == "nv"
+    group = np.where(easy, "back", np.where(table["lesion_id"].str[-1].isin(list("13579")), "back", "face"))
+    table = table.assign(localization=group)
+    (gap,) = [g for g in largest_gaps({0: predictions}, table, 100, 0)
+              if (g.attribute, g.measure) == ("localization", "accuracy")]  # fmt: skip
+    chance = chance_gaps({0: predictions}, table, 300, 0)["localization", "accuracy"]
+    assert gap.estimate.value > 0.03 and gap.estimate.value < np.quantile(chance, 0.95)
+    assert np.median(chance) > 0.03
+
+
+def test_dealing_keeps_lesions_whole_and_groups_in_size():
+    predictions, table = make()
+    rows = rows_of(predictions, table)
+    lesion = rows["lesion_id"].str[1:].astype(int)
+    even = predictions.assign(**{p: 0.0 for p in PROBABILITIES})
+    for row, number in enumerate(lesion):  # right in one lesion only: accuracy counts its photos
+        label = CLASSES.index(even["dx"][row])
+        even.loc[row, PROBABILITIES[label if number == 150 else (label + 1) % 7]] = 1.0
+    sizes = {name: inside.sum() for name, inside in groups_of(rows, "sex").items()}
+    gaps = chance_gaps({0: even}, table, 200, 0)["sex", "accuracy"]
+    assert set(np.round(gaps, 6)) <= {round(2 / size, 6) for size in sizes.values()}
+
+
+def test_change_of_a_gap_is_paired_and_corrected():
+    table = make()[1]
+    gaps = {
+        "real": largest_gaps({s: make(seed=s)[0] for s in (0, 1)}, table, 400, 0),
+        "vae": largest_gaps({s: make(seed=s, women=0.9)[0] for s in (0, 1)}, table, 400, 0),
+        "gan": largest_gaps({s: make(seed=s)[0] for s in (0, 1)}, table, 400, 0),
+    }
+    changes = gap_changes(gaps, ["accuracy"]).set_index(["arm", "attribute"])
+    assert set(changes.index) == {(arm, a) for arm in ("vae", "gan") for a in ("sex", "age_band")}
+    narrower = changes.loc["vae", "sex"]
+    assert narrower["high"] < 0 and narrower["holm"] == pytest.approx(min(1, 4 * narrower["p"]))
+    same = changes.loc["gan"]
+    assert (same[["value", "low", "high"]] == 0).all(axis=None) and (same["holm"] == 1).all()
+    assert gap_changes({"real": gaps["real"]}, ["accuracy"]).empty
+
+
+def test_small_groups_are_flagged_and_kept_out_of_gaps():
+    predictions, table = make()
+    result = group_scores({0: predictions}, table, 100, 0)
+    row = result[result["measure"] == "accuracy"].set_index("group")
+    assert row.loc["ear", "n"] == 5
+    assert not row.loc["ear", "enough"] and row.loc["back", "enough"]
+    rows = gap_table("real", largest_gaps({0: predictions}, table, 100, 0))
+    assert list(rows.columns) == [
+        "arm", "attribute", "measure", "value", "low", "high", "n", "lesions", "seeds"
+    ]  # fmt: skip
+    place = rows[rows["attribute"] == "localization"]
+    assert place[["value", "low", "high"]].isna().all(axis=None) and (place["seeds"] == 0).all()
+    wide = gap_table("real", largest_gaps({0: predictions}, table, 100, 0, least=5))
+    assert wide.set_index(["attribute", "measure"]).loc[("localization", "largest_gap_accuracy"), "value"] > 0
 
 
 def test_no_melanoma_and_a_single_lesion_have_no_number():
     predictions, table = make()
-    keep = predictions["dx"] != "mel"
-    without = group_scores(predictions[keep], table, "sex", 100, 0)
-    assert without["melanoma_recall"].isna().all() and without["melanoma_recall_low"].isna().all()
-    assert (without["n_melanomas"] == 0).all() and without["balanced_accuracy"].notna().all()
-    alone = group_scores(predictions[:2], table, "localization", 100, 0)
-    assert alone["n_lesions"].tolist() == [1]
-    assert alone["accuracy"].notna().all() and alone[["low", "high"]].isna().all(axis=None)
+    keep = (predictions["dx"] != "mel").to_numpy()
+    without = group_scores({0: predictions[keep].reset_index(drop=True)}, table, 100, 0)
+    melanoma = without[(without["measure"] == "recall") & (without["dx"] == "mel")]
+    assert melanoma[["value", "low", "high"]].isna().all(axis=None) and (melanoma["n"] == 0).all()
+    assert without.loc[without["measure"] == "balanced_accuracy", "value"].notna().any()
+    alone = group_scores({0: predictions[:2]}, table, 100, 0)
+    alone = alone[alone["measure"] == "accuracy"]
+    assert (alone["lesions"] <= 1).all() and alone[["low", "high"]].isna().all(axis=None)
 
 
 def test_age_bands_are_in_order_and_complete():
-    result = group_scores(*make(), "age_band", draws=100, seed=0)
-    assert list(result["group"]) == ["under 30", "30 to 44", "45 to 59", "60 to 74", "75 and over"]
+    predictions, table = make()
+    assert list(groups_of(rows_of(predictions, table), "age_band")) == [
+        "under 30", "30 to 44", "45 to 59", "60 to 74", "75 and over"
+    ]  # fmt: skip
     bands = age_band(pd.Series([0, 29, 30, 44.5, 45, 74, 75, 100, np.nan], index=range(5, 14)))
     assert list(bands) == [
         "under 30", "under 30", "30 to 44", "30 to 44", "45 to 59", "60 to 74",
@@ -86,22 +186,27 @@ def test_age_bands_are_in_order_and_complete():
 
 def test_an_attribute_without_data_says_so():
     predictions, table = make()
+    by_seed = {0: predictions}
     for frame in (table, table.drop(columns="dataset"), table.assign(dataset="unknown")):
-        result = group_scores(predictions, frame, "dataset", draws=100, seed=0)
+        result = group_scores(by_seed, frame, draws=100, seed=0)
+        result = result[result["attribute"] == "dataset"]
         assert result["group"].tolist() == ["not available"]
-        assert not result["enough"].any() and result[["accuracy", "low", "high"]].isna().all(axis=None)
-        assert result["n_images"].tolist() == [400]
-    ages = group_scores(predictions, table.assign(age=np.nan), "age_band", draws=100, seed=0)
-    assert ages["group"].tolist() == ["not available"]
-    full = group_scores(predictions, table, "sex", draws=100, seed=0)
-    assert list(full.columns) == list(result.columns)
+        assert not result["enough"].any() and result[["value", "low", "high"]].isna().all(axis=None)
+    nothing = table.assign(age=np.nan, sex=np.nan, localization=np.nan)
+    scores = group_scores(by_seed, nothing, 100, 0)
+    assert (scores["group"] == "not available").sum() == 4 and (scores["attribute"] == EVERYBODY).sum() > 4
+    gaps = largest_gaps(by_seed, nothing, 100, 0)
+    assert all(gap.estimate is None for gap in gaps) and chance_gaps(by_seed, nothing, 10, 0) == {}
+    assert gap_changes({"real": gaps, "vae": gaps}, ["accuracy"]).empty
 
 
 def test_bad_input_is_refused():
     predictions, table = make()
     with pytest.raises(InputError, match="unknown attribute 'income'"):
-        group_scores(predictions, table, "income", 100, 0)
+        groups_of(table, "income")
     with pytest.raises(InputError, match="table lacks"):
-        group_scores(predictions, table[table["image_id"] != "i3"], "sex", 100, 0)
+        group_scores({0: predictions}, table[table["image_id"] != "i3"], 100, 0)
     with pytest.raises(InputError, match="no lesion id"):
-        group_scores(predictions, table.assign(lesion_id=np.nan), "sex", 100, 0)
+        group_scores({0: predictions}, table.assign(lesion_id=np.nan), 100, 0)
+    with pytest.raises(InputError, match="same images"):
+        largest_gaps({0: predictions, 1: predictions[::-1].reset_index(drop=True)}, table, 100, 0)
