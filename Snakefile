@@ -204,21 +204,61 @@ rule evaluation:
         EXECUTE
 
 
-rule ethics:
+rule privacy:
     input:
         GENERATORS,
-        CLASSIFIERS,
-        notebook=NOTEBOOKS / "07_ethics.ipynb",
+        notebook=NOTEBOOKS / "07_privacy.ipynb",
     output:
-        "notebooks/07_ethics.ipynb",
+        "notebooks/07_privacy.ipynb",
     log:
-        "logs/07_ethics.log",
+        "logs/07_privacy.log",
     threads: PROFILE.threads
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
     params:
-        name="07_ethics",
+        name="07_privacy",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+rule fairness:
+    input:
+        CLASSIFIERS,
+        notebook=NOTEBOOKS / "07_fairness.ipynb",
+    output:
+        "notebooks/07_fairness.ipynb",
+    log:
+        "logs/07_fairness.log",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=240,
+    params:
+        name="07_fairness",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+rule release:
+    input:
+        "notebooks/06_evaluation.ipynb",
+        "notebooks/07_privacy.ipynb",
+        "notebooks/07_fairness.ipynb",
+        limits=ROOT / "book/release.yaml",
+        notebook=NOTEBOOKS / "07_release.ipynb",
+    output:
+        "notebooks/07_release.ipynb",
+    log:
+        "logs/07_release.log",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=240,
+    params:
+        name="07_release",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -227,7 +267,9 @@ rule ethics:
 rule claims:
     input:
         "notebooks/06_evaluation.ipynb",
-        "notebooks/07_ethics.ipynb",
+        "notebooks/07_privacy.ipynb",
+        "notebooks/07_fairness.ipynb",
+        "notebooks/07_release.ipynb",  # for the order of the chapters alone
         claims=ROOT / "book/claims.yaml",
         notebook=NOTEBOOKS / "08_claims.ipynb",
     output:

@@ -34,7 +34,7 @@ LIMITS = """\
 - Seven classes of one data set, mostly of light skin; nothing is known about other skin or other diagnoses.
 - At {size}x{size} pixels the fine structures that a dermatologist looks for are not there.
 - One training, one seed. No dermatologist has looked at these images.
-- Images may resemble training images; the chapter on ethics measures how much.
+- Images may resemble training images; the chapter on privacy measures how much.
 - FD-lite0 sees through EfficientNet-lite0, which took part in the training and is flattered by it.
 """
 

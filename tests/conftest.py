@@ -55,6 +55,10 @@ TINY = {
         "training": {"steps": 6, "batch_size": 16, "learning_rate": 1.0e-2},
     },
     "evaluation": {"extractors": ["efficientnet_lite0"], "repeats": 2, "bootstrap": 100},
+    "privacy": {
+        "attacked": 100, "noise_levels": 1, "patients": 10, "other_images": 0,
+        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
+    },
 }  # fmt: skip
 """Every setting as small as it goes: the road in seconds, to test that it holds, not where it leads."""
 

@@ -21,7 +21,7 @@ from hamsynth_utils.results import REFERENCE, gains
 
 ROOT = project_root()
 CHAPTERS = (
-    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_ethics", "08_claims",
+    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_privacy", "07_fairness", "07_release", "08_claims",
 )  # fmt: skip
 EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0", "real-0-image")
 DATA = "/secret place/skin pictures"

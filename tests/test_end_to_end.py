@@ -19,7 +19,7 @@ from hamsynth_utils.profile import GENERATORS, MAIN_ARMS
 from hamsynth_utils.synthesis import read_synthetic
 
 CHAPTERS = (
-    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_ethics", "08_claims",
+    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_privacy", "07_fairness", "07_release", "08_claims",
 )  # fmt: skip
 EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in MAIN_ARMS)]
 
