@@ -57,6 +57,7 @@ class Road:
         (self.checkout / "book").mkdir()
         self.claims = self.checkout / "book/claims.yaml"
         self.claims.write_text("as they were")
+        (self.checkout / "book/release.yaml").write_text("as they were")
         for name in CHAPTERS:
             self.write(name, "as it was")
         profile = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text())
