@@ -59,35 +59,40 @@ def rivals(shape: tuple[int, int, int], seed: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def hiding_curve(
-    vit: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, insertion: bool = False, batch: int = 64
-) -> np.ndarray:
-    """Probability of `labels` [N] when the highest patches are hidden, share by share: [N, len(SHARES)].
+def hiding_curves(
+    vit: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, batch: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of `labels` [N] while the highest patches are hidden, and while only they are shown.
 
-    images: what `vit` takes, [N, 3, H, W]. A hidden patch shows the image's mean colour. insertion: nothing
-    but the highest patches is shown instead. (Petsiuk, Das & Saenko 2018.) Such pictures are unlike any the
-    model was trained on, so that part of a fall is their strangeness (Hooker et al. 2019): compare curves.
+    Twice [N, len(SHARES)]: deletion and insertion (Petsiuk, Das & Saenko 2018). images: what `vit` takes,
+    [N, 3, H, W]; a hidden patch shows the image's mean colour. Such pictures are unlike any the model was
+    trained on, so that part of a fall is their strangeness (Hooker et al. 2019): compare curves, not levels.
     """
     n, rows, columns = heat.shape
     place = (-heat.flatten(1)).argsort(dim=1, stable=True).argsort(1)  # [N, P], 0 is the highest
     grey = images.mean((2, 3), keepdim=True)
-    curve = []
-    for share in SHARES:
-        count = round(share * rows * columns)
+
+    def sure(count: int, hide: bool) -> Tensor:
         high = (place < count).view(n, 1, rows, columns)
-        shown = F.interpolate((high if insertion else ~high).float(), images.shape[2:], mode="nearest").bool()
+        shown = F.interpolate((~high if hide else high).float(), images.shape[2:], mode="nearest").bool()
         parts = [
             vit(torch.where(some.to(images.device), image, colour)).softmax(1)
             for some, image, colour in zip(
                 shown.split(batch), images.split(batch), grey.split(batch), strict=True
             )
         ]
-        curve.append(torch.cat(parts).gather(1, labels[:, None])[:, 0])
-    return torch.stack(curve, dim=1).double().cpu().numpy()
+        return torch.cat(parts).gather(1, labels[:, None])[:, 0]
+
+    counts = [round(share * rows * columns) for share in SHARES]
+    everything, nothing = sure(0, hide=True), sure(0, hide=False)  # the ends of both curves
+    deletion = [everything, *(sure(count, hide=True) for count in counts[1:-1]), nothing]
+    insertion = [nothing, *(sure(count, hide=False) for count in counts[1:-1]), everything]
+    both = (torch.stack(curve, dim=1).double().cpu().numpy() for curve in (deletion, insertion))
+    return next(both), next(both)
 
 
 def area(curve: np.ndarray) -> np.ndarray:
-    """Area under each `hiding_curve` [N, len(SHARES)] over the share of patches, in [0, 1]: [N]."""
+    """Area under each of `hiding_curves` [N, len(SHARES)] over the share of patches, in [0, 1]: [N]."""
     return np.trapezoid(curve, SHARES, axis=1)
 
 

@@ -12,7 +12,7 @@ from hamsynth_utils.explanation_checks import (
     SHARES,
     area,
     centred_blobs,
-    hiding_curve,
+    hiding_curves,
     rank_correlation,
     rivals,
     share_inside,
@@ -77,19 +77,17 @@ def test_a_centred_blob_is_as_large_as_the_lesion_and_hits_what_is_centred():
 def test_hiding_what_counts_costs_all_at_once_and_showing_it_gives_all():
     model, x, labels = SeesOnePatch(), lit(), torch.ones(3, dtype=torch.long)
     sure, without = torch.sigmoid(torch.tensor(4.0)).item(), torch.sigmoid(torch.tensor(8 / 16 - 4)).item()
-    found = hiding_curve(model, x, heat_at(1, 2), labels, batch=2)
+    found, shown = hiding_curves(model, x, heat_at(1, 2), labels, batch=2)
     assert found.shape == (3, len(SHARES))
     np.testing.assert_allclose(found, [[sure, *[without] * (len(SHARES) - 1)]] * 3, rtol=1e-5)
-    shown = hiding_curve(model, x, heat_at(1, 2), labels, insertion=True)
     np.testing.assert_allclose(shown, [[without, *[sure] * (len(SHARES) - 1)]] * 3, rtol=1e-5)
     last = torch.full((3, 4, 4), 1.0)
     last[:, 1, 2] = 0.0
-    late = hiding_curve(model, x, last, labels)
+    late, _ = hiding_curves(model, x, last, labels)
     np.testing.assert_allclose(late[:, -1], without, rtol=1e-5)
     np.testing.assert_allclose(late[:, :-1], sure, rtol=1e-5)
-    random = hiding_curve(
-        model, lit(200), rivals((200, 4, 4), 0)["random"], torch.ones(200, dtype=torch.long)
-    )
+    order = rivals((200, 4, 4), 0)["random"]
+    random, _ = hiding_curves(model, lit(200), order, torch.ones(200, dtype=torch.long))
     assert area(found).max() < area(random).mean() < area(late).min()
     # Of 16 patches, round(16 * share) are hidden: the patch that counts is among them that often.
     expected = np.array([sure + (without - sure) * round(16 * share) / 16 for share in SHARES])

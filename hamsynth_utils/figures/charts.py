@@ -264,8 +264,7 @@ def group_bars(
         for y, (label, n) in enumerate(zip(axes.get_yticklabels(), part["n"], strict=True)):
             label.set_color(ink[y])
             axes.text(1.02, y, f"n = {n:,}", va="center", fontsize=11, color=ink[y])
-        axes.set(xlim=(0, 1), title=name.replace("_", " "))
-        axes.invert_yaxis()
+        axes.set(xlim=(0, 1), ylim=(len(part) - 0.5, -0.5), title=name.replace("_", " "))
         axes.tick_params(axis="y", length=0)
         axes.tick_params(axis="x", labelbottom=axes is panels[-1])
         if reference is not None:
