@@ -6,7 +6,8 @@ Rollout follows the attention alone (Abnar & Zuidema 2020); relevance weighs it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,14 +28,15 @@ def attention_maps(vit: nn.Module, images: Tensor) -> Tensor:
     vit: a timm VisionTransformer, or a module that holds one. images: what `vit` takes, [N, 3, H, W].
     T counts the prefix tokens (class token, registers) first, then the patches row by row; entry [..., i, j]
     is how much token i takes from token j (Vaswani et al. 2017, equation 1). Dropout and stochastic depth
-    are off while the maps are read; the model is left as it was.
+    are off while the maps are read; the model is left as it was. Where patches are pooled behind some block,
+    the maps of the blocks after it are spread over the patches that were pooled.
 
     Raises InputError for a model without such blocks.
     """
     attentions = [_attention(block) for block in _transformer(vit).blocks]
     with _readable(vit, attentions) as maps:
         vit(images)
-    return torch.stack(maps)
+    return _spread(vit, maps, shares=True)
 
 
 def attention_gradients(vit: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +49,7 @@ def attention_gradients(vit: nn.Module, images: Tensor, labels: Tensor) -> tuple
     with torch.enable_grad(), _readable(vit, attentions) as maps:
         logits = vit(images.detach().clone().requires_grad_())
         gradients = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), maps)
-    return torch.stack(maps).detach(), torch.stack(gradients)
+    return _spread(vit, maps, shares=True).detach(), _spread(vit, gradients, shares=False)
 
 
 def rollout(maps: Tensor) -> Tensor:
@@ -133,6 +135,30 @@ def _on_patches(vit: nn.Module, shares: Tensor) -> Tensor:
     if patches.shape[1] != rows * columns:
         raise InputError(f"the model sees {patches.shape[1]} patches but has a grid of {rows} x {columns}")
     return patches.reshape(-1, rows, columns)
+
+
+def _spread(vit: nn.Module, maps: Sequence[Tensor], shares: bool) -> Tensor:
+    """Maps of all blocks on all tokens, [blocks, N, heads, T, T], where some see pooled patches only.
+
+    shares: what goes to a square of patches goes to each of them in equal parts, as attention does; else each
+    gets the whole, as a gradient does. For the class token's row rollout and relevance are then what they are
+    on the pooled tokens, since a pooled token is the mean of its patches.
+    """
+    transformer = _transformer(vit)
+    rows, columns = transformer.patch_embed.grid_size
+    prefix, spread = transformer.num_prefix_tokens, []
+    for each in maps:
+        patches = each.shape[-1] - prefix
+        side = math.isqrt(rows * columns // patches)
+        if side < 2 or side**2 * patches != rows * columns:
+            spread.append(each)
+            continue
+        square = (torch.arange(rows) // side)[:, None] * (columns // side) + torch.arange(columns) // side
+        place = torch.cat([torch.arange(prefix), prefix + square.flatten()]).to(each.device)
+        size = torch.ones(len(place), device=each.device)
+        size[prefix:] = side**2 if shares else 1
+        spread.append(each[..., place, :][..., place] / size)
+    return torch.stack(spread)
 
 
 def _transformer(module: nn.Module) -> Any:
