@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,14 +21,15 @@ def attention_maps(vit: nn.Module, images: Tensor) -> Tensor:
     vit: a timm VisionTransformer, or a module that holds one. images: what `vit` takes, [N, 3, H, W].
     T counts the prefix tokens (class token, registers) first, then the patches row by row; entry [..., i, j]
     is how much token i takes from token j (Vaswani et al. 2017, equation 1). Dropout and stochastic depth
-    are off while the maps are read; the model is left as it was.
+    are off while the maps are read; the model is left as it was. Where patches are pooled behind some block,
+    the maps of the blocks after it are spread over the patches that were pooled.
 
     Raises InputError for a model without such blocks.
     """
     attentions = [_attention(block) for block in _transformer(vit).blocks]
     with _readable(vit, attentions) as maps:
         vit(images)
-    return torch.stack(maps)
+    return _spread(vit, maps)
 
 
 def rollout(maps: Tensor) -> Tensor:
@@ -72,6 +74,29 @@ def rollout_image(vit: nn.Module, images: Tensor) -> Tensor:
     relative = patches / patches.mean(1, keepdim=True)
     grid = relative.reshape(-1, 1, rows, columns)
     return F.interpolate(grid, size=images.shape[-2:], mode="bilinear")[:, 0]
+
+
+def _spread(vit: nn.Module, maps: Sequence[Tensor]) -> Tensor:
+    """Maps of all blocks on all tokens, [blocks, N, heads, T, T], where some see pooled patches only.
+
+    What goes to a square of patches goes to each of them in equal parts. The class token's row of the rollout
+    is then what it is on the pooled tokens, since a pooled token is the mean of its patches.
+    """
+    transformer = _transformer(vit)
+    rows, columns = transformer.patch_embed.grid_size
+    prefix, spread = transformer.num_prefix_tokens, []
+    for each in maps:
+        patches = each.shape[-1] - prefix
+        side = math.isqrt(rows * columns // patches)
+        if side < 2 or side**2 * patches != rows * columns:
+            spread.append(each)
+            continue
+        square = (torch.arange(rows) // side)[:, None] * (columns // side) + torch.arange(columns) // side
+        place = torch.cat([torch.arange(prefix), prefix + square.flatten()]).to(each.device)
+        size = torch.ones(len(place), device=each.device)
+        size[prefix:] = side**2
+        spread.append(each[..., place, :][..., place] / size)
+    return torch.stack(spread)
 
 
 def _transformer(module: nn.Module) -> Any:

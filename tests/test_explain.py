@@ -3,6 +3,7 @@ import timm
 import torch
 from torch import nn
 
+from hamsynth_utils.classifier import pool_behind
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.explain import attention_maps, attention_rollout, rollout, rollout_image
 
@@ -21,7 +22,7 @@ def images(n: int = 2) -> torch.Tensor:
     return torch.randn(n, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def by_hand(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def by_hand(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     """softmax(Q K' / sqrt(d)) from the weights of each block, at the tokens that enter it."""
     entering: list[torch.Tensor] = []
     hooks = [
@@ -44,14 +45,14 @@ def by_hand(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
             for part in (0, 1)
         )
         maps.append(torch.softmax(q @ k.mT / (width // heads) ** 0.5, dim=-1))
-    return torch.stack(maps)
+    return maps
 
 
 def test_maps_are_softmax_of_queries_and_keys():
     model = vit()
     maps = attention_maps(model, images())
     assert maps.shape == (2, 2, 3, 17, 17)
-    torch.testing.assert_close(maps, by_hand(model, images()), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(maps, torch.stack(by_hand(model, images())), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, 3, 17))
     assert maps.std() > 0.05
     assert not maps.requires_grad
@@ -168,3 +169,20 @@ def test_a_model_without_attention_is_refused():
                                  block_fn=timm.models.vision_transformer.ParallelThingsBlock)  # fmt: skip
     with pytest.raises(InputError, match="2 attention layers"):
         attention_maps(parallel, images())
+
+
+def test_behind_pooled_patches_the_class_tokens_row_is_that_of_the_pooled_tokens():
+    model, x = vit(), images()
+    plain = attention_maps(model, x)[0]
+    pool_behind(model.blocks[0], model, 2)
+    inside = by_hand(model, x)[1]  # of the second block, on 1 + 2 x 2 tokens
+    pooling = torch.zeros(5, 17)
+    pooling[0, 0] = 1
+    for patch in range(16):
+        pooling[1 + patch // 8 * 2 + patch % 4 // 2, 1 + patch] = 1 / 4
+    maps = attention_maps(model, x)
+    assert maps.shape == (2, 2, 3, 17, 17)
+    torch.testing.assert_close(maps[0], plain, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, 3, 17))
+    first, second = ((each.mean(1) + torch.eye(each.shape[-1])) / 2 for each in (plain, inside))
+    torch.testing.assert_close(rollout(maps)[:, 0], (second @ pooling @ first)[:, 0], atol=1e-5, rtol=1e-4)
