@@ -87,7 +87,9 @@ def stage(folder: Path, root: Path | None = None) -> Path:
             (staged / "answer.md").write_text(answer())
             answer_figure().savefig(staged / "answer.svg")
         else:
-            (staged / "answer.md").write_text("No reference run is kept yet.\n")
+            (staged / "answer.md").write_text(
+                "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
+            )
         (staged / "run.md").write_text(scrub(run_page(folder, record, minutes(folder))))
         (staged / "model_cards.md").write_text(scrub(model_cards(folder)))
     return folder / "book"

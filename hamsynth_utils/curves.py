@@ -16,7 +16,7 @@ from hamsynth_utils.generators import description, load_generator
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.diffusion import SOLVERS, Diffusion
 from hamsynth_utils.metrics.features import extract, load_extractor
-from hamsynth_utils.metrics.fidelity import distance_with_interval
+from hamsynth_utils.metrics.fidelity import deviation, distance_with_interval
 from hamsynth_utils.rooms import part_of, seconds_before
 from hamsynth_utils.run import Run
 from hamsynth_utils.training import Training
@@ -126,11 +126,12 @@ def chosen_guidance(curve: pd.DataFrame) -> float:
     """The strongest guidance whose distance is within one standard error of the smallest.
 
     The more guidance, the clearer the classes; the distance limits it as far as it can tell two scales apart
-    (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). curve: columns guidance, mean, and low
-    and high, the 95 % interval of the mean.
+    (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). The draws behind a distance are halves
+    of the images, so their standard deviation is the standard error of the distance on all of them (the
+    jackknife that leaves out half, Shao & Wu 1989). curve: columns guidance, mean, high and repeats.
     """
     least = curve.loc[curve["mean"].idxmin()]
-    error = (least["high"] - least["low"]) / (2 * 1.96)
+    error = deviation(least["high"], least["mean"], int(least["repeats"]))
     return float(curve.loc[curve["mean"] <= least["mean"] + error, "guidance"].max())
 
 

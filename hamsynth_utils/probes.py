@@ -18,6 +18,7 @@ from hamsynth_utils.arms import change_once, class_weights, training_set, traini
 from hamsynth_utils.classifier import Classifier, Probe, predict
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.metrics.classification import read_predictions
 from hamsynth_utils.pretrained import Provenance, build_classifier
 from hamsynth_utils.profile import (
     ARMS,
@@ -74,7 +75,7 @@ def run_probes(run: Run, jobs: Sequence[ProbeJob], progress: bool = True) -> dic
         shared = _Shared(run, progress)
         for job in tqdm(missing, "probes", disable=not progress):
             shared.make(job)
-    return {job: pd.read_csv(run.folder / job.room / "predictions.csv") for job in jobs}
+    return {job: read_predictions(run.folder / job.room / "predictions.csv") for job in jobs}
 
 
 def untuned_vit(run: Run) -> tuple[Classifier, Provenance]:

@@ -167,8 +167,8 @@ class ClassifierSettings(Settings):
     """So many blocks, from the first, stay as they were pretrained; what they make of each view of an image
     is computed once and kept. With 0 everything is tuned, end to end."""
     pool: Count = 1
-    """Behind the frozen blocks, patch tokens are averaged over squares of so many a side: the blocks that
-    learn then have that many times that many fewer tokens to work on."""
+    """Behind the frozen blocks, patch tokens are averaged over squares of so many a side, so that the blocks
+    that learn have fewer tokens to work on."""
     views: Literal[1, 2, 8] = 2
     """Flips and quarter turns of an image over which a prediction is averaged; with frozen blocks the
     augmentation draws from the same ones."""

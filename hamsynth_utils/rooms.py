@@ -31,10 +31,11 @@ from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import build_generator, description, load_generator
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator
+from hamsynth_utils.metrics.classification import read_predictions
 from hamsynth_utils.pretrained import Provenance, build_classifier, provenance_json
 from hamsynth_utils.profile import ARMS, GENERATORS, generator_of
 from hamsynth_utils.run import Run
-from hamsynth_utils.synthesis import read_synthetic, requested_counts, synthesize
+from hamsynth_utils.synthesis import read_manifest, read_synthetic, requested_counts, synthesize
 from hamsynth_utils.tokens import Tokens, TokenViews, kept_tokens
 from hamsynth_utils.training import Training, train
 from hamsynth_utils.writing import replacing
@@ -150,7 +151,7 @@ def synthetic_of(run: Run, name: str) -> LesionSet:
     if name not in numbers:
         raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
     folder = run.require(f"generators/{name}/synthetic", numbers[name])
-    trained_on = set(pd.read_csv(folder / "manifest.csv")["trained_on"].astype(str))
+    trained_on = set(read_manifest(folder)["trained_on"])
     if trained_on != {run.training_fingerprint()}:
         raise InputError(
             f"{folder} comes from a generator trained on other images than this run's training part"
@@ -204,7 +205,7 @@ def fine_tune(
             if not target.is_file():
                 with replacing(target) as path:
                     predict(classifier, part_of(run, part, protocol), tokens=tokens).to_csv(path, index=False)
-        return FineTuned(classifier, training, pd.read_csv(folder / "predictions.csv"), provenance)
+        return FineTuned(classifier, training, read_predictions(folder / "predictions.csv"), provenance)
 
 
 def _frozen_views(

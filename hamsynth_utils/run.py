@@ -169,7 +169,9 @@ class Run:
     def skipped(self) -> pd.DataFrame:
         """The images left out as broken: columns image_id, reason."""
         path = self.folder / "data/lesions/skipped.csv"
-        return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["image_id", "reason"])
+        if not path.is_file():
+            return pd.DataFrame(columns=["image_id", "reason"])
+        return pd.read_csv(path, dtype="object")
 
     def split(self, protocol: str | None = None) -> Split:
         """Train, validation and test of this run, made once and kept in `data/split.csv`.
@@ -238,7 +240,7 @@ class Run:
         elif self.data != "phantom":
             index = self.folder / "data/lesions/index.csv"
             if index.is_file():
-                problem = ham10000.changes_since(Path(self.data), pd.read_csv(index))
+                problem = ham10000.changes_since(Path(self.data), ham10000.read_index(index))
                 if problem:
                     differences.append(f"data: {problem}")
             elif record["data"] != self.data:

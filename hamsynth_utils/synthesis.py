@@ -177,7 +177,8 @@ def read_manifest(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"no synthetic set at {folder}: manifest.csv is missing")
     try:
-        manifest = pd.read_csv(path, dtype={"seed": "int64"})
+        # As text: pandas 2.3 crashes on some hashes when it tries to read them as numbers.
+        manifest = pd.read_csv(path, dtype=dict.fromkeys(MANIFEST, "object") | {"seed": "int64"})
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     missing = [column for column in MANIFEST if column not in manifest]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, merged
+from scipy import stats
 
 from hamsynth_utils import checkpoints
 from hamsynth_utils.curves import Yardstick, budget, chosen_guidance, moment_samples, sampling_curves
@@ -144,7 +145,10 @@ def test_the_budget_follows_the_training_and_the_moments_are_drawn_from_the_same
 )
 def test_the_strongest_guidance_within_one_standard_error_is_chosen(means, chosen):
     curve = pd.DataFrame({"guidance": [1.0, 2.0, 3.0, 4.0], "mean": means})
-    assert chosen_guidance(curve.assign(low=curve["mean"] - 19.6, high=curve["mean"] + 19.6)) == chosen
+    high = (
+        curve["mean"] + 10 * stats.t.ppf(0.975, 4) * (1 + 1 / 5) ** 0.5
+    )  # of five draws with a deviation of 10
+    assert chosen_guidance(curve.assign(high=high, repeats=5)) == chosen
 
 
 def test_the_chosen_guidance_samples_the_synthetic_set(finished):

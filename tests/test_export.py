@@ -21,7 +21,7 @@ from hamsynth_utils import croissant
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.export import LOG, contents, export
 from hamsynth_utils.sealing import recipients_in, seal, unseal
-from hamsynth_utils.synthesis import main, read_synthetic
+from hamsynth_utils.synthesis import main, read_manifest, read_synthetic
 from hamsynth_utils.verification import SUMS, altered, opened
 from hamsynth_utils.weights import read_weights, sha256_of, write_weights
 from hamsynth_utils.writing import write_private
@@ -93,7 +93,7 @@ def test_the_machines_card_is_valid_croissant_and_leads_to_the_images(sent):
     assert dataset.metadata.license == [croissant.LICENCE_URL]
     assert "teaching" in dataset.metadata.data_use_cases[0].lower()
     read = {row["images/file"].decode(): row for row in dataset.records("images")}
-    manifest = pd.read_csv(sent / "manifest.csv")
+    manifest = read_manifest(sent)
     assert sorted(read) == sorted(manifest["file"])
     for row in manifest.to_dict("records"):
         found = read[row["file"]]

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from hamsynth_utils.profile import load_profile
 from hamsynth_utils.synthesis import (
     in_proportion,
     main,
+    read_manifest,
     read_synthetic,
     requested_counts,
     synthesize,
@@ -46,14 +48,21 @@ def test_a_set_reads_back_as_it_was_sampled(checkpoint, synthetic):
     lesions = read_synthetic(synthetic)
     assert {name: n for name, n in lesions.counts.items() if n} == COUNTS
     assert lesions.table["synthetic"].all() and lesions.table["dataset"].eq("synthetic:gan").all()
-    seeds = pd.read_csv(synthetic / "manifest.csv")["seed"]
+    seeds = read_manifest(synthetic)["seed"]
     assert seeds.tolist() == list(range(5, 11))
     again = to_uint8(load_generator(checkpoint).sample(lesions.labels[3:4], int(seeds[3])))
     assert (again[0].int() - lesions.images[3].int()).abs().max() <= 1
 
 
+def test_a_hash_that_reads_like_a_number_stays_a_hash(synthetic, tmp_path):
+    """pandas 2.3 crashes when it takes this one for a number."""
+    folder = shutil.copytree(synthetic, tmp_path / "copy")
+    edit_manifest(folder, lambda manifest: manifest.__setitem__("trained_on", "81e3104049863b72"))
+    assert set(read_manifest(folder)["trained_on"]) == {"81e3104049863b72"}
+
+
 def test_every_png_says_itself_that_it_is_synthetic(checkpoint, synthetic):
-    for row in pd.read_csv(synthetic / "manifest.csv").to_dict("records"):
+    for row in read_manifest(synthetic).to_dict("records"):
         text = Image.open(synthetic / row["file"]).text
         assert text["hamsynth:synthetic"] == "true" and "SYNTHETIC" in text["Comment"]
         assert text["hamsynth:generator"] == "gan" and text["hamsynth:class"] == row["dx"]
@@ -106,7 +115,7 @@ TAMPERINGS = {
         "listed twice",
     ),
     "a lost column": (
-        lambda f: pd.read_csv(f / "manifest.csv").drop(columns="sha256").to_csv(f / "manifest.csv", index=False),
+        lambda f: read_manifest(f).drop(columns="sha256").to_csv(f / "manifest.csv", index=False),
         "lacks sha256",
     ),
     "no manifest": (lambda f: (f / "manifest.csv").unlink(), "manifest.csv is missing"),
@@ -169,7 +178,7 @@ def test_a_diffusion_models_sampling_is_chosen_by_command_and_recorded(tiny_prof
     arguments = ["--generator", "diffusion", "--checkpoint", str(path), "--per-class", "1", "--classes", "df"]
     assert main([*arguments, "--out", str(tmp_path / "own")]) == 0
     assert main([*arguments, "--out", str(tmp_path / "two"), "--steps", "2", "--solver", "ddim"]) == 0
-    recorded = [pd.read_csv(tmp_path / name / "manifest.csv")["sampling"][0] for name in ("own", "two")]
+    recorded = [read_manifest(tmp_path / name)["sampling"][0] for name in ("own", "two")]
     assert recorded == ["checkpoint's own", "steps=2 solver=ddim"]
     for wrong, message in [("euler", "no solver is called 'euler'"), ("0.5", "guidance must be")]:
         option = "--solver" if wrong == "euler" else "--guidance"

@@ -114,6 +114,12 @@ def read_images(
     return pixels, [record for record, _ in results], broken
 
 
+def read_index(path: Path) -> pd.DataFrame:
+    """The index of a `Reading` that was kept as a .csv file."""
+    # Hashes as text: pandas 2.3 crashes on some when it tries to read them as numbers.
+    return pd.read_csv(path, dtype={"file": "object", "sha256": "object"})
+
+
 def changes_since(folder: Path, index: pd.DataFrame) -> str | None:
     """None if `folder` holds the content that `index` (of a `Reading`) records, else what has changed.
 

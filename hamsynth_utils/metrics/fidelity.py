@@ -178,6 +178,11 @@ def distance_with_interval(
     return _measured(draws(real, synthetic, n, repeats, seed), measure, n, repeats)
 
 
+def deviation(high: float, mean: float, repeats: int) -> float:
+    """The standard deviation of the draws behind what `distance_with_interval` returned."""
+    return (high - mean) / _reach(repeats)
+
+
 def floor(
     real: np.ndarray,
     lesion_ids: Sequence | np.ndarray | pd.Series,
@@ -207,8 +212,13 @@ def _measured(pairs: Pairs, measure: Measure, n: int, repeats: int) -> dict[str,
 def _interval(values: Sequence[float], least: float, most: float) -> dict[str, float]:
     """Mean and 95 % prediction interval (Student) of one more value, within `least` to `most`."""
     mean, repeats = float(np.mean(values)), len(values)
-    spread = float(stats.t.ppf(0.975, repeats - 1) * np.std(values, ddof=1) * np.sqrt(1 + 1 / repeats))
+    spread = _reach(repeats) * float(np.std(values, ddof=1))
     return {"mean": mean, "low": max(mean - spread, least), "high": min(mean + spread, most)}
+
+
+def _reach(repeats: int) -> float:
+    """How many standard deviations of so many draws the prediction interval reaches to either side."""
+    return float(stats.t.ppf(0.975, repeats - 1) * np.sqrt(1 + 1 / repeats))
 
 
 def _sample(features: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:

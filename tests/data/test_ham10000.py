@@ -11,6 +11,7 @@ from PIL import Image
 from hamsynth_utils.data.ham10000 import (
     changes_since,
     read_ham10000,
+    read_index,
     read_near_duplicates,
 )
 from hamsynth_utils.data.layout import find_layout, read_metadata
@@ -315,7 +316,7 @@ def test_changes_are_noticed_and_a_mere_copy_is_none(tmp_path: Path) -> None:
     folder.mkdir()
     isic_with_groupings(folder)
     read_ham10000(folder, 16, progress=False).index.to_csv(tmp_path / "index.csv", index=False)
-    index = pd.read_csv(tmp_path / "index.csv")
+    index = read_index(tmp_path / "index.csv")
     assert len(index) == 16
     assert changes_since(folder, index) is None
     copy = tmp_path / "copy"
