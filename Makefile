@@ -62,8 +62,6 @@ test: $(READY)
 	$(PY) -m ruff check
 	$(PY) -m mypy
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
-	@HAMSYNTH_RUNS=$$(mktemp -d) HAMSYNTH_THREADS=2 && export HAMSYNTH_RUNS HAMSYNTH_THREADS && trap 'rm -rf "$$HAMSYNTH_RUNS"' EXIT && \
-	$(PY) -m pytest --nbval-lax --nbval-current-env notebooks
 
 lab: $(READY)
 	$(PY) -m jupyterlab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -27,9 +27,9 @@ EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in MAIN_ARMS)]
 class Report:
     """`make report` in a runs folder of its own."""
 
-    def __init__(self, folder: Path, data: str = "phantom", change: dict | None = None) -> None:
-        self.profile, self.folder = folder / "tiny.yaml", folder / "runs/trial"
-        self.profile.write_text(yaml.safe_dump(merged(TINY, change or {})))
+    def __init__(self, folder: Path, settings: dict, data: str = "phantom") -> None:
+        self.settings, self.profile, self.folder = settings, folder / "trial.yaml", folder / "runs/trial"
+        self.profile.write_text(yaml.safe_dump(settings))
         self.command = ["make", "report", f"PROFILE={self.profile}", "RUN=trial", f"DATA={data}"]
         # Not as a part of the `make test` that may have started this, which would say so in its output.
         outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
@@ -47,8 +47,9 @@ class Report:
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory) -> Report:
-    """A finished report on the phantom that was killed once on its way, during the GAN."""
-    report = Report(tmp_path_factory.mktemp("phantom"))
+    """A finished report on the phantom, by the profile smoke, that was killed once on its way, during the GAN."""
+    smoke = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text())
+    report = Report(tmp_path_factory.mktemp("phantom"), smoke)
     process = subprocess.Popen(report.command, cwd=ROOT, env=report.environment, start_new_session=True)
     while not (report.folder / "generators/gan").is_dir():
         assert process.poll() is None, "the road ended before its GAN"
@@ -67,8 +68,8 @@ def phantom(tmp_path_factory) -> Report:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory, ham10000_slice) -> Report:
     """A finished report on a slice of HAM10000, in which every class but one is rare."""
-    change = {"synthesis": {"minority_share": 0.3}}
-    report = Report(tmp_path_factory.mktemp("real"), str(ham10000_slice), change)
+    settings = merged(TINY, {"synthesis": {"minority_share": 0.3}})
+    report = Report(tmp_path_factory.mktemp("real"), settings, str(ham10000_slice))
     done = report.make()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return report
@@ -85,7 +86,7 @@ def test_every_room_leaves_its_results(report):
     assert set(parts) == {"train", "validation", "test"}
     for name in GENERATORS:
         history = pd.read_csv(folder / f"generators/{name}/history.csv")
-        assert history["step"].iloc[-1] == TINY[name]["training"]["steps"]
+        assert history["step"].iloc[-1] == report.settings[name]["training"]["steps"]
         made = read_synthetic(folder / f"generators/{name}/synthetic")
         assert min(made.counts.values()) > 0 and made.table["synthetic"].all()
     for arm in MAIN_ARMS:
@@ -134,11 +135,32 @@ def test_a_second_start_repeats_nothing(phantom):
 
 
 def test_other_settings_are_refused_in_one_line(phantom):
-    phantom.profile.write_text(yaml.safe_dump({**TINY, "threads": 2}))
+    phantom.profile.write_text(yaml.safe_dump({**phantom.settings, "threads": 2}))
     done = phantom.make()
-    phantom.profile.write_text(yaml.safe_dump(TINY))
+    phantom.profile.write_text(yaml.safe_dump(phantom.settings))
     assert done.returncode != 0 and "profile.threads: this run has 1, you ask for 2" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_notebooks_check_comes_out_as_it_is_stored(phantom):
+    """The text that a cell marked `# NBVAL_CHECK_OUTPUT` prints on the phantom is the one stored with it."""
+
+    def printed(path: Path) -> dict[str, str]:
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        return {
+            "".join(cell["source"]): "".join(
+                "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+                for output in cell["outputs"]
+            )
+            for cell in cells if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
+        }  # fmt: skip
+
+    for chapter in [*CHAPTERS, "05_vit"]:
+        stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
+        executed = "05_vit-real-0" if chapter == "05_vit" else chapter
+        assert all(stored.values()) and printed(phantom.folder / f"notebooks/{executed}.ipynb") == stored, (
+            chapter
+        )
 
 
 def test_no_executed_notebook_holds_an_error(report):
