@@ -68,7 +68,7 @@ def phantom(tmp_path_factory) -> Report:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory, ham10000_slice) -> Report:
     """A finished report on a slice of HAM10000, in which every class but one is rare."""
-    settings = merged(TINY, {"synthesis": {"minority_share": 0.3}})
+    settings = merged(TINY, {"synthesis": {"minority_share": 0.3}, "data": {"validation_share": 0.2}})
     report = Report(tmp_path_factory.mktemp("real"), settings, str(ham10000_slice))
     done = report.make()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
