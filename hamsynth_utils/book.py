@@ -24,7 +24,7 @@ from hamsynth_utils.datasheet import datasheet_values
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import ARMS, project_root
-from hamsynth_utils.results import REFERENCE, answer, answer_figure, keep
+from hamsynth_utils.results import REFERENCE, answer, answer_figure, answer_in_words, keep
 from hamsynth_utils.run_page import run_page, this_run
 from hamsynth_utils.writing import replacing
 
@@ -87,9 +87,7 @@ def stage(folder: Path, root: Path | None = None) -> Path:
             (staged / "answer.md").write_text(answer())
             answer_figure().savefig(staged / "answer.svg")
         else:
-            (staged / "answer.md").write_text(
-                "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
-            )
+            (staged / "answer.md").write_text(answer_in_words())
         (staged / "run.md").write_text(scrub(run_page(folder, record, minutes(folder))))
         (staged / "model_cards.md").write_text(scrub(model_cards(folder)))
     return folder / "book"
