@@ -1,13 +1,15 @@
-"""What the README shows: the answer of the reference run, and a picture of what comes out.
+"""What the README shows: badges, the answer of the reference run, and a picture of what comes out.
 
-python -m hamsynth_utils.front_door             write the answer into README.md, between its two marks
+python -m hamsynth_utils.front_door             write badges and answer into README.md, each between its marks
 python -m hamsynth_utils.front_door --picture   draw checkpoints/samples.jpg again, from the checkpoints
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -25,23 +27,59 @@ from hamsynth_utils.results import answer_in_words
 from hamsynth_utils.synthesis import LICENCE, NOTICE
 from hamsynth_utils.writing import replacing
 
-BEGIN, END = "<!-- answer: python -m hamsynth_utils.front_door -->", "<!-- end of answer -->"
+BEGIN, END = "<!-- {}: python -m hamsynth_utils.front_door -->\n", "<!-- end of {} -->"
+"""Around each part of the README that is written here."""
+SET_UP = ".colab/setup.ipynb"
+ADDRESS = re.compile(r'ADDRESS = \\"[^"\\]*\\"')
+"""In the JSON of that notebook: where it clones the repository from."""
 PICTURE = "checkpoints/samples.jpg"
 SEED = 0
 TILE, GAP, LEFT, HEAD, FOOT = 128, 6, 104, 48, 34
 """Of the picture, in its pixels: a lesion, the room between two, and the margins with the words."""
 
 
-def with_answer(text: str) -> str:
-    """The README `text` with the answer of the reference run, or that there is none, between its marks.
+def repository(project: Path | None = None) -> str:
+    """The repository's address, `https://github.com/OWNER/NAME`, in pyproject.toml; "" if there is none.
 
-    Raises InputError if it has not exactly one mark of either kind, in their order.
+    Raises InputError for an address of another form, for which there would be no badges.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
-        raise InputError(f"README.md must have the marks {BEGIN} and {END} once each, in this order")
-    return f"{before}{BEGIN}\n{answer_in_words()}{END}{after}"
+    project = project or project_root() / "pyproject.toml"
+    address = tomllib.loads(project.read_text())["project"].get("urls", {}).get("Repository", "")
+    if address and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+        raise InputError(f"{project}: Repository must be https://github.com/OWNER/NAME, not {address}")
+    return str(address)
+
+
+def badges(address: str) -> str:
+    """Links to the published report, Binder and Colab: one line of Markdown, nothing without an address."""
+    if not address:
+        return ""
+    owner, name = address.split("/")[-2:]
+    links = {
+        "report": f"https://{owner}.github.io/{name}/",
+        "Binder": f"https://mybinder.org/v2/gh/{owner}/{name}/HEAD?urlpath=lab/tree/notebooks",
+        "Colab": f"https://colab.research.google.com/github/{owner}/{name}/blob/HEAD/{SET_UP}",
+    }
+    shield = "https://img.shields.io/badge/open-{}-blue"
+    return " ".join(f"[![{what}]({shield.format(what)})]({link})" for what, link in links.items()) + "\n"
+
+
+def up_to_date(readme: str) -> str:
+    """The README with its badges, and with the answer of the reference run or that there is none.
+
+    Raises InputError if it lacks a mark of either, or has one twice or in the wrong order.
+    """
+    for name, content in {"badges": badges(repository()), "answer": answer_in_words()}.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        if not (readme.count(begin) == readme.count(end) == 1 and readme.index(begin) < readme.index(end)):
+            raise InputError(f"README.md must have {begin.strip()} and {end} once each, in this order")
+        readme = readme[: readme.index(begin) + len(begin)] + content + readme[readme.index(end) :]
+    return readme
+
+
+def with_address(set_up: str) -> str:
+    """The set-up notebook for Colab, as JSON, with the repository's address in it."""
+    return ADDRESS.sub(lambda _: f'ADDRESS = \\"{repository()}\\"', set_up)
 
 
 def tile_at(row: int, column: int) -> tuple[int, int, int, int]:
@@ -76,28 +114,24 @@ def picture() -> Image.Image:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Bring README.md up to date with the reference run; 2 with one line if its marks are missing."""
+    """Bring README.md and Colab's set-up up to date; 2 with one line if a mark or the address is wrong."""
     parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.front_door", description=main.__doc__)
     parser.add_argument("--picture", action="store_true", help=f"draw {PICTURE} instead")
     options = parser.parse_args(arguments)
-    target = project_root() / (PICTURE if options.picture else "README.md")
     try:
         if options.picture:
-            with replacing(target) as temporary:
+            with replacing(project_root() / PICTURE) as temporary:
                 picture().save(temporary, "JPEG", quality=90, comment=f"{NOTICE} {LICENCE}")
         else:
-            _rewrite(target)
+            for name, renewed in {"README.md": up_to_date, SET_UP: with_address}.items():
+                path = project_root() / name
+                text = renewed(path.read_text())
+                with replacing(path) as temporary:
+                    temporary.write_text(text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(target)
     return 0
-
-
-def _rewrite(readme: Path) -> None:
-    text = with_answer(readme.read_text())
-    with replacing(readme) as temporary:
-        temporary.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The front door: that the README says what the reference run says, and shows what the checkpoints draw."""
 
+import json
 import re
 
 import numpy as np
@@ -18,28 +19,59 @@ ROOT = project_root()
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_readme_has_the_answer_that_the_command_would_write():
-    assert front_door.with_answer(README) == README, "run python -m hamsynth_utils.front_door"
+def test_the_readme_is_what_the_command_would_write():
+    assert front_door.up_to_date(README) == README, "run python -m hamsynth_utils.front_door"
 
 
 def test_without_a_reference_run_the_answer_says_so(tmp_path):
     assert results.answer_in_words(tmp_path / "nothing").startswith("**No answer yet.**")
 
 
-def test_only_the_marked_part_is_written(monkeypatch):
+def test_only_the_marked_parts_are_written(monkeypatch):
     monkeypatch.setattr(front_door, "answer_in_words", lambda: "**It depends.**\n")
-    before, after = README.split(front_door.BEGIN)[0], README.split(front_door.END)[1]
-    written = front_door.with_answer(README)
-    assert written == f"{before}{front_door.BEGIN}\n**It depends.**\n{front_door.END}{after}"
+    monkeypatch.setattr(front_door, "repository", lambda: "https://github.com/some/one")
+    written = front_door.up_to_date(README)
+    assert "\n**It depends.**\n<!-- end of answer -->" in written and "some.github.io/one" in written
+    parts = r"(<!-- (\w+): .*?-->\n).*?(<!-- end of \2 -->)"
+    assert re.sub(parts, r"\1\3", written, flags=re.S) == re.sub(parts, r"\1\3", README, flags=re.S)
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["no marks", front_door.BEGIN, front_door.END + front_door.BEGIN, README + front_door.BEGIN],
+    "spoil",
+    [
+        lambda text: text.replace("<!-- end of answer -->", ""),
+        lambda text: text + "<!-- end of badges -->",
+        lambda text: text.replace("answer: python", "reply: python"),
+    ],
 )
-def test_a_readme_without_its_marks_is_refused(text):
+def test_a_readme_without_its_marks_is_refused(spoil):
     with pytest.raises(InputError, match="once each"):
-        front_door.with_answer(text)
+        front_door.up_to_date(spoil(README))
+
+
+def test_the_address_stands_in_one_place(tmp_path):
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[project]\nname = "x"\n')
+    assert front_door.repository(project) == "" and front_door.badges("") == ""
+    project.write_text('[project]\nname = "x"\n[project.urls]\nRepository = "https://github.com/some/one"\n')
+    assert front_door.repository(project) == "https://github.com/some/one"
+    shown = front_door.badges(front_door.repository(project))
+    assert re.findall(r"\]\((https://(?!img)[^)]+)\)", shown) == [
+        "https://some.github.io/one/",
+        "https://mybinder.org/v2/gh/some/one/HEAD?urlpath=lab/tree/notebooks",
+        f"https://colab.research.google.com/github/some/one/blob/HEAD/{front_door.SET_UP}",
+    ]
+    project.write_text('[project]\nname = "x"\n[project.urls]\nRepository = "https://example.org/some/one"\n')
+    with pytest.raises(InputError, match=r"https://github\.com/OWNER/NAME"):
+        front_door.repository(project)
+
+
+def test_the_set_up_for_colab_clones_from_that_address(monkeypatch):
+    text = (ROOT / front_door.SET_UP).read_text()
+    assert front_door.with_address(text) == text, "run python -m hamsynth_utils.front_door"
+    monkeypatch.setattr(front_door, "repository", lambda: "https://github.com/some/one")
+    source = "".join(json.loads(front_door.with_address(text))["cells"][1]["source"])
+    assert 'ADDRESS = "https://github.com/some/one"\n' in source
 
 
 def test_the_picture_is_labelled_and_is_what_the_checkpoints_draw():
@@ -57,5 +89,5 @@ def test_the_picture_is_labelled_and_is_what_the_checkpoints_draw():
 
 
 def test_what_the_readme_names_is_there():
-    for path in re.findall(r"\]\(([^)]+)\)", README):
+    for path in re.findall(r"\]\((?!https:)([^)]+)\)", README):
         assert (ROOT / path).is_file(), path
