@@ -32,6 +32,8 @@ class Machine:
         (site,) = (folder / "env/lib").glob("python*/site-packages")
         # Not those folders' own .pth files: they would bring this checkout along.
         (site / "needed.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+        (folder / "env/share/jupyter").mkdir(parents=True)
+        (folder / "env/share/jupyter/nbconvert").symlink_to(Path(sys.prefix) / "share/jupyter/nbconvert")
         hidden = {"PYTHONPATH", "HAMSYNTH_RUNS", "VIRTUAL_ENV"}
         outer = {key: value for key, value in os.environ.items() if key not in hidden}
         self.environment = {
