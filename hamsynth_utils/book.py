@@ -78,7 +78,9 @@ def stage(folder: Path, root: Path | None = None) -> Path:
             target = CLASSIFIER if name in executions[:1] else name
             pages[target] = notebook
             (staged / f"{target}.ipynb").write_text(json.dumps(notebook))
-        (staged / "equations.md").write_text(equations_page(pages))
+        (staged / "equations.md").write_text(
+            equations_page(pages[chapter["file"]] for chapter in wanted if chapter["file"] in pages)
+        )
         for chapter in wanted:
             if chapter["file"] == CLASSIFIER and executions[1:]:
                 chapter["sections"] = [{"file": name} for name in executions[1:]]

@@ -12,7 +12,7 @@ its full name, or words.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ FULL_NAME = re.compile(r"[a-z]\w*(\.\w+)+")
 INTRODUCTION = """# Equations
 
 Every numbered equation of this report: the cell that checks it, what it is compared with there, the function
-of the package that computes it, and the paper that it comes from. *The cell*: it is only in the notebook."""
+of `hamsynth_utils` that computes it, and its paper. *The cell*: only the notebook computes it."""
 
 
 @dataclass(frozen=True)
@@ -79,29 +79,29 @@ def with_anchors(notebook: Mapping[str, Any]) -> dict[str, Any]:
     return {**notebook, "cells": cells}
 
 
-def equations_page(notebooks: Mapping[str, Mapping[str, Any]]) -> str:
+def equations_page(notebooks: Iterable[Mapping[str, Any]]) -> str:
     """The page as MyST Markdown.
 
-    notebooks: by the name of their page, in the order of the road; each with its anchors. An equation that no
-    cell checks is listed as such.
+    notebooks: in the order of the road, each with its anchors. One that no cell checks is listed, too.
     """
     sections = [INTRODUCTION]
-    for page, notebook in notebooks.items():
+    for notebook in notebooks:
         found = {check.label: check for text in _sources(notebook, "code") for check in checks(text)}
         rows = [_row(label, found.get(label)) for label, _ in equations(notebook) if label]
         if rows:
             head = ["| Equation | Checked | Against | In the package | Paper |", "|---|---|---|---|---|"]
-            sections.append("\n".join([f"## {_title(notebook)}\n\nFrom {{doc}}`{page}`.\n", *head, *rows]))
+            sections.append("\n".join([f"## {_title(notebook)}\n", *head, *rows]))
     return "\n\n".join(sections) + "\n"
 
 
 def _row(label: str, check: Check | None) -> str:
+    equation = f"{{eq}}`{label}` {label.split('-', 2)[-1]}"
     if check is None:
-        return f"| {{eq}}`{label}` | no | | | |"
+        return f"| {equation} | no | | | |"
     truth = f"`{check.truth}`" if FULL_NAME.fullmatch(check.truth) else check.truth
-    function = f"`{check.function}`" if check.function else "the cell"
+    function = f"`{check.function.removeprefix('hamsynth_utils.')}`" if check.function else "the cell"
     papers = ", ".join(f"{{cite:t}}`{key}`" for key in check.papers)
-    return f"| {{eq}}`{label}` | {{ref}}`cell <check-{label}>` | {truth} | {function} | {papers} |"
+    return f"| {equation} | {{ref}}`cell <check-{label}>` | {truth} | {function} | {papers} |"
 
 
 def _title(notebook: Mapping[str, Any]) -> str:

@@ -88,10 +88,10 @@ def test_the_page_has_a_line_for_each_equation_and_says_which_is_not_checked():
             {"cell_type": "code", "id": "two", "source": ["2"]},
         ]
     }
-    assert equations_page({"notebooks/a": chapter}).splitlines()[-2:] == [
-        "| {eq}`eq-a-b` | {ref}`cell <check-eq-a-b>` | `numpy.dot` | `hamsynth_utils.explain.relevance` "
+    assert equations_page([chapter]).splitlines()[-2:] == [
+        "| {eq}`eq-a-b` b | {ref}`cell <check-eq-a-b>` | `numpy.dot` | `explain.relevance` "
         "| {cite:t}`ho2020ddpm`, {cite:t}`song2021ddim` |",
-        "| {eq}`eq-a-c` | no | | | |",
+        "| {eq}`eq-a-c` c | no | | | |",
     ]
     cells = with_anchors(chapter)["cells"]
     assert [cell["source"] for cell in cells if cell["cell_type"] == "markdown"][1:] == ["(check-eq-a-b)="]
