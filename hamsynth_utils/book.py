@@ -21,11 +21,13 @@ import yaml
 
 from hamsynth_utils.cards import model_cards
 from hamsynth_utils.datasheet import datasheet_values
+from hamsynth_utils.equations import equations_page, with_anchors
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
+from hamsynth_utils.glossary import terms, with_links
 from hamsynth_utils.profile import ARMS, project_root
-from hamsynth_utils.results import REFERENCE, answer, answer_figure, keep
-from hamsynth_utils.run_page import run_page, this_run
+from hamsynth_utils.results import REFERENCE, answer, answer_figure, answer_in_words, keep
+from hamsynth_utils.run_page import chapter_minutes, run_page, this_run
 from hamsynth_utils.writing import replacing
 
 CLASSIFIER = "notebooks/05_vit"
@@ -67,29 +69,33 @@ def stage(folder: Path, root: Path | None = None) -> Path:
         shutil.copytree(root / "book", staged)
         (staged / "notebooks").mkdir()
         scrub = _Scrub(folder, root, record["data"], *_given(notebooks.get(EXTERNAL), "external"))
+        pages, glossary = {}, terms((root / "book/glossary.md").read_text())
         for name, path in notebooks.items():
-            notebook = scrub(json.loads(path.read_text()))
+            notebook = with_links(with_anchors(scrub(json.loads(path.read_text()))), glossary)
             _name_parameters(notebook)
             if name in executions[1:]:
                 notebook = _per_arm_page(notebook, name)
             target = CLASSIFIER if name in executions[:1] else name
+            pages[target] = notebook
             (staged / f"{target}.ipynb").write_text(json.dumps(notebook))
+        (staged / "equations.md").write_text(
+            equations_page(pages[chapter["file"]] for chapter in wanted if chapter["file"] in pages)
+        )
         for chapter in wanted:
             if chapter["file"] == CLASSIFIER and executions[1:]:
                 chapter["sections"] = [{"file": name} for name in executions[1:]]
         (staged / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
         config = yaml.safe_load((root / "_config.yml").read_text())
         config.setdefault("parse", {})["myst_substitutions"] = {
-            "this_run": this_run(folder, record), **datasheet_values(folder, record),
+            "this_run": this_run(folder, record), "chapter_minutes": chapter_minutes(minutes(folder)),
+            **datasheet_values(folder, record),
         }  # fmt: skip
         (staged / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
         if REFERENCE.is_dir():
             (staged / "answer.md").write_text(answer())
             answer_figure().savefig(staged / "answer.svg")
         else:
-            (staged / "answer.md").write_text(
-                "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
-            )
+            (staged / "answer.md").write_text(answer_in_words())
         (staged / "run.md").write_text(scrub(run_page(folder, record, minutes(folder))))
         (staged / "model_cards.md").write_text(scrub(model_cards(folder)))
     return folder / "book"

@@ -65,8 +65,10 @@ def gains(folder: Path) -> pd.DataFrame:
     return rows[["arm", "value", "low", "high", "holm", "n", "lesions", "seeds"]].reset_index(drop=True)
 
 
-def answer(folder: Path = REFERENCE) -> str:
-    """The answer of a kept run as MyST Markdown: a sentence, a figure `answer.svg`, and how to repeat it."""
+def answer_in_words(folder: Path = REFERENCE) -> str:
+    """The answer of a kept run as a paragraph of Markdown; where none is kept, it says so."""
+    if not folder.is_dir():
+        return "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
     rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
     profile = record["profile"]
     estimates = pd.read_csv(folder / "metrics/estimates/evaluation.csv")
@@ -76,7 +78,6 @@ def answer(folder: Path = REFERENCE) -> str:
     other = rows.drop(invented.index)
     cheap = f" Without any invented image: {_in_words(other)}." if len(other) else ""
     n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
-    hours = sum(record["minutes"].values()) / 60
     return f"""**The answer of the reference run.** {_verdict(invented)} Balanced accuracy was
 {100 * real["value"]:.1f} % ({100 * real["low"]:.1f} to {100 * real["high"]:.1f}) with real images alone
 (accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by {_in_words(invented)}.{cheap}
@@ -84,7 +85,16 @@ HAM10000 at {profile["data"]["image_size"]} pixels, split by {profile["data"]["p
 images of {lesions:,} lesions, {seeds} trainings of the classifier an arm and one of each generator; in
 brackets 95 % intervals over lesions and trainings; "surely" means p < {ALPHA} after Holm's correction for all
 comparisons of the run.
+"""
 
+
+def answer(folder: Path = REFERENCE) -> str:
+    """The answer of a kept run as MyST Markdown: in words, a figure `answer.svg`, and how to repeat it."""
+    rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
+    n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
+    profile = record["profile"]["name"]
+    hours = sum(record["minutes"].values()) / 60
+    return f"""{answer_in_words(folder)}
 ```{{figure}} answer.svg
 :name: fig-answer
 :alt: One line an arm with its 95 % interval, beside a dashed line at no gain
@@ -95,7 +105,7 @@ with a generator's images lies to the right of those without invented images.
 ```
 
 These numbers are kept in `results/{folder.name}`. In about {hours:.0f} hours of notebooks on the reference
-machine ({record["device"]}), `make report DATA=path/to/ham10000 PROFILE={profile["name"]}` makes them again.
+machine ({record["device"]}), `make report DATA=path/to/ham10000 PROFILE={profile}` makes them again.
 """
 
 

@@ -68,6 +68,24 @@ def run_page(folder: Path, record: dict[str, Any], minutes: dict[str, tuple[floa
     return "\n\n".join(sections) + "\n"
 
 
+def chapter_minutes(minutes: dict[str, tuple[float, float | None]]) -> str:
+    """The table of minutes and memory for a teacher, in MyST Markdown: one row a chapter, with links.
+
+    minutes: as of `run_page`. A chapter that is executed several times has the mean of its minutes, and the
+    most memory of any of them.
+    """
+    chapters: dict[str, list[tuple[float, float | None]]] = {}
+    for name, measured in minutes.items():
+        chapters.setdefault(name.partition("-")[0], []).append(measured)
+    rows = []
+    for chapter, measured_all in chapters.items():
+        mean = sum(length for length, _ in measured_all) / len(measured_all)
+        memory = max((each for _, each in measured_all if each is not None), default=None)
+        rows.append((f"{{doc}}`notebooks/{chapter}`", len(measured_all), f"{mean:.1f}",
+                     "-" if memory is None else f"{memory:.1f}"))  # fmt: skip
+    return _table(("Chapter", "Times executed", "Minutes each", "GiB"), rows)
+
+
 def _data(record: dict[str, Any]) -> str:
     return "the phantom" if record["data"] == "phantom" else f"the folder {Path(record['data']).name}"
 

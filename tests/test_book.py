@@ -87,7 +87,7 @@ def executed(name: str, folder: Path) -> dict:
     mathematics = (
         f"$$\n\\mathcal{{L}} = \\boldsymbol{{x}}_t^2\n$$ (eq-{chapter}-loss)\n\nsee {{eq}}`eq-{chapter}-loss`"
     )
-    words = "Accuracy {glue:text}`accuracy:.2f`, {cite}`ho2020ddpm`, {term}`lesion`, "
+    words = "Accuracy {glue:text}`accuracy:.2f`, {cite}`ho2020ddpm`, a lesion, "
     words += f"{{numref}}`fig-{chapter}-loss`.\n\n:::{{dropdown}} Solution\nSeven.\n:::"
     caption = {"caption": "Accuracy is {glue:text}`accuracy:.3f`.", "name": f"fig-{chapter}-loss"}
     cells = [
@@ -103,6 +103,7 @@ def executed(name: str, folder: Path) -> dict:
             {"image": {"alt": "A black square"}, "figure": caption},
         ),
         cell("markdown", words),
+        cell("code", f"# check eq-{chapter}-loss (ho2020ddpm): this cell against numpy.mean\n1"),
     ]
     return {
         "cells": cells,
@@ -141,7 +142,7 @@ def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> 
     sections = [section["file"] for section in chapters["notebooks/05_vit"]["sections"]]
     assert sections == [f"notebooks/05_vit-{execution}" for execution in EXECUTIONS[1:]]
     first = json.loads((staged / "notebooks/05_vit.ipynb").read_text())
-    assert "05_vit-real-0 wrote" in json.dumps(first) and len(first["cells"]) == 6
+    assert "05_vit-real-0 wrote" in json.dumps(first) and len(first["cells"]) == 8
     other = json.loads((staged / "notebooks/05_vit-gan-0.ipynb").read_text())
     assert other["cells"][0]["source"].startswith("# The arm GAN, seed 0\n")
     assert [c["metadata"].get("tags") for c in other["cells"][1:]] == [["per-arm"], ["per-arm"]]
@@ -267,6 +268,24 @@ def test_numbers_and_captions_come_from_the_run(site: Path) -> None:
     assert "Fig. 2.1" in page and ">(2.1)<" in page
     front = (site / "intro.html").read_text()
     assert "the folder skin pictures" in front and "not skin" not in front
+
+
+def test_every_equation_leads_to_itself_its_check_and_its_paper(site: Path) -> None:
+    page = (site / "equations.html").read_text().partition("<article")[2].partition("</article>")[0]
+    links = re.findall(r'<a class="reference internal" href="((?:notebooks/|references)[^"]+)"', page)
+    assert {link.partition("#")[0] for link in links} == {
+        "references.html", *(f"notebooks/{name}.html" for name in (*CHAPTERS, "05_vit"))
+    }  # fmt: skip
+    assert sum("#equation-eq-" in link for link in links) == sum("#check-eq-" in link for link in links) == 11
+    for link in links:
+        path, _, place = link.partition("#")
+        assert f'id="{place}"' in (site / path).read_text(), link
+
+
+def test_a_term_leads_to_the_glossary(site: Path) -> None:
+    page = (site / "notebooks/02_vae.html").read_text()
+    assert page.count('href="../glossary.html#term-lesion"') == 1
+    assert 'id="term-lesion"' in (site / "glossary.html").read_text()
 
 
 def test_pages_work_offline_in_a_browser(site: Path) -> None:

@@ -1,0 +1,53 @@
+"""The teacher's page: plans that hold together, cells that are there, minutes from the run."""
+
+import json
+import re
+from itertools import pairwise
+
+from hamsynth_utils.profile import project_root
+from hamsynth_utils.run_page import chapter_minutes
+
+ROOT = project_root()
+PAGE = (ROOT / "book/teaching.md").read_text()
+NOTEBOOKS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "notebooks").glob("*.ipynb")}
+ROAD = set(NOTEBOOKS) - {"09_external"}
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def chapters(text: str) -> list[str]:
+    return re.findall(r"\{doc\}`notebooks/(\w+)`", text)
+
+
+def test_the_day_runs_forward_along_the_road():
+    clock = [60 * int(h) + int(m) for h, m in re.findall(r"^\| (\d+):(\d\d) \|", section("One day"), re.M)]
+    assert clock == sorted(clock) and all(15 <= b - a <= 60 for a, b in pairwise(clock))
+    assert clock[-1] - clock[0] <= 8 * 60
+    plan = chapters(section("One day"))
+    assert plan[:-1] == sorted(plan[:-1]) and set(plan) <= ROAD  # the release comes up only in the last talk
+
+
+def test_six_weeks_visit_every_chapter_once():
+    weeks = re.findall(r"^\| (\d) \|", section("Six weeks"), re.M)
+    assert weeks == list("123456") and sorted(chapters(section("Six weeks"))) == sorted(ROAD)
+
+
+def test_the_cells_to_run_live_are_there():
+    rows = re.findall(r"^\| \{doc\}`notebooks/(\w+)` \| `(\w+)`", section("Run live, and guess first"), re.M)
+    assert len(rows) >= 9
+    for chapter, function in rows:
+        code = ["".join(c["source"]) for c in NOTEBOOKS[chapter]["cells"] if c["cell_type"] == "code"]
+        assert any(f"def {function}(" in source for source in code), (chapter, function)
+
+
+def test_minutes_are_the_runs_and_none_is_typed():
+    assert "{{ chapter_minutes }}" in PAGE and not re.search(r"\d[\d.]* (min\b|minutes|GiB|hours)", PAGE)
+    table = chapter_minutes(
+        {"01_dataset": (1.25, None), "05_vit-real-0": (2.0, 1.5), "05_vit-gan-0": (4.0, 2.25)}
+    )
+    assert table.splitlines()[2:] == [
+        "| {doc}`notebooks/01_dataset` | 1 | 1.2 | - |",
+        "| {doc}`notebooks/05_vit` | 2 | 3.0 | 2.2 |",
+    ]
