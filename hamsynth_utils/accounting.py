@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from opacus.accountants import create_accountant
@@ -48,6 +49,7 @@ def spent(noise: float, sampling_rate: float, steps: int, delta: float, accounta
         return float(book.get_epsilon(delta=delta))
 
 
+@cache
 def guarantee_of(settings: PrivateSettings, lesions: int, budget: float) -> Guarantee:
     """The least noise with which a training on so many lesions stays within `budget`, and what it spends.
 

@@ -233,7 +233,7 @@ class PrivateSettings(Settings):
     """The length to which the gradient of one photograph is cut."""
     learning_rate: Rate = 2.0e-3
     ema_decay: Share = 0.98
-    latent_size: Count = 16
+    latent_size: Count = 32
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 8
     deviation: Rate = 0.1
     """The fixed standard deviation of p(x | z), where black is -1 and white 1."""
@@ -241,8 +241,8 @@ class PrivateSettings(Settings):
     """Photographs whose gradients lie in memory together; of no influence on what is learned."""
     few: Annotated[int, Field(ge=10)] = 30
     """Lesions that the chapter has a VAE learn by heart, to see whether the attacks find them."""
-    few_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
-    few_steps: Count = 300
+    few_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    few_steps: Count = 400
 
     @model_validator(mode="after")
     def rising(self) -> PrivateSettings:
