@@ -65,7 +65,11 @@ def make_run(folder: Path) -> Path:
 def executed(name: str, folder: Path) -> dict:
     """A notebook with everything a chapter has: glue, equations, a numbered figure, a citation, a fold."""
     # 05 is that of the classifier, and there are several 07.
-    chapter = name.partition("_")[2] if name in ("05_probes", "07_guarantee", "07_fairness", "07_release") else name[:2]
+    chapter = (
+        name.partition("_")[2]
+        if name in ("05_probes", "07_guarantee", "07_fairness", "07_release")
+        else name[:2]
+    )
     png = io.BytesIO()
     matplotlib.image.imsave(png, np.zeros((8, 8)), format="png")
     glued = {
