@@ -70,6 +70,7 @@ onerror:
 rule report:
     input:
         "notebooks/08_claims.ipynb",
+        "notebooks/07_guarantee.ipynb",
         ["notebooks/09_external.ipynb"] if EXTERNAL else [],
         pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in (ROOT / "book").rglob("*") if p.is_file())],
     output:
@@ -218,6 +219,26 @@ rule privacy:
         runtime=240,
     params:
         name="07_privacy",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+# Trains its own generators, on one photograph a lesion: it needs nothing of the others.
+rule guarantee:
+    input:
+        "notebooks/01_dataset.ipynb",
+        notebook=NOTEBOOKS / "07_guarantee.ipynb",
+    output:
+        "notebooks/07_guarantee.ipynb",
+    log:
+        "logs/07_guarantee.log",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=720,
+    params:
+        name="07_guarantee",
         parameters=PARAMETERS,
     shell:
         EXECUTE

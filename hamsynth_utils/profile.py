@@ -219,6 +219,42 @@ class PrivacySettings(Settings):
     """How it is trained; as the run's VAE if left out."""
 
 
+class PrivateSettings(Settings):
+    """The VAE that is trained with differential privacy, once for each budget and once without."""
+
+    epsilons: Annotated[tuple[Rate, ...], Field(min_length=3)] = (1.0, 3.0, 10.0)
+    """The budgets, rising."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-5
+    """The probability with which the bound by epsilon may fail; well below one over the lesions."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.06
+    """The probability with which a lesion is drawn at a step."""
+    steps: Count = 300
+    clip: Rate = 1.0
+    """The length to which the gradient of one photograph is cut."""
+    learning_rate: Rate = 2.0e-3
+    ema_decay: Share = 0.98
+    latent_size: Count = 32
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 8
+    deviation: Rate = 0.1
+    """The fixed standard deviation of p(x | z), where black is -1 and white 1."""
+    at_once: Count = 32
+    """Photographs whose gradients lie in memory together; of no influence on what is learned."""
+    few: Annotated[int, Field(ge=10)] = 30
+    """Lesions that the chapter has a VAE learn by heart, to see whether the attacks find them."""
+    few_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    few_steps: Count = 400
+
+    @model_validator(mode="after")
+    def rising(self) -> PrivateSettings:
+        if list(self.epsilons) != sorted(set(self.epsilons)):
+            raise ValueError(f"epsilons must rise and not repeat: {list(self.epsilons)}")
+        return self
+
+    def of_few(self) -> PrivateSettings:
+        """The settings with which a few lesions are learned by heart."""
+        return self.model_copy(update={"sampling_rate": self.few_rate, "steps": self.few_steps})
+
+
 class Profile(Settings):
     """Everything a run depends on but its data and its seed. `name` is the file's stem."""
 
@@ -241,6 +277,7 @@ class Profile(Settings):
     probe: ProbeSettings
     evaluation: EvaluationSettings
     privacy: PrivacySettings = PrivacySettings()
+    private: PrivateSettings = PrivateSettings()
 
     @model_validator(mode="after")
     def consistent(self) -> Profile:

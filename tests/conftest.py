@@ -59,6 +59,7 @@ TINY = {
         "attacked": 100, "noise_levels": 1, "patients": 10, "other_images": 0,
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
+    "private": {"sampling_rate": 0.02, "steps": 3, "latent_size": 4, "few": 10, "few_steps": 3},
 }  # fmt: skip
 """Every setting as small as it goes: the road in seconds, to test that it holds, not where it leads."""
 

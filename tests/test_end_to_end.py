@@ -19,7 +19,7 @@ from hamsynth_utils.profile import GENERATORS, MAIN_ARMS
 from hamsynth_utils.synthesis import read_synthetic
 
 CHAPTERS = (
-    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_privacy", "07_fairness", "07_release", "08_claims",
+    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_privacy", "07_guarantee", "07_fairness", "07_release", "08_claims",
 )  # fmt: skip
 EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in MAIN_ARMS)]
 
@@ -94,7 +94,7 @@ def test_every_room_leaves_its_results(report):
         assert set(predictions["image_id"]) == set(parts[parts == "test"].index)
         assert predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1).between(0.999, 1.001).all()
     metrics = ("fidelity", "probes", "probe_gains", "probe_sweep", "classification", "differences")
-    for table in (*metrics, "privacy", "fairness"):
+    for table in (*metrics, "privacy", "guarantee", "fairness"):
         assert len(pd.read_csv(folder / f"metrics/{table}.csv"))
 
 

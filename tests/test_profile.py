@@ -66,6 +66,11 @@ def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
         ("data.image_size", "63", r"data\.image_size.*63"),
         ("diffusion.guidance", "0.5", r"diffusion\.guidance.*0\.5"),
         ("vae.training.epochs", "3", "exactly one of steps and epochs"),
+        ("private.epsilons", "[3.0, 1.0, 10.0]", r"private.*epsilons must rise"),
+        ("private.epsilons", "[1.0, 3.0]", r"private\.epsilons.*3"),
+        ("private.epsilons", "[0.0, 1.0, 3.0]", r"private\.epsilons\.0.*0\.0"),
+        ("private.sampling_rate", "1.5", r"private\.sampling_rate.*1\.5"),
+        ("private.delta", "1.0", r"private\.delta.*1"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_by_name(edited, key, text, message):
