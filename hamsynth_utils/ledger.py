@@ -9,7 +9,7 @@ below t      the other way round
 within a, b  supported if the whole interval lies in a to b, contradicted if it lies outside
 
 and undecided otherwise. A claim is not testable in a run that has no such estimate, that is not on HAM10000,
-or whose models have hardly begun to learn.
+whose models have hardly begun to learn, or, if it is about a classifier, whose test part leaks.
 """
 
 from __future__ import annotations
@@ -109,15 +109,19 @@ def read_estimates(paths: Iterable[Path]) -> pd.DataFrame:
     return pd.concat(tables.values(), ignore_index=True)
 
 
-def ledger(claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float], data: str) -> pd.DataFrame:
+def ledger(
+    claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float], data: str, leaked: float = 0.0
+) -> pd.DataFrame:
     """One row a claim: its words, threshold, estimate with n and seeds, verdict and reason.
 
     estimates: columns ESTIMATES. passes: how often each model saw a training image, by its name. data: that
-    of the run, `phantom` or a folder. `rule` is what the rule alone would say, where there is an estimate.
+    of the run, `phantom` or a folder. leaked: share (0 to 1) of the test images whose lesion was trained or
+    chosen on, as `hamsynth_utils.data.split.leaked_share` gives it. `rule` is what the rule alone would
+    say, where there is an estimate.
     Raises InputError for estimates without those columns, or with two rows for one claim.
     """
     _check_columns(estimates, "the table of estimates")
-    return pd.DataFrame([_judged(claim, estimates, passes, data) for claim in claims])
+    return pd.DataFrame([_judged(claim, estimates, passes, data, leaked) for claim in claims])
 
 
 def decide(claim: Claim, low: float, high: float) -> str:
@@ -139,7 +143,9 @@ def _check_columns(estimates: pd.DataFrame, name: str) -> None:
         raise InputError(f"{name} lacks the column(s) {', '.join(missing)}")
 
 
-def _judged(claim: Claim, estimates: pd.DataFrame, passes: dict[str, float], data: str) -> dict:
+def _judged(
+    claim: Claim, estimates: pd.DataFrame, passes: dict[str, float], data: str, leaked: float
+) -> dict:
     row = {"id": claim.id, "says": claim.says, "hypothesis": claim.hypothesis}
     if claim.untestable is not None:
         return {**row, "verdict": VERDICTS[3], "reason": claim.untestable}
@@ -154,6 +160,8 @@ def _judged(claim: Claim, estimates: pd.DataFrame, passes: dict[str, float], dat
         for name in claim.models
         if passes.get(name, 0.0) < LEAST_PASSES
     ]
+    if leaked and "vit" in claim.models:
+        obstacles += [f"{100 * leaked:.1f} % of the test images show a lesion that was learned from"]
     row["threshold"] = claim.threshold
     if found.empty or found[["low", "high"]].isna().any(axis=None):
         return {

@@ -184,7 +184,7 @@ class Run:
             path = folder / ("split.csv" if protocol == settings.protocol else f"split-{protocol}.csv")
             if not path.is_file():
                 split = split_by(
-                    protocol, lesions.table, self.near_duplicates(), self.seed,
+                    protocol, lesions.table, self._pairs(lesions), self.seed,
                     settings.validation_share, settings.test_share,
                 )  # fmt: skip
                 part = np.full(len(lesions), "train", dtype=object)
@@ -202,8 +202,15 @@ class Run:
         return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
     def near_duplicates(self) -> pd.DataFrame:
-        """Pairs of near-duplicate images of different lesions (image_id_a, image_id_b) known for the data."""
-        return ham10000.read_near_duplicates(Path(self.data)) if self.data != "phantom" else ham10000.NO_PAIRS
+        """Pairs of near-duplicate images of different lesions (image_id_a, image_id_b): those known for the
+        data, and those that are the same pixel for pixel.
+        """
+        return self._pairs(self.lesions())
+
+    def _pairs(self, lesions: LesionSet) -> pd.DataFrame:
+        folder = Path(self.data)
+        known = ham10000.NO_PAIRS if self.data == "phantom" else ham10000.read_near_duplicates(folder)
+        return pd.concat([known, lesions.repeated()], ignore_index=True)
 
     def require(self, path: str, made_by: str) -> Path:
         """The file or folder `path` of the run; raises InputError naming the notebook that makes it."""

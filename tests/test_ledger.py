@@ -79,6 +79,9 @@ def test_what_a_run_cannot_say_it_does_not_say():
         "the phantom is not HAM10000": ledger([claim()], table, PASSES, "phantom"),
         "gan saw each image 1.5 times": ledger([claim()], table, {**PASSES, "gan": 1.5}, "folder"),
         "vit is missing": ledger([claim()], table, {"gan": 9.0}, "folder"),
+        "38.6 % of the test images show a lesion that was learned from": ledger(
+            [claim()], table, PASSES, "folder", leaked=0.386
+        ),
         "no such estimate in this run": ledger([claim(arm="vae", models=[])], table, PASSES, "folder"),
         "because": ledger(
             [claim(statistic=..., above=..., arm=..., reference=..., untestable="because")],
@@ -91,6 +94,8 @@ def test_what_a_run_cannot_say_it_does_not_say():
         (row,) = found.to_dict("records")
         assert row["verdict"] == UNTESTABLE and row["reason"] == reason
     assert cases["the phantom is not HAM10000"]["rule"].tolist() == ["supported"]
+    other = ledger([claim(models=["gan"])], table, PASSES, "folder", leaked=0.386)
+    assert other["verdict"].tolist() == ["supported"], "a leak of the classifier's test says nothing of a generator"
     undefined = estimates(("accuracy", "gan", "real", np.nan, np.nan, np.nan))
     assert ledger([claim()], undefined, PASSES, "folder")["verdict"].tolist() == [UNTESTABLE]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,18 @@ class LesionSet:
         return LesionSet(
             self.images[picked], self.labels[picked], self.table.iloc[index].reset_index(drop=True)
         )
+
+    def repeated(self) -> pd.DataFrame:
+        """Pairs of images that are the same pixel for pixel and go by two lesions.
+
+        Columns image_id_a, the first of its kind, and image_id_b.
+        """
+        content = pd.Series([hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.images])
+        first = content.groupby(content).transform(lambda rows: rows.index[0]).to_numpy(dtype=np.int64)
+        lesion, names = self.table["lesion_id"].to_numpy(), self.table["image_id"].to_numpy()
+        other = np.flatnonzero(lesion[first] != lesion)
+        other = other[first[other] != other]
+        return pd.DataFrame({"image_id_a": names[first[other]], "image_id_b": names[other]})
 
     def save(self, folder: Path) -> None:
         """Write `images.npy` and `table.csv` to `folder`, which must exist."""
