@@ -25,6 +25,7 @@ from hamsynth_utils.equations import equations_page, with_anchors
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.glossary import terms, with_links
+from hamsynth_utils.playground import write_playground
 from hamsynth_utils.profile import ARMS, project_root
 from hamsynth_utils.results import REFERENCE, answer, answer_figure, answer_in_words, keep
 from hamsynth_utils.run_page import chapter_minutes, run_page, this_run
@@ -115,8 +116,10 @@ def build(folder: Path, root: Path | None = None) -> Path:
         log.write_text(result.stdout)
     if result.returncode:
         raise RuntimeError(f"Jupyter Book could not build {staged}:\n{result.stdout}")
+    html, record = staged / "_build/html", yaml.safe_load((folder / "run.yaml").read_text())
+    write_playground(html / "playground/networks", folder, record["data"])
     with replacing(folder / "site") as site:
-        shutil.move(staged / "_build/html", site)
+        shutil.move(html, site)
     return folder / "site/index.html"
 
 

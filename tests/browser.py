@@ -2,11 +2,16 @@
 
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MATHEMATICS = "span.math, div.math"
@@ -24,6 +29,52 @@ def chromium() -> str:
     return found
 
 
+@contextmanager
+def headless() -> Iterator[Browser]:
+    """Chromium, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(),
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-dev-shm-usage",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder, served to this machine as `make serve` does it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def opened(browser: Browser, address: str, path: str) -> tuple[Page, list[str]]:
+    """A page of a served folder, and all that goes wrong on it from now on: errors, requests to other hosts."""
+    page, problems = browser.new_page(), []
+    page.route("**/favicon.ico", lambda route: route.fulfill(status=204))  # no page asks for it, the browser does
+    page.on("console", lambda m: problems.append(m.text) if m.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.extend(_elsewhere(request.url, address)))
+    page.goto(f"{address}/{path}", wait_until="load")
+    return page, problems
+
+
+def _elsewhere(url: str, address: str) -> list[str]:
+    return [] if url.startswith((address, "data:", "blob:")) else [f"request to another host: {url}"]
+
+
 def problems_of(site: Path) -> list[str]:
     """All that is wrong with the pages of a built report; an empty list if nothing is.
 
@@ -35,21 +86,11 @@ def problems_of(site: Path) -> list[str]:
     # A page that only sends the reader on would leave while it is looked at; where it leads is looked at itself.
     pages = [path for path in pages if 'http-equiv="refresh"' not in path.read_text().lower()]
     assert pages, f"{site} has no pages"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium(),
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--disable-dev-shm-usage",
-            ],
-        )
+    with headless() as browser:
         context = browser.new_context(offline=True)
         for path in pages:
             name = str(path.relative_to(site))
             problems += [f"{name}: {problem}" for problem in _page_problems(context.new_page(), path)]
-        browser.close()
     return problems
 
 

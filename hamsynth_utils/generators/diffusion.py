@@ -198,12 +198,9 @@ class Diffusion(Generator):
             raise InputError(f"no solver is called {solver!r}; there are {', '.join(SOLVERS)}")
         labels = self.checked(labels)
         x = seeded_noise(self.shape, seed, len(labels), self.device)
-        times = self.shifted_times(torch.linspace(1, 0, steps)).unique().flip(0)
-        signal = self.process.alphas_cumprod.double().cpu()[times]
-        alpha, sigma = signal.sqrt().tolist(), (1 - signal).sqrt().tolist()
-        log_snr = (signal / (1 - signal)).log().div(2).tolist()
+        times, alpha, sigma, log_snr = self.schedule(steps)
         last = None
-        for step, time in enumerate(times.tolist()):
+        for step, time in enumerate(times):
             t = torch.full((len(labels),), time, device=self.device)
             clean = self.predict_clean(x, t, labels, guidance)
             yield clean
@@ -216,6 +213,14 @@ class Diffusion(Generator):
             noise = (x - alpha[step] * toward) / sigma[step]
             x = alpha[step + 1] * toward + sigma[step + 1] * noise
             last = clean
+
+    def schedule(self, steps: int) -> tuple[list[int], list[float], list[float], list[float]]:
+        """Of so many steps, noisiest first: the times, alpha and sigma of x_t = alpha x_0 + sigma noise, and
+        log(alpha / sigma). Times that fall together are taken once."""
+        times = self.shifted_times(torch.linspace(1, 0, steps)).unique().flip(0)
+        signal = self.process.alphas_cumprod.double().cpu()[times]
+        log_snr = (signal / (1 - signal)).log().div(2)
+        return times.tolist(), signal.sqrt().tolist(), (1 - signal).sqrt().tolist(), log_snr.tolist()
 
     @torch.no_grad()
     def predict_clean(self, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:

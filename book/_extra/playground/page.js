@@ -1,0 +1,139 @@
+/* The page: what the reader chooses, and the two labelled canvases. */
+"use strict";
+
+(() => {
+  const { networks, classes, notice, licence, note } = hamsynthNetworks;
+  const page = document.getElementById("playground");
+  const field = (name) => page.querySelector(`[name="${name}"]`);
+  const canvas = (name) => page.querySelector(`canvas[data-name="${name}"]`);
+  const say = (text) => { page.querySelector("[role=status]").textContent = text; };
+  const label = () => Number(field("class").value);
+
+  /* Draw floats [3 * S * S] with a line under them that says what they are; `about` is what a saved file says. */
+  const draw = (target, image, size, about, description) => {
+    const context = target.getContext("2d"), side = target.width;
+    const small = document.createElement("canvas");
+    small.width = small.height = size;
+    small.getContext("2d").putImageData(hamsynth.pixels(image, size), 0, 0);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, side, side);
+    context.fillStyle = "#000";
+    context.fillRect(0, side, side, target.height - side);
+    context.fillStyle = "#fff";
+    context.font = "bold 15px sans-serif";
+    context.textAlign = "center";
+    context.fillText("SYNTHETIC, not a patient", side / 2, side + 21);
+    target.setAttribute("aria-label", `Synthetic image, not a patient: ${description}`);
+    target.about = about;
+    target.description = description;
+  };
+
+  const save = (target, name) => target.toBlob(async (blob) => {
+    const text = { "hamsynth:synthetic": "true", ...target.about, Comment: notice, Copyright: licence };
+    const png = hamsynth.withText(new Uint8Array(await blob.arrayBuffer()), text);
+    hamsynth.save(png, `synthetic-${name}-${classes[label()].dx}.png`);
+  });
+
+  const aboutOf = (name, seed, sampling) => ({
+    "hamsynth:generator": name, "hamsynth:class": classes[label()].dx, "hamsynth:seed": String(seed),
+    "hamsynth:sampling": `in the browser ${sampling}`.trim(), "hamsynth:checkpoint": networks[name].checkpoint,
+  });
+
+  /* Of the diffusion steps that were last drawn: the image after each, and its time. */
+  let steps = [];
+  const showStep = () => {
+    const at = Number(field("step").value), { image, time, about, of } = steps[at - 1];
+    draw(canvas("lesion"), image, networks.diffusion.size, about, `${of}, step ${at} of ${steps.length}`);
+    page.querySelector("[data-name=time]").textContent =
+      `step ${at} of ${steps.length}: the network's guess of the clean image at time ${time}`;
+  };
+
+  const make = async () => {
+    const name = field("generator").value, network = networks[name], seed = Number(field("seed").value);
+    const noise = hamsynth.noiseFor(network, seed), of = `${classes[label()].name}, ${network.title}, seed ${seed}`;
+    const begun = performance.now();
+    page.querySelector("[data-name=steps]").hidden = !network.schedules;
+    if (network.schedules) {
+      const guidance = Number(field("guidance").value), number = field("number").value, found = [];
+      const about = aboutOf(name, seed, `guidance=${guidance} steps=${number}`);
+      for await (const { clean, time } of hamsynth.guesses(name, noise, label(), guidance, number)) {
+        found.push({ image: await hamsynth.decode(name, clean), time, about, of });
+        steps = found;
+        field("step").max = found.length; // before the value, which it limits
+        field("step").value = found.length;
+        showStep();
+        await new Promise(requestAnimationFrame);
+      }
+    } else {
+      const image = await hamsynth.decode(name, noise, label());
+      draw(canvas("lesion"), image, network.size, aboutOf(name, seed, ""), of);
+    }
+    page.querySelector("[data-name=save]").disabled = false;
+    return `${of}: made in ${((performance.now() - begun) / 1000).toFixed(2)} s.`;
+  };
+
+  const walk = async () => {
+    const seeds = [Number(field("from").value), Number(field("to").value)], share = Number(field("share").value) / 100;
+    const codes = seeds.map((seed) => hamsynth.noiseFor(networks.vae, seed));
+    const image = await hamsynth.decode("vae", hamsynth.between(...codes, share), label());
+    const of = `${classes[label()].name}, VAE, ${share * 100} % of the way from seed ${seeds[0]} to seed ${seeds[1]}`;
+    draw(canvas("walk"), image, networks.vae.size, aboutOf("vae", seeds.join(" to "), `share=${share}`), of);
+    page.querySelector("[data-name=save-walk]").disabled = false;
+    return `${of}.`;
+  };
+
+  /* One task after the other: a network runs one image at a time, and only the last wish of a kind counts. */
+  let busy = Promise.resolve();
+  const wanted = {};
+  const want = (task) => {
+    const ticket = wanted[task.name] = (wanted[task.name] || 0) + 1;
+    busy = busy.then(async () => {
+      if (ticket !== wanted[task.name]) return;
+      page.setAttribute("aria-busy", "true");
+      say("Working. The first time, the networks are loaded.");
+      try {
+        say(await task());
+      } catch (error) {
+        say(`That did not work: ${error.message}`);
+      }
+      page.removeAttribute("aria-busy");
+    });
+  };
+
+  const options = (select, entries) => select.append(...entries.map(([value, text]) => new Option(text, value)));
+  page.querySelector("[data-name=note]").textContent = note;
+  options(field("generator"), Object.entries(networks).map(([name, { title }]) => [name, title]));
+  options(field("class"), classes.map(({ dx, name }, i) => [i, `${name} (${dx})`]));
+  field("class").value = classes.findIndex(({ dx }) => dx === "mel");
+  page.querySelector("[data-name=walk]").hidden = !networks.vae;
+  if (networks.diffusion) {
+    options(field("number"), Object.keys(networks.diffusion.schedules).map((number) => [number, number]));
+    field("number").value = networks.diffusion.steps;
+    field("guidance").value = networks.diffusion.guidance;
+  }
+  const choices = () => {
+    page.querySelector("[data-name=diffusion]").hidden = !networks[field("generator").value]?.schedules;
+    page.querySelector("[data-name=guidance]").textContent = field("guidance").value;
+  };
+  choices();
+
+  if (location.protocol === "file:") {
+    page.querySelector("[data-name=blocked]").hidden = false;
+  } else if (Object.keys(networks).length) {
+    page.querySelector("fieldset").disabled = false;
+  }
+
+  page.addEventListener("input", (event) => {
+    choices();
+    if (event.target.name === "step") showStep();
+    if (event.target.name === "share") want(walk);
+  });
+  page.querySelector("form").addEventListener("submit", (event) => { event.preventDefault(); want(make); });
+  page.querySelector("[data-name=another]").addEventListener("click", () => {
+    field("seed").value = Number(field("seed").value) + 1;
+    want(make);
+  });
+  page.querySelector("[data-name=go]").addEventListener("click", () => want(walk));
+  page.querySelector("[data-name=save]").addEventListener("click", () => save(canvas("lesion"), field("generator").value));
+  page.querySelector("[data-name=save-walk]").addEventListener("click", () => save(canvas("walk"), "vae-walk"));
+})();
