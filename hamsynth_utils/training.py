@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from ema_pytorch import EMA
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -121,7 +122,7 @@ def train(
     if len(lesions) == 0:
         raise InputError("no images to train on")
 
-    accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision))
+    accelerator = _accelerator(resolve_precision(settings.precision))
     device, processes = accelerator.device, accelerator.num_processes
     if settings.batch_size % processes:
         raise InputError(
@@ -209,6 +210,13 @@ def train(
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return Training(module.eval(), history, "trained now", _moments(folder, total))
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """Accelerate holds a process to the precision of its first training, until that state is reset."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
 
 
 def resolve_precision(precision: str) -> str:

@@ -67,7 +67,6 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(road: Road)
         "05_probes",
         "06_evaluation",
         "07_privacy",
-        "07_guarantee",
         "07_fairness",
         "07_release",
     ]

@@ -157,7 +157,7 @@ def test_a_change_is_seeded_and_each_view_gets_its_own(build, tmp_path):
 
 def test_training_on_tokens_is_training_on_images(build, tmp_path):
     """With one view there is nothing to draw, and both must take the same steps up to half precision."""
-    settings = TrainingSettings(steps=8, batch_size=8, learning_rate=1e-3, ema_decay=0.0)
+    settings = TrainingSettings(steps=8, batch_size=8, learning_rate=1e-3, ema_decay=0.0, precision="no")
     by_images, by_tokens = build(views=1), build(views=1)
     kept = kept_tokens(by_tokens, LESIONS, tmp_path / "tokens")
     quiet = {"seed": 0, "progress_bar": False}
