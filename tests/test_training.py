@@ -124,6 +124,28 @@ def test_the_learning_rate_warms_up_and_decays_to_zero():
         assert factors[-1] == pytest.approx(1.0 if decay == "none" else 0.0, abs=2e-3)
 
 
+class Linear(Trainable):
+    """Notes the type that its layer computes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.types = torch.nn.Linear(3, 1), set()
+
+    def forward(self, images, labels):
+        out = self.layer(images.mean((2, 3)))
+        self.types.add(out.dtype)
+        return {"loss": out.float().square().mean()}
+
+
+def test_each_training_of_a_process_has_its_own_precision(tmp_path):
+    for number, (precision, dtype) in enumerate(
+        [("no", torch.float32), ("bf16", torch.bfloat16), ("no", torch.float32)]
+    ):
+        model = Linear()
+        fit(model, tmp_path / str(number), steps=2, precision=precision)
+        assert model.types == {dtype}
+
+
 def test_auto_precision_is_bfloat16_only_where_the_processor_has_it():
     expected = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
     if not torch.cuda.is_available():
