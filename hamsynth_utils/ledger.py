@@ -110,7 +110,7 @@ def read_estimates(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def ledger(
-    claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float], data: str, leaked: float = 0.0
+    claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float], data: str, leaked: float
 ) -> pd.DataFrame:
     """One row a claim: its words, threshold, estimate with n and seeds, verdict and reason.
 

@@ -35,7 +35,7 @@ from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.vae import VAE
 from hamsynth_utils.profile import PrivateSettings, TrainingSettings, VAESettings
 from hamsynth_utils.trainable import Trainable
-from hamsynth_utils.training import Augment
+from hamsynth_utils.training import Augment, mixed
 from hamsynth_utils.weights import read_weights, write_weights
 from hamsynth_utils.writing import replacing
 
@@ -168,9 +168,9 @@ def train_privately(
     for step in range(settings.steps):
         module.progress = step / settings.steps
         drawn = drawn_lesions(len(lesions), settings.sampling_rate, seed, step)
-        for_augment = torch.Generator(device).manual_seed(_mix(seed, step, 1))
-        noise.manual_seed(_mix(seed, step, 2))
-        torch.manual_seed(_mix(seed, step, 3))
+        for_augment = torch.Generator(device).manual_seed(mixed(seed, step, 1))
+        noise.manual_seed(mixed(seed, step, 2))
+        torch.manual_seed(mixed(seed, step, 3))
         parts = []
         for index in torch.from_numpy(drawn).split(settings.at_once):
             images = to_unit_range(lesions.images[index]).to(device)
@@ -213,7 +213,3 @@ def _plain_step(
 
 def _expected(guarantee: Guarantee) -> float:
     return guarantee.sampling_rate * guarantee.lesions
-
-
-def _mix(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(2))

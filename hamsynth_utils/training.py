@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, is_initialized
 from ema_pytorch import EMA
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -161,9 +161,9 @@ def train(
     for step, index in tqdm(
         batches, initial=start, total=total, unit="step", disable=not progress_bar, mininterval=2.0
     ):
-        torch.manual_seed(_mix(seed, step))
+        torch.manual_seed(mixed(seed, step))
         picked = torch.from_numpy(index).to(device)
-        batch = module.share.of(batch_of(picked, torch.Generator(device).manual_seed(_mix(seed, step))))
+        batch = module.share.of(batch_of(picked, torch.Generator(device).manual_seed(mixed(seed, step))))
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         module.progress = step / total
@@ -214,7 +214,7 @@ def train(
 
 def _accelerator(precision: str) -> Accelerator:
     """Accelerate holds a process to the precision of its first training, until that state is reset."""
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+    if is_initialized() and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision)
 
@@ -274,8 +274,9 @@ def _moments(folder: Path, total: int) -> dict[int, Path]:
     }
 
 
-def _mix(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(2))
+def mixed(*numbers: int) -> int:
+    """One seed for torch from several numbers, as of a run and its step."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
 def _save(path: Path, module: nn.Module, ema: EMA, optimizer: Any, step: int, rows: list[dict]) -> None:

@@ -154,7 +154,6 @@ def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> 
     assert not list(staged.rglob("*.partial.ipynb"))
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference run is kept yet")
 def test_the_front_page_opens_with_the_numbers_of_the_reference_run(site: Path) -> None:
     text = " ".join(re.sub(r"<[^>]+>", " ", (site / "intro.html").read_text()).split())
     rows = gains(REFERENCE)

@@ -60,7 +60,7 @@ def test_the_row_that_decides_is_the_one_with_the_same_arm_and_reference():
         ("accuracy", "gan", "real", 2.0, 1.0, 3.0), ("accuracy", "gan", None, 90.0, 89.0, 91.0),
         ("accuracy", "vae", "real", -2.0, -3.0, -1.0), ("f1_macro", "gan", "real", -2.0, -3.0, -1.0),
     )  # fmt: skip
-    (row,) = ledger([claim()], table, PASSES, "folder").to_dict("records")
+    (row,) = ledger([claim()], table, PASSES, "folder", 0.0).to_dict("records")
     assert (row["verdict"], row["rule"], row["value"], row["n"], row["seeds"]) == (
         "supported",
         "supported",
@@ -68,7 +68,7 @@ def test_the_row_that_decides_is_the_one_with_the_same_arm_and_reference():
         2000,
         3,
     )
-    (row,) = ledger([claim(reference=..., above=95.0)], table, PASSES, "folder").to_dict("records")
+    (row,) = ledger([claim(reference=..., above=95.0)], table, PASSES, "folder", 0.0).to_dict("records")
     assert (row["verdict"], row["value"]) == ("contradicted", 90)
     assert row["threshold"] == "above 95"
 
@@ -76,18 +76,19 @@ def test_the_row_that_decides_is_the_one_with_the_same_arm_and_reference():
 def test_what_a_run_cannot_say_it_does_not_say():
     table = estimates(("accuracy", "gan", "real", 2.0, 1.0, 3.0))
     cases = {
-        "the phantom is not HAM10000": ledger([claim()], table, PASSES, "phantom"),
-        "gan saw each image 1.5 times": ledger([claim()], table, {**PASSES, "gan": 1.5}, "folder"),
-        "vit is missing": ledger([claim()], table, {"gan": 9.0}, "folder"),
+        "the phantom is not HAM10000": ledger([claim()], table, PASSES, "phantom", 0.0),
+        "gan saw each image 1.5 times": ledger([claim()], table, {**PASSES, "gan": 1.5}, "folder", 0.0),
+        "vit is missing": ledger([claim()], table, {"gan": 9.0}, "folder", 0.0),
         "38.6 % of the test images show a lesion that was learned from": ledger(
             [claim()], table, PASSES, "folder", leaked=0.386
         ),
-        "no such estimate in this run": ledger([claim(arm="vae", models=[])], table, PASSES, "folder"),
+        "no such estimate in this run": ledger([claim(arm="vae", models=[])], table, PASSES, "folder", 0.0),
         "because": ledger(
             [claim(statistic=..., above=..., arm=..., reference=..., untestable="because")],
             table,
             PASSES,
             "f",
+            0.0,
         ),
     }
     for reason, found in cases.items():
@@ -97,15 +98,15 @@ def test_what_a_run_cannot_say_it_does_not_say():
     other = ledger([claim(models=["gan"])], table, PASSES, "folder", leaked=0.386)
     assert other["verdict"].tolist() == ["supported"], "a leak of the classifier's test says nothing of a generator"
     undefined = estimates(("accuracy", "gan", "real", np.nan, np.nan, np.nan))
-    assert ledger([claim()], undefined, PASSES, "folder")["verdict"].tolist() == [UNTESTABLE]
+    assert ledger([claim()], undefined, PASSES, "folder", 0.0)["verdict"].tolist() == [UNTESTABLE]
 
 
 def test_two_estimates_for_one_claim_are_refused():
     row = ("accuracy", "gan", "real", 2.0, 1.0, 3.0)
     with pytest.raises(InputError, match="claim a has 2 estimates"):
-        ledger([claim()], estimates(row, row), PASSES, "folder")
+        ledger([claim()], estimates(row, row), PASSES, "folder", 0.0)
     with pytest.raises(InputError, match=r"lacks the column\(s\) seeds"):
-        ledger([claim()], estimates(row).drop(columns="seeds"), PASSES, "folder")
+        ledger([claim()], estimates(row).drop(columns="seeds"), PASSES, "folder", 0.0)
 
 
 def answered(predictions: pd.DataFrame, index: np.ndarray, correctly: bool) -> pd.DataFrame:
@@ -159,7 +160,7 @@ def test_the_books_verdict_follows_what_was_planted_in_the_predictions(right, wr
         rows.append({"statistic": "accuracy", "arm": "gan", "reference": "real",
                      **comparison.difference(own["gan"], own["real"]), "n": 1000, "lesions": 500, "seeds": 2})  # fmt: skip
     (claim,) = [claim for claim in read_claims() if claim.id == "accuracy-gan"]
-    (row,) = ledger([claim], pd.DataFrame(rows, columns=ESTIMATES), PASSES, data).to_dict("records")
+    (row,) = ledger([claim], pd.DataFrame(rows, columns=ESTIMATES), PASSES, data, 0.0).to_dict("records")
     assert row["verdict"] == verdict
     if dropped is None:
         assert row["value"] == pytest.approx(right - wrong)
@@ -178,7 +179,7 @@ def test_estimates_of_several_chapters_are_one_table(tmp_path):
         part.to_csv(tmp_path / f"{name}.csv", index=False)
     table = read_estimates([tmp_path / "evaluation.csv", tmp_path / "ethics.csv"])
     privacy = claim(statistic="membership_auroc", reference=..., above=..., below=0.55, id="b")
-    assert ledger([claim(), privacy], table, PASSES, "folder")["verdict"].tolist() == [
+    assert ledger([claim(), privacy], table, PASSES, "folder", 0.0)["verdict"].tolist() == [
         "supported",
         "undecided",
     ]

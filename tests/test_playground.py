@@ -112,7 +112,6 @@ def own_site(tmp_path_factory) -> tuple[Path, Path]:
     return bare_page(folder / "site", run, "phantom"), run
 
 
-@pytest.mark.skipif(not checkpoint_of("vae").is_file(), reason="no released checkpoints")
 def test_released_networks_draw_in_the_browser_what_torch_draws_and_in_time(tmp_path, monkeypatch) -> None:
     site = bare_page(tmp_path / "site", tmp_path / "no run", "/some/photographs")
     files = list((site / "playground/networks").glob("*.onnx"))

@@ -136,7 +136,7 @@ def read_external(source: str, image_size: int = 64, seed: int = 0, progress: bo
     """
     if source == "phantom":
         lesions = make_phantom(PHANTOM_IMAGES, image_size, seed)
-        contents = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in lesions.images]
+        contents = lesions.contents()
     else:
         folder = Path(source).expanduser()
         layout = find_external(folder)

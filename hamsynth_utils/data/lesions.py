@@ -100,16 +100,19 @@ class LesionSet:
             self.images[picked], self.labels[picked], self.table.iloc[index].reset_index(drop=True)
         )
 
+    def contents(self) -> list[str]:
+        """SHA-256 of each image's pixels, in hexadecimal."""
+        return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.images]
+
     def repeated(self) -> pd.DataFrame:
         """Pairs of images that are the same pixel for pixel and go by two lesions.
 
         Columns image_id_a, the first of its kind, and image_id_b.
         """
-        content = pd.Series([hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.images])
-        first = content.groupby(content).transform(lambda rows: rows.index[0]).to_numpy(dtype=np.int64)
+        _, first, kind = np.unique(self.contents(), return_index=True, return_inverse=True)
+        first = first[kind]  # of each image, the first that is the same
         lesion, names = self.table["lesion_id"].to_numpy(), self.table["image_id"].to_numpy()
-        other = np.flatnonzero(lesion[first] != lesion)
-        other = other[first[other] != other]
+        other = np.flatnonzero((first != np.arange(len(self))) & (lesion[first] != lesion))
         return pd.DataFrame({"image_id_a": names[first[other]], "image_id_b": names[other]})
 
     def save(self, folder: Path) -> None:
