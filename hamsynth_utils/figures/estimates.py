@@ -28,6 +28,7 @@ def estimate_rows(rows: pd.DataFrame, xlabel: str, reference: float | None = Non
         axes.annotate(
             f"{row.value:.{digits}f}", (np.nanmax([row.value, row.high]), place), (6, 0), va="center",
             textcoords="offset points", fontsize=10,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )  # fmt: skip
     if reference is not None:
         axes.axvline(reference, color=INK, **DASHED)
