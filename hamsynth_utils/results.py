@@ -1,11 +1,14 @@
 """A reference run: its numbers kept in `results/`, and the answer that every report's front page opens with.
 
-What is kept may be published: settings and versions, minutes, tables, and the classifiers' predictions by
-image_id. No image, no weights, no path of the machine.
+What is kept may be published: settings and versions, minutes, tables, the classifiers' predictions by
+image_id, and figures of numbers and of synthetic images alone. No real image, no weights, no path of the
+machine.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 from pathlib import Path
 
@@ -22,6 +25,18 @@ REFERENCE = project_root() / "results/cpu-ham10000"
 METRIC = "balanced_accuracy"
 """By which the front page answers: the mean recall of the seven classes, to which the rare ones matter."""
 ALPHA = 0.05
+FIGURES = (
+    "fig-dataset-imbalance", "fig-dataset-leak",
+    "fig-vae-samples", "fig-gan-samples", "fig-diffusion-samples", "fig-gan-beside", "fig-diffusion-steps",
+    "fig-probes-arms", "fig-probes-ratio",
+    "fig-evaluation-distance", "fig-evaluation-precision", "fig-evaluation-probe", "fig-evaluation-accuracy",
+    "fig-evaluation-confusion", "fig-evaluation-pr", "fig-evaluation-distance-gain",
+    "fig-privacy-near", "fig-privacy-membership", "fig-privacy-losses", "fig-privacy-patient",
+    "fig-guarantee-distance", "fig-guarantee-attack",
+    "fig-fairness-groups", "fig-fairness-gaps", "fig-fairness-changes", "fig-fairness-inside",
+    "fig-release-gate", "fig-claims-gains", "fig-claims-answer",
+)  # fmt: skip
+"""The figures of the chapters that show numbers or synthetic images, and no real one."""
 
 
 def keep(run: Path, target: Path, minutes: dict[str, float]) -> None:
@@ -45,6 +60,37 @@ def keep(run: Path, target: Path, minutes: dict[str, float]) -> None:
             copy = folder / "predictions" / path.parent.parent.name / f"{path.parent.name}.csv"
             copy.parent.mkdir(parents=True, exist_ok=True)
             pd.read_csv(path).to_csv(copy, index=False, float_format="%.5f")
+        figures = kept_figures(run)
+        (folder / "figures").mkdir()
+        for name, (picture, _) in figures.items():
+            (folder / f"figures/{name}.png").write_bytes(picture)
+        (folder / "README.md").write_text(_contents(figures))
+
+
+def kept_figures(run: Path) -> dict[str, tuple[bytes, str]]:
+    """PNG and description of each of the `FIGURES` that the executed notebooks of a run hold, by name."""
+    found: dict[str, tuple[bytes, str]] = {}
+    for path in sorted((run / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            book = cell["metadata"].get("mystnb", {})
+            name = book.get("figure", {}).get("name")
+            shown = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
+            if name in FIGURES and any(shown):
+                found[name] = base64.b64decode(next(filter(None, shown))), book["image"]["alt"]
+    return {name: found[name] for name in FIGURES if name in found}
+
+
+def _contents(figures: dict[str, tuple[bytes, str]]) -> str:
+    """What a reader of the folder finds first."""
+    pictures = "\n".join(f"![{alt}](figures/{name}.png)\n" for name, (_, alt) in figures.items())
+    return f"""# What a run came to
+
+`run.yaml` has its settings, versions, seeds and minutes, `metrics/` its tables, `predictions/` what each
+classifier said of each test image. No real image is here. Images of lesions below are **synthetic**: they show
+no patient, are licensed CC BY-NC-SA 4.0, and are for research and education only, never for diagnosis. What to
+see in a figure, and how it came about, is in the chapters.
+
+{pictures}"""
 
 
 def gains(folder: Path) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """The reference run: what is kept of it, and that the answer says what its numbers say."""
 
+import base64
+import json
 import re
 
 import pandas as pd
@@ -10,8 +12,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
-from hamsynth_utils.profile import GENERATORS
-from hamsynth_utils.results import REFERENCE, answer, gains, keep
+from hamsynth_utils.profile import GENERATORS, project_root
+from hamsynth_utils.results import FIGURES, REFERENCE, answer, gains, keep
 
 
 @pytest.fixture
@@ -89,15 +91,40 @@ def test_what_is_kept_holds_no_image_and_no_path(tmp_path):
     pd.DataFrame(predictions).to_csv(run / "classifiers/real/seed-0/predictions.csv", index=False)
     (run / "classifiers/real/seed-0/weights.safetensors").write_bytes(b"0")
     (run / "data/lesions/images.npy").write_bytes(b"0")
+    (run / "notebooks").mkdir()
+    cells = [
+        {"metadata": {"mystnb": {"figure": {"name": name}, "image": {"alt": f"alt of {name}"}}},
+         "outputs": [{"text": "a line"}, {"data": {"image/png": base64.b64encode(name.encode()).decode()}}]}
+        for name in ("fig-dataset-classes", "fig-dataset-leak")
+    ]  # fmt: skip
+    (run / "notebooks/01_dataset.ipynb").write_text(json.dumps({"cells": [{"metadata": {}}, *cells]}))
     keep(run, tmp_path / "kept", {"01_dataset": 1.234})
     files = sorted(
         str(path.relative_to(tmp_path / "kept")) for path in (tmp_path / "kept").rglob("*") if path.is_file()
     )
     assert files == [
-        "metrics/estimates/evaluation.csv", "metrics/verdicts.csv", "predictions/real/seed-0.csv", "run.yaml"
+        "README.md", "figures/fig-dataset-leak.png", "metrics/estimates/evaluation.csv",
+        "metrics/verdicts.csv", "predictions/real/seed-0.csv", "run.yaml",
     ]  # fmt: skip
+    assert (tmp_path / "kept/figures/fig-dataset-leak.png").read_bytes() == b"fig-dataset-leak"
+    assert "![alt of fig-dataset-leak](figures/fig-dataset-leak.png)" in (tmp_path / "kept/README.md").read_text()
     text = (tmp_path / "kept/run.yaml").read_text()
     assert "secret" not in text and yaml.safe_load(text)["minutes"] == {"01_dataset": 1.2}
+
+
+def test_the_figures_to_keep_show_no_real_image():
+    """Each is a chapter's, and draws no images, or says of all of them that they are synthetic."""
+    cells = {
+        cell["metadata"].get("mystnb", {}).get("figure", {}).get("name"): cell
+        for path in sorted((project_root() / "notebooks").glob("*.ipynb"))
+        for cell in json.loads(path.read_text())["cells"]
+    }
+    assert set(FIGURES) <= set(cells)
+    for name in FIGURES:
+        draws = set(re.findall(r"figures\.(\w+)", "".join(cells[name]["source"])))
+        if draws & {"image_grid", "image_rows", "class_grid", "overlay"}:
+            assert name.endswith("-samples"), name
+            assert cells[name]["metadata"]["mystnb"]["figure"]["caption"].lower().startswith("synthetic images"), name
 
 
 def test_the_kept_reference_is_sound():
