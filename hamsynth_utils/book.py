@@ -19,12 +19,14 @@ from typing import Any
 
 import yaml
 
+from hamsynth_utils.bench import write_bench
 from hamsynth_utils.cards import model_cards
 from hamsynth_utils.datasheet import datasheet_values
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.playground import write_playground
 from hamsynth_utils.profile import ARMS, project_root
+from hamsynth_utils.quiz import write_quiz
 from hamsynth_utils.results import REFERENCE, answer, answer_figure, keep
 from hamsynth_utils.run_page import run_page, this_run
 from hamsynth_utils.writing import replacing
@@ -112,6 +114,8 @@ def build(folder: Path, root: Path | None = None) -> Path:
         raise RuntimeError(f"Jupyter Book could not build {staged}:\n{result.stdout}")
     html, record = staged / "_build/html", yaml.safe_load((folder / "run.yaml").read_text())
     write_playground(html / "playground/networks", folder, record["data"])
+    write_quiz(html / "quiz", folder, record)
+    write_bench(html / "bench", folder, record)
     with replacing(folder / "site") as site:
         shutil.move(html, site)
     return folder / "site/index.html"
