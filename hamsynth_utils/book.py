@@ -29,6 +29,7 @@ from hamsynth_utils.profile import ARMS, project_root
 from hamsynth_utils.quiz import write_quiz
 from hamsynth_utils.results import REFERENCE, answer, answer_figure, keep
 from hamsynth_utils.run_page import run_page, this_run
+from hamsynth_utils.theme_repairs import repair
 from hamsynth_utils.writing import replacing
 
 CLASSIFIER = "notebooks/05_vit"
@@ -113,6 +114,7 @@ def build(folder: Path, root: Path | None = None) -> Path:
     if result.returncode:
         raise RuntimeError(f"Jupyter Book could not build {staged}:\n{result.stdout}")
     html, record = staged / "_build/html", yaml.safe_load((folder / "run.yaml").read_text())
+    repair(html)
     write_playground(html / "playground/networks", folder, record["data"])
     write_quiz(html / "quiz", folder, record)
     write_bench(html / "bench", folder, record)

@@ -43,9 +43,9 @@
     context.imageSmoothingEnabled = false;
     context.drawImage(picture, 0, 0, side, side);
     if (field("attention").checked) {
-      const rows = image.map.length / image.side, most = Math.max(...image.map);
-      image.map.forEach((share, i) => {
-        context.fillStyle = `rgba(255, 230, 0, ${(0.75 * share) / most})`;
+      const rows = image.map.length / image.side;
+      image.map.forEach((share, i) => { // nothing at even attention, the brightest at three times that
+        context.fillStyle = `rgba(255, 230, 0, ${0.75 * Math.min(1, Math.max(0, (share - 100) / 200))})`;
         context.fillRect((i % image.side) * side / image.side, Math.floor(i / image.side) * side / rows,
           side / image.side, side / rows);
       });

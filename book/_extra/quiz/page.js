@@ -20,8 +20,10 @@
 
   const ask = () => {
     status.textContent = `Image ${answers.length + 1} of ${images.length}`;
-    part("image").src = `data:image/png;base64,${images[answers.length].png}`;
-    part("image").alt = `Image ${answers.length + 1} of the quiz`;
+    part("image").replaceChildren(element("img", "", {
+      src: `data:image/png;base64,${images[answers.length].png}`, width: 256, height: 256, className: "hamsynth-pixels",
+      alt: `Image ${answers.length + 1} of the quiz`,
+    }));
   };
 
   /* The probability of at least so many hits in n by guessing. */
