@@ -17,7 +17,7 @@ REPAIRS = (
         " " + SEARCH.format(""),
     ),
     # Titles of icons count as words on their button, which is called "Color mode".
-    (' title="Light"></i>', "></i>"), (' title="Dark"></i>', "></i>"), (' title="System Settings"></i>', "></i>"),
+    *((f' title="{mode}"></i>', "></i>") for mode in ("Light", "Dark", "System Settings")),
     # Its entries are no list items.
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),
 )  # fmt: skip
