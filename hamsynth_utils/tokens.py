@@ -23,7 +23,7 @@ from tqdm import tqdm
 from hamsynth_utils.data.augment import views
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.training import Augment, Batch, Source
+from hamsynth_utils.training import Augment, Batch, Source, resolve_precision
 from hamsynth_utils.writing import replacing
 
 if TYPE_CHECKING:
@@ -110,8 +110,9 @@ def kept_tokens(
     count: of so many views, those of the settings if left out.
     change: done to each view before it is computed, its draws from `seed`; each view gets its own.
     What is computed is kept in `folder`, under names that stand for the frozen weights, the settings and the
-    images, so that nothing stale is ever read. Processes that need the same tokens share the work: each
-    computes the files that no other has begun. A killed one loses the file it was at.
+    images, so that nothing stale is ever read. It is computed in the precision of the training. Processes
+    that need the same tokens share the work: each computes the files that no other has begun. A killed one
+    loses the file it was at.
     """
     count = count or classifier.settings.views
     identity = _identity(classifier, change, seed, features, count)
@@ -148,12 +149,21 @@ def _compute(
     generator = torch.Generator(device).manual_seed(seed)
     classifier.eval()
     parts = []
-    for some in images.split(BATCH):
-        seen = views(to_unit_range(some.to(device)), count)
-        if change is not None:
-            seen = [change(view, generator) for view in seen]
-        parts.append(torch.stack([through(view).half() for view in seen], dim=1).cpu().numpy())
+    with _precision_of(classifier)[1]:
+        for some in images.split(BATCH):
+            seen = views(to_unit_range(some.to(device)), count)
+            if change is not None:
+                seen = [change(view, generator) for view in seen]
+            tokens = torch.stack([through(view).float() for view in seen], dim=1)
+            parts.append(tokens.half().cpu().numpy())
     return np.concatenate(parts)
+
+
+def _precision_of(classifier: Classifier) -> tuple[str, torch.autocast]:
+    """The precision of the training to come, by name and as what computes in it."""
+    name = resolve_precision(classifier.settings.training.precision)
+    dtype = torch.float16 if name == "fp16" else torch.bfloat16
+    return name, torch.autocast(next(classifier.parameters()).device.type, dtype, enabled=name != "no")
 
 
 def _identity(classifier: Classifier, change: Callable | None, seed: int, features: bool, count: int) -> str:
@@ -162,8 +172,9 @@ def _identity(classifier: Classifier, change: Callable | None, seed: int, featur
     if not features:
         frozen = {id(p) for part in classifier.frozen_parts() for p in _tensors(part)}
         weights = {name: p for name, p in classifier.named_parameters() if id(p) in frozen}
-    text = f"{settings.input_size} {settings.frozen} {settings.pool} {count} {features} " + (
-        f"{change.__name__} {seed}" if change else ""
+    text = (
+        f"{settings.input_size} {settings.frozen} {settings.pool} {count} {features} "
+        f"{_precision_of(classifier)[0]} " + (f"{change.__name__} {seed}" if change else "")
     )
     # The head is new in every classifier and is not looked through.
     looked_through = [value for name, value in weights.items() if not name.startswith("vit.head")]

@@ -34,6 +34,8 @@ def build(tiny_profile, tmp_path):
     path = tmp_path / "vit.safetensors"
     save_file(timm.create_model("vit_tiny_patch16_224", depth=3).state_dict(), path)
     settings = load_profile(tiny_profile).classifier
+    exact = settings.training.model_copy(update={"precision": "no"})
+    settings = settings.model_copy(update={"training": exact})
 
     def made(seed: int = 0, **change):
         change = {"weights": str(path), "depth": 3, "frozen": 2, "views": 8, "drop_path": 0.0, **change}
@@ -172,6 +174,17 @@ def test_training_on_tokens_is_training_on_images(build, tmp_path):
         )
         same = torch.equal(value, untouched.state_dict()[name])
         assert same == frozen, name
+
+
+def test_tokens_are_computed_in_the_precision_of_the_training(build, tmp_path):
+    """Not the same numbers, not from the same files, and as near as bfloat16 comes."""
+    exact = build()
+    rough = build(training=exact.settings.training.model_copy(update={"precision": "bf16"}))
+    first, second = (
+        kept_tokens(model, LESIONS, tmp_path).files[0].astype(np.float32) for model in (exact, rough)
+    )
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+    assert 1e-4 < np.abs(first - second).mean() / np.abs(first).mean() < 0.03
 
 
 def test_predictions_by_tokens_are_predictions_by_images(build, tmp_path):
