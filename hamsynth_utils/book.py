@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from hamsynth_utils.bench import write_bench
 from hamsynth_utils.cards import model_cards
 from hamsynth_utils.datasheet import datasheet_values
 from hamsynth_utils.equations import equations_page, with_anchors
@@ -27,8 +28,10 @@ from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.glossary import terms, with_links
 from hamsynth_utils.playground import write_playground
 from hamsynth_utils.profile import ARMS, project_root
+from hamsynth_utils.quiz import write_quiz
 from hamsynth_utils.results import REFERENCE, answer, answer_figure, answer_in_words, keep
 from hamsynth_utils.run_page import chapter_minutes, run_page, this_run
+from hamsynth_utils.theme_repairs import repair
 from hamsynth_utils.writing import replacing
 
 CLASSIFIER = "notebooks/05_vit"
@@ -117,7 +120,10 @@ def build(folder: Path, root: Path | None = None) -> Path:
     if result.returncode:
         raise RuntimeError(f"Jupyter Book could not build {staged}:\n{result.stdout}")
     html, record = staged / "_build/html", yaml.safe_load((folder / "run.yaml").read_text())
+    repair(html)
     write_playground(html / "playground/networks", folder, record["data"])
+    write_quiz(html / "quiz", folder, record)
+    write_bench(html / "bench", folder, record)
     with replacing(folder / "site") as site:
         shutil.move(html, site)
     return folder / "site/index.html"

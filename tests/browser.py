@@ -14,6 +14,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+AXE = (Path(__file__).parent / "axe/axe.min.js").read_text()
+SERIOUS = """rules => axe.run({preload: false, ...rules}).then(found => found.violations.filter(v => ["serious", "critical"].includes(v.impact))
+    .map(v => `${v.id}: ${v.help}, ${v.nodes.length} times, first ${v.nodes[0].html.slice(0, 200)}`))"""
 MATHEMATICS = "span.math, div.math"
 MAC_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 
@@ -79,7 +82,8 @@ def problems_of(site: Path) -> list[str]:
     """All that is wrong with the pages of a built report; an empty list if nothing is.
 
     On every page: no console error or warning, no failed request, none to another host, all images loaded and
-    described, every equation drawn, and no sideways scrolling on a desktop or a phone.
+    described, every equation drawn, no sideways scrolling on a desktop or a phone, and no serious finding by
+    axe-core in light or in dark.
     """
     problems: list[str] = []
     pages = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
@@ -128,6 +132,12 @@ def _page_problems(page: Page, path: Path) -> list[str]:
         page.set_viewport_size({"width": width, "height": 900})
         if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
             problems.append(f"sideways scrolling at {width} pixels")
+    # The theme gives what now scrolls its place in the order of the keyboard 300 ms after the last resize.
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 600)))")
+    page.evaluate(AXE)
+    for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+        page.emulate_media(color_scheme=scheme)
+        problems += [f"in {scheme}: {finding}" for finding in page.evaluate(SERIOUS, rules)]
     page.close()
     return problems
 

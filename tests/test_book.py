@@ -299,7 +299,7 @@ def test_the_browser_check_sees_faults(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(
         """<html><body><script src="https://example.org/x.js"></script><script src="gone.js"></script>
         <script>console.error("broken")</script><img src="gone.png" alt="gone">
-        <div style="width:999px">wide</div><span class="math">x</span>
+        <div style="width:999px">wide</div><button></button><span class="math">x</span>
         <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></body></html>"""
     )
     found = " ".join(problems_of(tmp_path))
@@ -311,5 +311,6 @@ def test_the_browser_check_sees_faults(tmp_path: Path) -> None:
         "without a description: data:image/gif",
         "sideways scrolling at 390",
         "MathJax was not loaded",
+        "button-name: ",
     ):
         assert fault in found
