@@ -86,9 +86,9 @@ def _contents(figures: dict[str, tuple[bytes, str]]) -> str:
     return f"""# What a run came to
 
 `run.yaml` has its settings, versions, seeds and minutes, `metrics/` its tables, `predictions/` what each
-classifier said of each test image. No real image is here. Images of lesions below are **synthetic**: they show
-no patient, are licensed CC BY-NC-SA 4.0, and are for research and education only, never for diagnosis. What to
-see in a figure, and how it came about, is in the chapters.
+classifier said of each test image. No real image is here. Images of lesions below are **synthetic**: they
+show no patient, are licensed CC BY-NC-SA 4.0, and are for research and education only, never for diagnosis.
+What to see in a figure, and how it came about, is in the chapters.
 
 {pictures}"""
 
