@@ -35,6 +35,7 @@ from hamsynth_utils.data.external import (
 from hamsynth_utils.data.layout import find_layout
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.data.photos import repeated_photos
 from hamsynth_utils.data.split import Split, split_by
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import Profile, arms_from, load_profile, parse_profile, project_root, seeds_from
@@ -203,14 +204,14 @@ class Run:
 
     def near_duplicates(self) -> pd.DataFrame:
         """Pairs of near-duplicate images of different lesions (image_id_a, image_id_b): those known for the
-        data, and those that are the same pixel for pixel.
+        data, and those that are one photo, see `repeated_photos`.
         """
         return self._pairs(self.lesions())
 
     def _pairs(self, lesions: LesionSet) -> pd.DataFrame:
         folder = Path(self.data)
         known = ham10000.NO_PAIRS if self.data == "phantom" else ham10000.read_near_duplicates(folder)
-        return pd.concat([known, lesions.repeated()], ignore_index=True)
+        return pd.concat([known, repeated_photos(lesions)], ignore_index=True)
 
     def require(self, path: str, made_by: str) -> Path:
         """The file or folder `path` of the run; raises InputError naming the notebook that makes it."""

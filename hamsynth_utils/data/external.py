@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hamsynth_utils.data.ham10000 import read_images
@@ -37,6 +36,7 @@ from hamsynth_utils.data.layout import (
 )
 from hamsynth_utils.data.lesions import CLASSES, LesionSet, labels_of
 from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.data.photos import SAME_PHOTO, thumbnails
 from hamsynth_utils.data.split import Split
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics.privacy import nearest_distances
@@ -46,12 +46,6 @@ ISIC_TEST = "isic2018_task3_test_groundtruth"
 PHANTOM_IMAGES = 300
 RECORD = "external.json"
 """In a run's folder: that it has opened an external set, and which."""
-
-THUMBNAIL = 8
-"""Pixels a side of the small colour pictures that photos are compared by."""
-
-SAME_PHOTO = 3.0
-"""Root mean squared difference of two thumbnails, in grey levels of 255, below which they are one photo."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +156,7 @@ def nearest_photos(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarr
     The distance is the root mean squared difference of two `THUMBNAIL` pixels wide pictures, in grey levels:
     0 for equal pixels, small for one photo that was stored again or at another resolution.
     """
-    a, b = (F.adaptive_avg_pool2d(these.float(), THUMBNAIL).flatten(1).numpy() for these in (images, others))
+    a, b = (thumbnails(these).flatten(1).numpy() for these in (images, others))
     distance, row = nearest_distances(a, b)
     return distance / np.sqrt(a.shape[1]), row
 

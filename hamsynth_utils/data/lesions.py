@@ -104,17 +104,6 @@ class LesionSet:
         """SHA-256 of each image's pixels, in hexadecimal."""
         return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.images]
 
-    def repeated(self) -> pd.DataFrame:
-        """Pairs of images that are the same pixel for pixel and go by two lesions.
-
-        Columns image_id_a, the first of its kind, and image_id_b.
-        """
-        _, first, kind = np.unique(self.contents(), return_index=True, return_inverse=True)
-        first = first[kind]  # of each image, the first that is the same
-        lesion, names = self.table["lesion_id"].to_numpy(), self.table["image_id"].to_numpy()
-        other = np.flatnonzero((first != np.arange(len(self))) & (lesion[first] != lesion))
-        return pd.DataFrame({"image_id_a": names[first[other]], "image_id_b": names[other]})
-
     def save(self, folder: Path) -> None:
         """Write `images.npy` and `table.csv` to `folder`, which must exist."""
         np.save(folder / "images.npy", self.images.numpy())

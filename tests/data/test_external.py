@@ -13,7 +13,6 @@ from conftest import ISIC_ORDER, isic_ids, isic_truth, picture, write_isic_test_
 from PIL import Image
 
 from hamsynth_utils.data.external import (
-    SAME_PHOTO,
     find_external,
     nearest_photos,
     read_external,
@@ -25,6 +24,7 @@ from hamsynth_utils.data.ham10000 import read_ham10000, read_near_duplicates
 from hamsynth_utils.data.layout import find_layout, first_names
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.data.phantom import make_phantom
+from hamsynth_utils.data.photos import SAME_PHOTO
 from hamsynth_utils.data.split import Split, lesion_groups, lesion_split
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.run import main

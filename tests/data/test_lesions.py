@@ -5,7 +5,6 @@ import torch
 
 from hamsynth_utils.data.lesions import CLASSES, COLUMNS, LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.data.phantom import make_phantom
-from hamsynth_utils.data.split import lesion_groups
 from hamsynth_utils.errors import InputError
 
 
@@ -32,21 +31,6 @@ def test_merging_keeps_order_and_subset_undoes_it(lesions):
 def test_a_mask_and_its_indices_pick_the_same(lesions):
     mask = lesions.labels.numpy() == 4
     assert torch.equal(lesions.subset(mask).images, lesions.subset(np.flatnonzero(mask)).images)
-
-
-def test_a_photograph_that_goes_by_two_lesions_is_found_and_not_torn_apart(lesions):
-    several = lesions.table["lesion_id"].duplicated(keep=False)
-    assert several.any() and lesions.repeated().empty, "photographs of one lesion differ"
-    copied = lesions.subset(np.array([3, 7, 3]))
-    names = ["COPY_0", "COPY_1", "COPY_2"]
-    both = lesions + LesionSet(copied.images, copied.labels, copied.table.assign(image_id=names, lesion_id=names))
-    pairs = both.repeated()
-    assert pairs["image_id_a"].tolist() == [lesions.table["image_id"][row] for row in (3, 7, 3)]
-    assert pairs["image_id_b"].tolist() == names
-    group = lesion_groups(both.table, pairs)
-    assert group[3] == group[120] == group[122] != group[7] == group[121]
-    darker = LesionSet(copied.images.clamp(min=1) - 1, copied.labels, copied.table)
-    assert (lesions + darker).repeated().empty, "one grey level less is another image"
 
 
 def test_every_grey_value_survives_the_way_to_floats_and_back():
