@@ -96,11 +96,11 @@ def open_run(options: argparse.Namespace, threads: int = SIDE_THREADS) -> Run:
 
 
 def side_by_side(options: argparse.Namespace, *sides: Side) -> list[Contestant]:
-    """Both sides at the same time, each in a process of its own."""
+    """Two sides at the same time, each in a process of its own; a third begins when one of them is done."""
     part_of(open_run(options), "train")  # read and split once, before both would
     with (
         TemporaryDirectory() as folder,
-        ProcessPoolExecutor(len(sides), multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool,
     ):
         options.trained = Path(folder) / "trained"
         return [future.result() for future in [pool.submit(side, options) for side in sides]]
