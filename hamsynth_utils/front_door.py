@@ -94,21 +94,22 @@ def samples(name: str) -> np.ndarray:
 
 
 def picture() -> Image.Image:
-    """One row a generator, one column a class, and in words that nothing in it is a photograph."""
-    _, _, right, bottom = tile_at(len(GENERATORS) - 1, len(CLASSES) - 1)
+    """One row a released generator, one column a class, and in words that nothing in it is a photograph."""
+    released = [name for name in GENERATORS if checkpoint_of(name).is_file()]
+    _, _, right, bottom = tile_at(len(released) - 1, len(CLASSES) - 1)
     sheet = Image.new("RGB", (right + GAP, bottom + FOOT), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for column, dx in enumerate(CLASSES):
         left, top, right, _ = tile_at(0, column)
         name = CLASS_NAMES[dx].replace(" ", "\n", 1)
         draw.multiline_text(((left + right) / 2, top - 4), name, "black", font, "md", align="center")
-    for row, generator in enumerate(GENERATORS):
+    for row, generator in enumerate(released):
         for column, image in enumerate(samples(generator)):
             tile = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BICUBIC)
             sheet.paste(tile, tile_at(row, column))
         _, top, _, bottom = tile_at(row, 0)
         draw.text((LEFT - 10, (top + bottom) / 2), ARM_NAMES[generator], "black", font, "rm")
-    said = f"SYNTHETIC: drawn by three generators. {LICENCE}."
+    said = f"SYNTHETIC: drawn by {len(released)} generators. {LICENCE}."
     draw.text((LEFT, sheet.height - FOOT / 2), said, "black", font, "lm")
     return sheet
 
