@@ -48,6 +48,7 @@ REGISTRY = {
         Registration("vae", "VAE", "VAE", "02_vae", in_every_run=True),
         Registration("gan", "GAN", "GAN", "03_gan", in_every_run=True),
         Registration("diffusion", "Diffusion", "diffusion", "04_diffusion", in_every_run=True),
+        Registration("flow", "Flow", "flow matching", "04_flow"),
     )
 }
 """New ones come last: a generator's colour and the seeds of its images follow from its place."""
