@@ -34,6 +34,7 @@ ADDRESS = re.compile(r'ADDRESS = \\"[^"\\]*\\"')
 """In the JSON of that notebook: where it clones the repository from."""
 PICTURE = "checkpoints/samples.jpg"
 SEED = 0
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TILE, GAP, LEFT, HEAD, FOOT = 128, 6, 104, 48, 34
 """Of the picture, in its pixels: a lesion, the room between two, and the margins with the words."""
 
@@ -109,7 +110,7 @@ def picture() -> Image.Image:
             sheet.paste(tile, tile_at(row, column))
         _, top, _, bottom = tile_at(row, 0)
         draw.text((LEFT - 10, (top + bottom) / 2), ARM_NAMES[generator], "black", font, "rm")
-    said = f"SYNTHETIC: drawn by {len(released)} generators. {LICENCE}."
+    said = f"SYNTHETIC: drawn by {NUMBERS[len(released)]} generators. {LICENCE}."
     draw.text((LEFT, sheet.height - FOOT / 2), said, "black", font, "lm")
     return sheet
 

@@ -157,7 +157,8 @@ def _section(name: str) -> Any:
     """A generator's section as a field, its type and default; the settings are imported once they are met."""
     if REGISTRY[name].in_every_run:
         return Annotated[Any, PlainValidator(REGISTRY[name].settings)], ...
-    return Annotated[Any, PlainValidator(lambda value: value and REGISTRY[name].settings(value))], None
+    optional = PlainValidator(lambda value: None if value is None else REGISTRY[name].settings(value))
+    return Annotated[Any, optional], None
 
 
 _Sections: Any = create_model(
