@@ -146,25 +146,32 @@ def test_other_settings_are_refused_in_one_line(phantom):
     assert "Traceback" not in done.stderr
 
 
+def printed(path: Path) -> dict[str, str]:
+    """What each cell of a notebook printed that is marked `# NBVAL_CHECK_OUTPUT`, by its source."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    return {
+        "".join(cell["source"]): "".join(
+            "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+            for output in cell["outputs"]
+        )
+        for cell in cells if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
+    }  # fmt: skip
+
+
 def test_what_the_notebooks_check_comes_out_as_it_is_stored(phantom):
-    """The text that a cell marked `# NBVAL_CHECK_OUTPUT` prints on the phantom is the one stored with it."""
-
-    def printed(path: Path) -> dict[str, str]:
-        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-        return {
-            "".join(cell["source"]): "".join(
-                "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
-                for output in cell["outputs"]
-            )
-            for cell in cells if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
-        }  # fmt: skip
-
+    """The text that such a cell prints on the phantom is the one stored with it."""
     for chapter in [*CHAPTERS, "05_vit"]:
         stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
         executed = "05_vit-real-0" if chapter == "05_vit" else chapter
         assert all(stored.values()) and printed(phantom.folder / f"notebooks/{executed}.ipynb") == stored, (
             chapter
         )
+
+
+def test_so_does_what_the_chapters_check_that_the_profile_smoke_leaves_out(real):
+    for chapter in (each.chapter for each in REGISTRY.values() if not each.in_every_run):
+        stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
+        assert all(stored.values()) and printed(real.folder / f"notebooks/{chapter}.ipynb") == stored
 
 
 def test_no_executed_notebook_holds_an_error(report):
