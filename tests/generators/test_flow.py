@@ -19,7 +19,7 @@ LABELS = torch.arange(7)
 @pytest.fixture
 def flow(edited_tiny) -> Flow:
     torch.manual_seed(0)
-    change = {"flow": {"autoencoder": None, "patch": 4, "class_drop": 0.5}}
+    change = {"flow": {"autoencoder": None, "class_drop": 0.5}, "data": {"image_size": 32}}
     return build_generator("flow", load_profile(edited_tiny(change))).eval()
 
 
@@ -91,7 +91,7 @@ def test_guidance_goes_from_the_output_without_class_past_the_one_with_it(flow):
 
 
 def test_an_attacker_gets_the_error_at_fixed_places_of_fixed_lines(flow):
-    images, labels = torch.rand(3, 3, 64, 64) * 2 - 1, LABELS[:3]
+    images, labels = torch.rand(3, 3, 32, 32) * 2 - 1, LABELS[:3]
     with torch.no_grad():
         found = flow.membership_losses(images, labels, seed=5, noise_levels=2)
         x, errors = flow.representation.encode(images), []
