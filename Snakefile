@@ -16,22 +16,24 @@ from filelock import FileLock, Timeout
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
-from hamsynth_utils.profile import generator_of, other_protocol, profile_of
+from hamsynth_utils.profile import generator_of, other_protocol, recorded_profile
+from hamsynth_utils.registry import REGISTRY
 
 RUN = str(config["run"])
 RUNS = Path(os.environ.get("HAMSYNTH_RUNS") or ROOT / "runs").absolute()
-PROFILE = profile_of(RUNS / RUN)
+PROFILE = recorded_profile(RUNS / RUN)
 NOTEBOOKS = ROOT / "notebooks"
 PARAMETERS = ["-r", "data", config["data"], "-r", "profile", config["profile"], "-r", "run", RUN]
 PARAMETERS += ["-p", "seed", config["seed"]]
-GENERATOR_CHAPTERS = {"vae": "02_vae", "gan": "03_gan", "diffusion": "04_diffusion"}
-LONGEST = GENERATOR_CHAPTERS["diffusion"]
+GENERATOR_CHAPTERS = {name: each.chapter for name, each in REGISTRY.items() if PROFILE.get(name)}
+LONGEST = [chapter for name, chapter in GENERATOR_CHAPTERS.items() if "autoencoder" in PROFILE[name]]
 GENERATORS = [f"notebooks/{chapter}.ipynb" for chapter in GENERATOR_CHAPTERS.values()]
 PROBES = "notebooks/05_probes.ipynb"
-CLASSIFIERS = [f"notebooks/05_vit-{arm}-{seed}.ipynb" for arm in PROFILE.arms for seed in PROFILE.seeds]
-OTHER_SPLIT = other_protocol(PROFILE.data.protocol)
+CLASSIFIERS = [f"notebooks/05_vit-{arm}-{seed}.ipynb" for arm in PROFILE["arms"] for seed in PROFILE["seeds"]]
+OTHER_SPLIT = other_protocol(PROFILE["data"]["protocol"])
 CLASSIFIERS += [
-    f"notebooks/05_vit-{arm}-{seed}-{OTHER_SPLIT}.ipynb" for arm in PROFILE.other_split_arms for seed in PROFILE.seeds
+    f"notebooks/05_vit-{arm}-{seed}-{OTHER_SPLIT}.ipynb"
+    for arm in PROFILE["other_split_arms"] for seed in PROFILE["seeds"]
 ]
 EXTERNAL = str(config.get("external", ""))
 EXECUTE = (
@@ -89,7 +91,7 @@ rule dataset:
         "notebooks/01_dataset.ipynb",
     log:
         "logs/01_dataset.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 2500 * attempt,
         runtime=60,
@@ -107,10 +109,10 @@ rule generator:
     output:
         "notebooks/{chapter}.ipynb",
     wildcard_constraints:
-        chapter="|".join(chapter for chapter in GENERATOR_CHAPTERS.values() if chapter != LONGEST),
+        chapter="|".join(sorted({*GENERATOR_CHAPTERS.values()} - {*LONGEST})),
     log:
         "logs/{chapter}.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 3500 * attempt,
         runtime=1440,
@@ -122,10 +124,10 @@ rule generator:
         EXECUTE
 
 
-# The generators come before any classifier, and the longest training first: in the end everything waits for it.
+# The generators come before any classifier, and the longest trainings first: in the end everything waits for them.
 use rule generator as longest_generator with:
     wildcard_constraints:
-        chapter=LONGEST,
+        chapter="|".join(LONGEST),
     priority: 2
 
 
@@ -136,11 +138,11 @@ rule classifier:
     output:
         "notebooks/05_vit-{arm}-{classifier_seed}.ipynb",
     wildcard_constraints:
-        arm="|".join(PROFILE.arms),
+        arm="|".join(PROFILE["arms"]),
         classifier_seed=r"\d+",
     log:
         "logs/05_vit-{arm}-{classifier_seed}.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=720,
@@ -155,7 +157,7 @@ use rule classifier as other_split_classifier with:
     output:
         "notebooks/05_vit-{arm}-{classifier_seed}-{protocol}.ipynb",
     wildcard_constraints:
-        arm="|".join(PROFILE.other_split_arms),
+        arm="|".join(PROFILE["other_split_arms"]),
         classifier_seed=r"\d+",
         protocol=OTHER_SPLIT,
     log:
@@ -173,7 +175,7 @@ rule probes:
         PROBES,
     log:
         "logs/05_probes.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
@@ -194,7 +196,7 @@ rule evaluation:
         "notebooks/06_evaluation.ipynb",
     log:
         "logs/06_evaluation.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
@@ -213,7 +215,7 @@ rule privacy:
         "notebooks/07_privacy.ipynb",
     log:
         "logs/07_privacy.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
@@ -233,7 +235,7 @@ rule guarantee:
         "notebooks/07_guarantee.ipynb",
     log:
         "logs/07_guarantee.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=720,
@@ -252,7 +254,7 @@ rule fairness:
         "notebooks/07_fairness.ipynb",
     log:
         "logs/07_fairness.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
@@ -274,7 +276,7 @@ rule release:
         "notebooks/07_release.ipynb",
     log:
         "logs/07_release.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
@@ -297,7 +299,7 @@ rule claims:
         "notebooks/08_claims.ipynb",
     log:
         "logs/08_claims.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 2500 * attempt,
         runtime=60,
@@ -318,7 +320,7 @@ rule external:
         "notebooks/09_external.ipynb",
     log:
         "logs/09_external.log",
-    threads: PROFILE.threads
+    threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=120,

@@ -36,9 +36,9 @@ from hamsynth_utils.metrics.fidelity import (
     kernel_distance,
     precision_recall,
 )
-from hamsynth_utils.profile import TrainingSettings
 from hamsynth_utils.rooms import flip_and_turn, part_of
 from hamsynth_utils.run import Run
+from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.trainable import Trainable
 from hamsynth_utils.training import train
 from hamsynth_utils.writing import replacing

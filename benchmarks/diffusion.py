@@ -20,8 +20,7 @@ from torchvision.utils import save_image
 
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.generators.autoencoder import Autoencoder
-from hamsynth_utils.generators.diffusion import Diffusion
-from hamsynth_utils.profile import DiffusionSettings
+from hamsynth_utils.generators.diffusion import Diffusion, DiffusionSettings
 from hamsynth_utils.rooms import part_of
 
 RIVAL_STEPS = 15

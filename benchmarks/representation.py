@@ -12,7 +12,7 @@ import argparse
 import contest
 from diffusion import trained_diffusion
 
-from hamsynth_utils.profile import DiffusionSettings
+from hamsynth_utils.generators.diffusion import DiffusionSettings
 from hamsynth_utils.rooms import part_of
 
 

@@ -4,9 +4,8 @@ real            the real training images, as they are
 weighted        the same; an image counts in the loss by how rare its class is
 oversample      the same; every class is drawn equally often
 augment         the same; one random change of colour, contrast or geometry more (TrivialAugment)
-vae, gan, diffusion
-                the same, and that generator's images, which bring the rare classes up
-vae_only, gan_only, diffusion_only
+<generator>     the same, and that generator's images, which bring the rare classes up
+<generator>_only
                 that generator's images alone
 
 All else is equal: network and first weights, number of optimizer steps, batch size, rates, averaging of
@@ -23,7 +22,8 @@ from hamsynth_utils.classifier import refuse_synthetic
 from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import ARMS, TrainingSettings, generator_of
+from hamsynth_utils.profile import generator_of, known_arm
+from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.synthesis import first_of_each, ratio_counts, top_up_counts
 from hamsynth_utils.training import Augment
 
@@ -39,10 +39,8 @@ def training_set(
     arm, one whose synthetic set is missing or too small, real images that are not, or synthetic ones of
     another size.
     """
-    if arm not in ARMS:
-        raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
+    generator = generator_of(known_arm(arm))
     refuse_synthetic(real, "the real training images")
-    generator = generator_of(arm)
     if generator is None:
         return real
     if synthetic is None:

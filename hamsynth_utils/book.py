@@ -29,6 +29,7 @@ from hamsynth_utils.glossary import terms, with_links
 from hamsynth_utils.playground import write_playground
 from hamsynth_utils.profile import ARMS, project_root
 from hamsynth_utils.quiz import write_quiz
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.results import REFERENCE, answer, answer_figure, answer_in_words, keep
 from hamsynth_utils.run_page import chapter_minutes, run_page, this_run
 from hamsynth_utils.theme_repairs import repair
@@ -57,8 +58,14 @@ def stage(folder: Path, root: Path | None = None) -> Path:
     notebooks = {f"notebooks/{path.stem}": path for path in executed_notebooks(folder)}
     executions = [name for name in notebooks if name.startswith(f"{CLASSIFIER}-")]
     toc = yaml.safe_load((root / "_toc.yml").read_text())
+    road = toc["parts"][0]["chapters"]
+    absent = {
+        f"notebooks/{each.chapter}" for name, each in REGISTRY.items()
+        if not (each.in_every_run or record["profile"].get(name))
+    }  # fmt: skip
+    road[:] = [chapter for chapter in road if chapter["file"] not in absent]
     if EXTERNAL in notebooks:
-        toc["parts"][0]["chapters"].append({"file": EXTERNAL})
+        road.append({"file": EXTERNAL})
     wanted = [chapter for part in toc["parts"] for chapter in part["chapters"]]
     missing = [
         chapter["file"] for chapter in wanted

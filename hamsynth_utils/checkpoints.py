@@ -8,18 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from hamsynth_utils.generators import load_generator
-from hamsynth_utils.generators.autoencoder import Autoencoder
-from hamsynth_utils.generators.diffusion import Diffusion
+from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.profile import project_root
 from hamsynth_utils.run import Run
 from hamsynth_utils.weights import read_weights, write_weights
 from hamsynth_utils.writing import replacing
 
 WEIGHTS = "weights.safetensors"
-TABLES = {"vae": ("history", "budget"), "gan": ("history", "budget"),
-          "diffusion": ("history", "budget", "sampling")}  # fmt: skip
-"""Tables of a generator's room, kept in the metadata of its checkpoint."""
+SHARED = "generators/autoencoder"
+"""The room of the autoencoder that generators of the same settings share, see `rooms.autoencoder_room`."""
 AUTOENCODER = "autoencoder_history"
+"""The key of its losses, in the metadata of a checkpoint of a generator that works on it."""
 
 
 def checkpoint_of(name: str, folder: Path | None = None) -> Path:
@@ -44,15 +43,13 @@ def take_over(run: Run, name: str) -> bool:
     if any(metadata[key] != value for key, value in wanted.items()):
         return False
     generator = load_generator(path, name)
-    for table in TABLES[name]:
+    for table in generator.tables:
         _write(room / f"{table}.csv", metadata[table])
-    if isinstance(generator, Diffusion) and isinstance(generator.representation, Autoencoder):
+    if isinstance(generator, LatentGenerator) and AUTOENCODER in metadata:
         # An autoencoder that a killed run has begun to train is of no use any more.
-        _write(run.folder / "generators/autoencoder/history.csv", metadata[AUTOENCODER])
-        write_weights(
-            run.folder / "generators/autoencoder" / WEIGHTS, generator.representation.state_dict(),
-            {"released": "true"},
-        )  # fmt: skip
+        _write(run.folder / SHARED / "history.csv", metadata[AUTOENCODER])
+        states = generator.representation.state_dict()
+        write_weights(run.folder / SHARED / WEIGHTS, states, {"released": "true"})
     # Last, since it is what says that the room is finished.
     write_weights(own, {key: value.float() if value.is_floating_point() else value
                         for key, value in tensors.items()}, metadata)  # fmt: skip

@@ -34,6 +34,7 @@ ADDRESS = re.compile(r'ADDRESS = \\"[^"\\]*\\"')
 """In the JSON of that notebook: where it clones the repository from."""
 PICTURE = "checkpoints/samples.jpg"
 SEED = 0
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TILE, GAP, LEFT, HEAD, FOOT = 128, 6, 104, 48, 34
 """Of the picture, in its pixels: a lesion, the room between two, and the margins with the words."""
 
@@ -94,21 +95,22 @@ def samples(name: str) -> np.ndarray:
 
 
 def picture() -> Image.Image:
-    """One row a generator, one column a class, and in words that nothing in it is a photograph."""
-    _, _, right, bottom = tile_at(len(GENERATORS) - 1, len(CLASSES) - 1)
+    """One row a released generator, one column a class, and in words that nothing in it is a photograph."""
+    released = [name for name in GENERATORS if checkpoint_of(name).is_file()]
+    _, _, right, bottom = tile_at(len(released) - 1, len(CLASSES) - 1)
     sheet = Image.new("RGB", (right + GAP, bottom + FOOT), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for column, dx in enumerate(CLASSES):
         left, top, right, _ = tile_at(0, column)
         name = CLASS_NAMES[dx].replace(" ", "\n", 1)
         draw.multiline_text(((left + right) / 2, top - 4), name, "black", font, "md", align="center")
-    for row, generator in enumerate(GENERATORS):
+    for row, generator in enumerate(released):
         for column, image in enumerate(samples(generator)):
             tile = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BICUBIC)
             sheet.paste(tile, tile_at(row, column))
         _, top, _, bottom = tile_at(row, 0)
         draw.text((LEFT - 10, (top + bottom) / 2), ARM_NAMES[generator], "black", font, "rm")
-    said = f"SYNTHETIC: drawn by three generators. {LICENCE}."
+    said = f"SYNTHETIC: drawn by {NUMBERS[len(released)]} generators. {LICENCE}."
     draw.text((LEFT, sheet.height - FOOT / 2), said, "black", font, "lm")
     return sheet
 

@@ -17,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, ValidationError, model_validator
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import Settings, project_root
+from hamsynth_utils.profile import project_root
+from hamsynth_utils.settings import Settings
 
 VERDICTS = ("passed", "failed", "not measured")
 GATE = [

@@ -23,7 +23,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import ARMS, GENERATORS, Settings, project_root
+from hamsynth_utils.profile import ARMS, GENERATORS, project_root
+from hamsynth_utils.settings import Settings
 
 VERDICTS = ("supported", "contradicted", "undecided", "not testable in this run")
 ESTIMATES = ["statistic", "arm", "reference", "value", "low", "high", "n", "lesions", "seeds", "extractor"]

@@ -15,18 +15,14 @@ import torch
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.generators.autoencoder import Autoencoder
-from hamsynth_utils.generators.base import Generator, seeded_noise
-from hamsynth_utils.generators.diffusion import Diffusion
-from hamsynth_utils.generators.gan import GAN, looked_at
-from hamsynth_utils.generators.vae import VAE, gaussian_negative_log_likelihood, kl_to_standard_normal
+from hamsynth_utils.generators.base import Generator
+from hamsynth_utils.registry import REGISTRY
 
-MAIN_LOSS = {"vae": "elbo", "gan": "discriminator", "diffusion": "denoising"}
-"""The loss that each generator is judged by: that of its training, chosen before any was measured."""
+MAIN_LOSS = {name: each.kind.main_loss for name, each in REGISTRY.items()}
+"""The loss that each generator is judged by, see there."""
 LEAST_REFERENCE = 50
 """Held-out images that a calibration needs."""
 
@@ -37,12 +33,8 @@ def losses_of(
 ) -> pd.DataFrame:
     """The losses of a trained generator on each image of `lesions`: N rows, a column a loss.
 
-    VAE: `reconstruction`, -log p(x | z) at the posterior's mean, and `elbo`, the negative evidence lower
-    bound at one draw of z, both in nats (Hayes et al. 2019; Hilprecht et al. 2019). Diffusion: `denoising`,
-    the weighted squared error it was trained by, at `noise_levels` fixed times and noises (Carlini et al.
-    2023; Matsumoto et al. 2023); and `autoencoder`, the mean absolute error of its autoencoder, if it has
-    one. GAN: `discriminator`, the negative score of the discriminator (LOGAN, Hayes et al. 2019). Raises
-    InputError for another kind of generator, no images, or images of another size.
+    They are those of `Generator.membership_losses`. Raises InputError for no images, or images of another
+    size.
     """
     if not len(lesions) or lesions.image_size != generator.image_size:
         raise InputError(
@@ -55,47 +47,9 @@ def losses_of(
         rows = slice(start, start + batch_size)
         images = to_unit_range(lesions.images[rows]).to(generator.device)
         labels = lesions.labels[rows].to(generator.device)
-        if isinstance(generator, VAE):
-            found = _of_vae(generator, images, labels, seed)
-        elif isinstance(generator, Diffusion):
-            found = _of_diffusion(generator, images, labels, seed, noise_levels)
-        elif isinstance(generator, GAN):
-            found = {"discriminator": -generator.discriminator(looked_at(images), labels).mean(1)}
-        else:
-            raise InputError(f"no loss is known by which to attack a {type(generator).__name__}")
+        found = generator.membership_losses(images, labels, seed, noise_levels)
         parts.append(pd.DataFrame({name: value.double().cpu().numpy() for name, value in found.items()}))
     return pd.concat(parts, ignore_index=True)
-
-
-def _of_vae(vae: VAE, images: Tensor, labels: Tensor, seed: int) -> dict[str, Tensor]:
-    mean, log_variance = vae.encode(images, labels)
-    noise = seeded_noise((mean.shape[1],), seed, 1, vae.device)
-
-    def error(latent: Tensor) -> Tensor:
-        return gaussian_negative_log_likelihood(images, vae.decode(latent, labels), vae.log_sigma)
-
-    drawn = error(mean + (0.5 * log_variance).exp() * noise)
-    return {
-        "reconstruction": error(mean),
-        "elbo": drawn + kl_to_standard_normal(mean, log_variance).sum(1),
-    }
-
-
-def _of_diffusion(
-    diffusion: Diffusion, images: Tensor, labels: Tensor, seed: int, noise_levels: int
-) -> dict[str, Tensor]:
-    x = diffusion.representation.encode(images)
-    places = (torch.arange(noise_levels) + 0.5) / noise_levels
-    noises = seeded_noise(diffusion.shape, seed, noise_levels, diffusion.device)
-    errors = torch.zeros(len(x), device=diffusion.device)
-    for time, noise in zip(diffusion.shifted_times(places).tolist(), noises, strict=True):
-        t = torch.full((len(x),), time, device=diffusion.device)
-        error, _, _ = diffusion.prediction_error(x, t, noise.expand_as(x), labels, cond_drop_prob=0.0)
-        errors += error / noise_levels
-    found = {"denoising": errors}
-    if isinstance(diffusion.representation, Autoencoder):
-        found["autoencoder"] = (diffusion.representation.decode(x) - images).abs().mean((1, 2, 3))
-    return found
 
 
 def calibrated(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from hamsynth_utils.generators import Generator, load_generator
 from hamsynth_utils.generators.diffusion import Diffusion
 from hamsynth_utils.generators.gan import GAN
 from hamsynth_utils.generators.vae import VAE
-from hamsynth_utils.profile import GENERATORS, Arm
+from hamsynth_utils.profile import GENERATORS
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.synthesis import LICENCE, NOTICE
 from hamsynth_utils.weights import sha256_of
 
@@ -43,7 +44,7 @@ def write_playground(target: Path, folder: Path, data: str) -> None:
         networks, size = _export_all(own, target)
         if size <= LIMIT:
             note = "These are this run's own. They have learned to draw the phantom, which is not skin."
-            return _describe(target, networks, note)
+            return _describe(target, networks, " ".join(filter(None, [note, _not_shown(folder)])))
         why = f"This run's own would take {size / 1e6:.0f} MB, and a page may have {LIMIT / 1e6:.0f} MB."
     elif data == "phantom":
         why = "This run has trained no network of its own."
@@ -65,30 +66,44 @@ def export(generator: Generator, target: Path) -> dict[str, Any]:
     guidance [] -> clean [1, ...].
     """
     target.mkdir(parents=True, exist_ok=True)
-    label = torch.tensor([0])
-    shape: tuple[int, ...]
-    facts: dict[str, Any] = {"title": ARM_NAMES[generator.name], "size": generator.image_size}
-    if isinstance(generator, Diffusion):
-        shape, settings = generator.shape, generator.settings
-        steps = sorted({settings.sampling_steps, *settings.curve_steps})
-        facts |= {
-            "guidance": settings.guidance, "steps": settings.sampling_steps, "solver": settings.solver,
-            "schedules": {number: _schedule(generator, number) for number in steps},
-        }  # fmt: skip
-        asked = (torch.zeros(1, *shape), torch.tensor([1]), label, torch.tensor(2.0))
-        _write(_Denoise(generator), asked, ("noisy", "time", "label", "guidance"),
-               target / f"{generator.name}-denoise.onnx")  # fmt: skip
-        decode: nn.Module = _DecodeLatents(generator)
-    elif isinstance(generator, VAE):
-        shape, decode = (generator.settings.latent_size,), _DecodeNoise(generator)
-    elif isinstance(generator, GAN):
-        shape, decode = (generator.settings.latent_size,), generator.synthesis
-    else:
-        raise TypeError(f"no way to show {generator.name} in a page is known")
-    names = ("noise",) if isinstance(generator, Diffusion) else ("noise", "label")
-    _write(decode, (torch.zeros(1, *shape), label)[: len(names)], names,
-           target / f"{generator.name}-decode.onnx")  # fmt: skip
-    return {**facts, "shape": shape}
+    parts, facts = PARTS[type(generator)](generator)
+    for part, (module, inputs) in parts.items():
+        _write(module, inputs, target / f"{generator.name}-{part}.onnx")
+    title, shape = ARM_NAMES[generator.name], next(iter(parts["decode"][1].values())).shape[1:]
+    return {"title": title, "size": generator.image_size, **facts, "shape": tuple(shape)}
+
+
+Parts = dict[str, tuple[nn.Module, dict[str, Tensor]]]
+"""The networks of a generator by name, each with an example of its inputs by theirs."""
+LABEL = torch.tensor([0])
+
+
+def _parts_of_vae(vae: VAE) -> tuple[Parts, dict[str, Any]]:
+    noise = torch.zeros(1, vae.settings.latent_size)
+    return {"decode": (_DecodeNoise(vae), {"noise": noise, "label": LABEL})}, {}
+
+
+def _parts_of_gan(gan: GAN) -> tuple[Parts, dict[str, Any]]:
+    noise = torch.zeros(1, gan.settings.latent_size)
+    return {"decode": (gan.synthesis, {"noise": noise, "label": LABEL})}, {}
+
+
+def _parts_of_diffusion(diffusion: Diffusion) -> tuple[Parts, dict[str, Any]]:
+    settings, noise = diffusion.settings, torch.zeros(1, *diffusion.shape)
+    asked = {"noisy": noise, "time": torch.tensor([1]), "label": LABEL, "guidance": torch.tensor(2.0)}
+    facts = {
+        "guidance": settings.guidance, "steps": settings.sampling_steps, "solver": settings.solver,
+        "schedules": {number: _schedule(diffusion, number)
+                      for number in sorted({settings.sampling_steps, *settings.curve_steps})},
+    }  # fmt: skip
+    decode = _DecodeLatents(diffusion), {"noise": noise}
+    return {"denoise": (_Denoise(diffusion), asked), "decode": decode}, facts
+
+
+PARTS: dict[type[Generator], Callable[[Any], tuple[Parts, dict[str, Any]]]] = {
+    VAE: _parts_of_vae, GAN: _parts_of_gan, Diffusion: _parts_of_diffusion,
+}  # fmt: skip
+"""How a page samples a generator; one that is not here is not shown in pages."""
 
 
 def _schedule(diffusion: Diffusion, steps: int) -> dict[str, list]:
@@ -133,12 +148,12 @@ class _Denoise(nn.Module):
         return self.diffusion.predict_clean(noisy, time, label, guidance)  # type: ignore[arg-type]
 
 
-def _write(module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], path: Path) -> None:
+def _write(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         # It warns of what the trace holds fixed: one image, and a guidance that is not skipped at 1.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module.eval(), inputs, path, input_names=list(names), output_names=["out"],
+            module.eval(), tuple(inputs.values()), path, input_names=list(inputs), output_names=["out"],
             dynamo=False, opset_version=OPSET,
         )  # fmt: skip
     model = onnx.load(path)
@@ -164,8 +179,18 @@ def _halve(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def _present(paths: Mapping[Arm, Path]) -> dict[str, Path]:
-    return {name: path for name, path in paths.items() if path.is_file()}
+def _present(paths: dict[str, Path]) -> dict[str, Path]:
+    """Those of the files that are there, and of generators that a page can sample."""
+    return {name: path for name, path in paths.items() if path.is_file() and REGISTRY[name].kind in PARTS}
+
+
+def _not_shown(folder: Path) -> str:
+    """Which generators of the run a page cannot sample; "" if it can all."""
+    names = [
+        each.title for name, each in REGISTRY.items()
+        if (folder / f"generators/{name}/{WEIGHTS}").is_file() and each.kind not in PARTS
+    ]  # fmt: skip
+    return f"No way is written yet to draw in a browser with: {', '.join(names)}." if names else ""
 
 
 def _export_all(paths: dict[str, Path], target: Path) -> tuple[dict[str, Any], int]:

@@ -20,12 +20,7 @@ from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.metrics.classification import read_predictions
 from hamsynth_utils.pretrained import Provenance, build_classifier
-from hamsynth_utils.profile import (
-    ARMS,
-    GENERATORS,
-    generator_of,
-    other_protocol,
-)
+from hamsynth_utils.profile import generator_of, other_protocol
 from hamsynth_utils.rooms import part_of, synthetic_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.tokens import Tokens, TokenViews, kept_tokens
@@ -55,12 +50,12 @@ class ProbeJob:
 
 def jobs_of(run: Run) -> list[ProbeJob]:
     """A run's probes, for each seed: every arm; each generator and ratio; real arms under the other split."""
-    settings = run.profile.probe
+    settings, arms, generators = run.profile.probe, run.profile.possible_arms, run.profile.generators
     seeds, other = range(settings.seeds), other_protocol(run.profile.data.protocol)
-    real = [arm for arm in ARMS if generator_of(arm) is None]
+    real = [arm for arm in arms if generator_of(arm) is None]
     return [
-        *(ProbeJob(arm, seed) for arm in ARMS for seed in seeds),
-        *(ProbeJob(arm, seed, ratio) for arm in GENERATORS for ratio in settings.ratios for seed in seeds),
+        *(ProbeJob(arm, seed) for arm in arms for seed in seeds),
+        *(ProbeJob(arm, seed, ratio) for arm in generators for ratio in settings.ratios for seed in seeds),
         *(ProbeJob(arm, seed, protocol=other) for arm in real for seed in seeds),
     ]
 

@@ -5,33 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, create_model, model_validator
 
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.registry import REGISTRY
+from hamsynth_utils.settings import Count, Rate, Settings, Share, TrainingSettings
 
-Arm = Literal[
-    "real", "weighted", "oversample", "augment", "vae", "gan", "diffusion",
-    "vae_only", "gan_only", "diffusion_only",
-]  # fmt: skip
-ARMS: tuple[Arm, ...] = get_args(Arm)
+GENERATORS: tuple[str, ...] = tuple(REGISTRY)
+CHEAP_ARMS = ("real", "weighted", "oversample", "augment")
+ARMS: tuple[str, ...] = (*CHEAP_ARMS, *GENERATORS, *(f"{name}_only" for name in GENERATORS))
 """How a classifier comes about, see arms.py: from real images alone, by one of the cheap ways to make more of
 the rare classes, from real images and one generator's, or from that generator's alone."""
-GENERATORS: tuple[Arm, ...] = ("vae", "gan", "diffusion")
-MAIN_ARMS: tuple[Arm, ...] = ("real", *GENERATORS)
 
+
+def known_arm(arm: str) -> str:
+    """The arm; raises InputError for one that is not in `ARMS`."""
+    if arm not in ARMS:
+        raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
+    return arm
+
+
+Arm = Annotated[str, AfterValidator(known_arm)]
 Extractor = Literal["inception", "vit", "efficientnet_lite0"]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-
-
-class Settings(BaseModel):
-    """Frozen; refuses unknown keys and values of another type."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class DataSettings(Settings):
@@ -42,106 +40,6 @@ class DataSettings(Settings):
     protocol: Literal["lesion", "image"] = "lesion"
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-
-
-class TrainingSettings(Settings):
-    """One training: exactly one of `steps` and `epochs` says how long."""
-
-    steps: Count | None = None
-    epochs: Count | None = None
-    batch_size: Count
-    learning_rate: Rate
-    warmup_share: Share = 0.05
-    decay: Literal["none", "linear", "cosine"] = "linear"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    gradient_clip: Rate = 1.0
-    ema_decay: Share = 0.99
-    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """0 draws classes as they occur, 1 draws each class equally often, between: a power in between."""
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    checkpoint_seconds: Rate = 20.0
-
-    @model_validator(mode="after")
-    def one_length(self) -> TrainingSettings:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs")
-        return self
-
-    def total_steps(self, images: int) -> int:
-        """Optimizer steps of this training on `images` training images."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
-        return self.epochs * max(1, images // self.batch_size)
-
-
-class VAESettings(Settings):
-    latent_size: Count = 128
-    width: Count = 32
-    kl_warmup_share: Share = 0.3
-    free_nats: Annotated[float, Field(ge=0)] = 0.0
-    perceptual: Annotated[float, Field(ge=0)] = 0.0
-    """Nats for each unit of perceptual distance between an image and its reconstruction."""
-    fitted_prior: bool = False
-    """Sample from a normal distribution fitted to the latents of training images rather than from N(0, I)."""
-    training: TrainingSettings
-
-
-class GANSettings(Settings):
-    latent_size: Count = 128
-    width: Count = 32
-    discriminator_rate_factor: Rate = 1.0
-    penalty: Rate = 5.0
-    """Weight of the gradient penalties R1 + R2."""
-    mode_seeking: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the term against images that are the same for different latents."""
-    textbook_steps: Count = 1000
-    """Optimizer steps of the textbook DCGAN that the chapter trains first, to show how it fails."""
-    training: TrainingSettings
-
-
-class AutoencoderSettings(Settings):
-    factor: Literal[4, 8] = 8
-    """The latents have image_size / factor positions a side, each of `channels` numbers."""
-    channels: Count = 16
-    width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
-    perceptual: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the perceptual distance between an image and its reconstruction."""
-    noise: Annotated[float, Field(ge=0)] = 0.2
-    """Standard deviation of the noise that the decoder must bear, where the latents' is one."""
-    training: TrainingSettings
-
-
-class DiffusionSettings(Settings):
-    width: Count = 64
-    width_factors: tuple[Count, ...] = (1, 2, 4)
-    autoencoder: AutoencoderSettings | None = None
-    """Whose latents the U-Net works on; without one it works on the pixels, folded by `patch`."""
-    patch: Literal[1, 2, 4] = 4
-    """Space-to-depth: the U-Net sees image_size / patch pixels of 3 * patch**2 channels."""
-    timesteps: Annotated[int, Field(ge=2)] = 1000
-    objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
-    noise_shift: Rate = 2.0
-    """How much more noise than in the cosine schedule: the signal-to-noise ratio is divided by its square."""
-    largest_weight: Annotated[float, Field(ge=1)] = 5.0
-    """Upper bound of the loss weight SNR + 1 of pred_x0. Low: shapes are learned first; high: fine detail."""
-    perceptual: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the perceptual distance between the clean image and the guess of it, for folded pixels."""
-    class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
-    guidance: Annotated[float, Field(ge=1)] = 1.5
-    """Used until one of `guidance_scales` is chosen, on validation images, after the training."""
-    guidance_scales: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.5, 2.0, 3.0)
-    sampling_steps: Annotated[int, Field(ge=2)] = 15
-    solver: Literal["ddim", "dpm++"] = "dpm++"
-    curve_steps: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10, 15, 30)
-    """Numbers of steps with which the solvers are compared."""
-    training: TrainingSettings
-
-    @model_validator(mode="after")
-    def one_perceptual_term(self) -> DiffusionSettings:
-        if self.autoencoder is not None and self.perceptual > 0:
-            raise ValueError("with an autoencoder, perceptual must be 0: the autoencoder has one of its own")
-        return self
 
 
 class SynthesisSettings(Settings):
@@ -255,13 +153,30 @@ class PrivateSettings(Settings):
         return self.model_copy(update={"sampling_rate": self.few_rate, "steps": self.few_steps})
 
 
-class Profile(Settings):
-    """Everything a run depends on but its data and its seed. `name` is the file's stem."""
+def _section(name: str) -> Any:
+    """A generator's section as a field, its type and default; the settings are imported once they are met."""
+    if REGISTRY[name].in_every_run:
+        return Annotated[Any, PlainValidator(REGISTRY[name].settings)], ...
+    optional = PlainValidator(lambda value: None if value is None else REGISTRY[name].settings(value))
+    return Annotated[Any, optional], None
 
-    name: str
+
+_Sections: Any = create_model(
+    "_Sections", __base__=Settings, name=(str, ...), **{name: _section(name) for name in GENERATORS}
+)
+
+
+class Profile(_Sections):
+    """Everything a run depends on but its data and its seed. `name` is the file's stem.
+
+    Besides the fields below it has one for each registered generator, by its name: that one's settings, or
+    None if it is not in the run.
+    """
+
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Seeds of the classifier; each arm is fine-tuned once per seed."""
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = MAIN_ARMS
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    """If left out, real images alone and with those of each generator of the run."""
     other_split_arms: tuple[Arm, ...] = ()
     """Arms of real images that are also fine-tuned under the other split than `data.protocol`."""
     threads: Count
@@ -269,15 +184,19 @@ class Profile(Settings):
     released: bool = False
     """Load a released checkpoint instead of training, where it was trained on exactly this run's images."""
     data: DataSettings
-    vae: VAESettings
-    gan: GANSettings
-    diffusion: DiffusionSettings
     synthesis: SynthesisSettings
     classifier: ClassifierSettings
     probe: ProbeSettings
     evaluation: EvaluationSettings
     privacy: PrivacySettings = PrivacySettings()
     private: PrivateSettings = PrivateSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_arms(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "arms" not in content:
+            return {**content, "arms": ("real", *(name for name in GENERATORS if content.get(name)))}
+        return content
 
     @model_validator(mode="after")
     def consistent(self) -> Profile:
@@ -287,6 +206,9 @@ class Profile(Settings):
             raise ValueError(f"arms holds a repeat: {list(self.arms)}")
         if "real" not in self.arms:
             raise ValueError("arms lacks 'real', with which all others are compared")
+        absent = [arm for arm in self.arms if arm not in self.possible_arms]
+        if absent:
+            raise ValueError(f"arms holds {absent[0]}, but there is no section {generator_of(absent[0])}")
         made = [arm for arm in self.other_split_arms if generator_of(arm)]
         if made:
             raise ValueError(
@@ -303,10 +225,24 @@ class Profile(Settings):
         except ValidationError as error:
             raise InputError(_explain_all(error)) from error
 
-    def generator_settings(self, name: str) -> VAESettings | GANSettings | DiffusionSettings:
-        """The settings of the generator `name`; raises InputError for a name not in `GENERATORS`."""
+    @property
+    def generators(self) -> tuple[str, ...]:
+        """The generators of the run: those that the profile has a section for."""
+        return tuple(name for name in GENERATORS if getattr(self, name) is not None)
+
+    @property
+    def possible_arms(self) -> tuple[str, ...]:
+        """The arms that the run could have: those of real images, and those of its generators."""
+        return tuple(arm for arm in ARMS if generator_of(arm) in (None, *self.generators))
+
+    def generator_settings(self, name: str) -> Any:
+        """The settings of the generator `name`; raises InputError for one that is not in the run."""
         if name not in GENERATORS:
             raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
+        if name not in self.generators:
+            raise InputError(
+                f"the profile {self.name} has no section {name}: add one to have that generator in a run"
+            )
         return getattr(self, name)
 
 
@@ -345,15 +281,15 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
         raise InputError(f"{path}: {_explain_all(error)}") from error
 
 
-def profile_of(folder: Path) -> Profile:
-    """The profile of the run in `folder`, with the seeds and arms that the run has by now.
+def recorded_profile(folder: Path) -> dict[str, Any]:
+    """What the `run.yaml` in `folder` says of its profile, with the seeds and arms that the run has by now.
 
     Raises InputError if there is no run.
     """
     record = folder / "run.yaml"
     if not record.is_file():
         raise InputError(f"{folder} is not a run: python -m hamsynth_utils.run makes one")
-    return parse_profile(yaml.safe_load(record.read_text())["profile"])
+    return yaml.safe_load(record.read_text())["profile"]
 
 
 def seeds_from(text: str) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import yaml
 
 from hamsynth_utils import figures
 from hamsynth_utils.cards import LIMITS, budget_table, data_of, facts, in_per_cent, markdown
-from hamsynth_utils.checkpoints import AUTOENCODER, TABLES, WEIGHTS, checkpoint_of
+from hamsynth_utils.checkpoints import AUTOENCODER, SHARED, WEIGHTS, checkpoint_of
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
@@ -27,7 +27,8 @@ from hamsynth_utils.metrics.consistency import class_consistency, fit_probe, pro
 from hamsynth_utils.metrics.features import cached_features
 from hamsynth_utils.metrics.fidelity import all_measures, draws, real_draws
 from hamsynth_utils.profile import GENERATORS, project_root
-from hamsynth_utils.rooms import part_of, synthetic_of
+from hamsynth_utils.registry import REGISTRY
+from hamsynth_utils.rooms import autoencoder_room, part_of, synthetic_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import in_proportion
 from hamsynth_utils.weights import read_weights, sha256_of, write_weights
@@ -76,12 +77,12 @@ def release(run: Run, name: str, folder: Path) -> Path:
     """
     room = run.require(f"generators/{name}/{WEIGHTS}", f"the notebook of the {name}").parent
     tensors, metadata = read_weights(room / WEIGHTS)
-    for table in TABLES[name]:
+    for table in REGISTRY[name].kind.tables:
         metadata[table] = run.require(
             f"generators/{name}/{table}.csv", f"the notebook of the {name}"
         ).read_text()
-    if name == "diffusion" and run.profile.diffusion.autoencoder is not None:
-        metadata[AUTOENCODER] = (run.folder / "generators/autoencoder/history.csv").read_text()
+    if autoencoder_room(run, name) == SHARED:
+        metadata[AUTOENCODER] = (run.folder / SHARED / "history.csv").read_text()
     metadata |= {"released": "true", "profile": run.profile.name}
     half = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     path = checkpoint_of(name, folder)
@@ -144,12 +145,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--data", required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--generators", nargs="+", choices=GENERATORS, default=list(GENERATORS))
+    parser.add_argument("--generators", nargs="+", choices=GENERATORS, help="all of the run's if left out")
     parser.add_argument("--out", type=Path, default=project_root() / "checkpoints")
     options = parser.parse_args(arguments)
     try:
         run = Run.open(options.run, options.profile, options.data, options.seed)
-        for name in options.generators:
+        for name in options.generators or run.profile.generators:
             path = release(run, name, options.out)
             _pictures(run, name, path)
             with replacing(path.with_suffix(".md")) as temporary:

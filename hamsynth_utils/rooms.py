@@ -23,7 +23,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from hamsynth_utils.arms import augmentation, change_once, class_weights, training_set, training_settings
-from hamsynth_utils.checkpoints import WEIGHTS, take_over
+from hamsynth_utils.checkpoints import SHARED, WEIGHTS, take_over
 from hamsynth_utils.classifier import Classifier, predict, refuse_synthetic
 from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import LesionSet
@@ -33,7 +33,8 @@ from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.metrics.classification import read_predictions
 from hamsynth_utils.pretrained import Provenance, build_classifier, provenance_json
-from hamsynth_utils.profile import ARMS, GENERATORS, generator_of
+from hamsynth_utils.profile import GENERATORS, generator_of, known_arm
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_manifest, read_synthetic, requested_counts, synthesize
 from hamsynth_utils.tokens import Tokens, TokenViews, kept_tokens
@@ -77,7 +78,7 @@ def train_generator(run: Run, name: str, progress_bar: bool = True) -> Training:
         generator = _released(run, name) or build_generator(name, run.profile)
         space = getattr(generator, "representation", None)
         if isinstance(space, Autoencoder) and not (folder / WEIGHTS).is_file():
-            space.load_state_dict(train_autoencoder(run, progress_bar).module.state_dict())
+            space.load_state_dict(train_autoencoder(run, name, progress_bar).module.state_dict())
         about = {"trained_on": run.training_fingerprint(), "counts": json.dumps(lesions.counts)}
         return train(
             generator, lesions, training, folder, seed=run.seed, augment=flip_and_turn,
@@ -91,19 +92,20 @@ def settings_of(run: Run, name: str) -> Any:
     return released.settings if released else run.profile.generator_settings(name)
 
 
-def train_autoencoder(run: Run, progress_bar: bool = True) -> Training:
-    """The autoencoder of the run's diffusion model, in `generators/autoencoder/`; on the training part alone.
+def train_autoencoder(run: Run, name: str = "diffusion", progress_bar: bool = True) -> Training:
+    """The autoencoder of the run's generator `name`, in its `autoencoder_room`; on the training part alone.
 
-    That of the released diffusion model, where this one is taken over.
-    Raises InputError if the profile's diffusion model works without one.
+    That of the released generator, where this one is taken over.
+    Raises InputError if the generator works without one.
     """
-    settings = settings_of(run, "diffusion").autoencoder
-    if settings is None:
-        raise InputError("this profile's diffusion model works on pixels: it has no autoencoder")
+    room = autoencoder_room(run, name)
+    if room is None:
+        raise InputError(f"this profile's {name} works on pixels: it has no autoencoder")
+    settings = settings_of(run, name).autoencoder
     lesions = _training_part(run)
     torch.manual_seed(run.seed)
     autoencoder = Autoencoder(settings)
-    with _room_of_all(run, "generators/autoencoder") as folder:
+    with _room_of_all(run, room) as folder:
         return train(
             autoencoder, lesions, settings.training, folder, seed=run.seed,
             augment=flip_and_turn, description={"trained_on": run.training_fingerprint()},
@@ -118,12 +120,22 @@ def _released(run: Run, name: str) -> Generator | None:
     return load_generator(run.folder / "generators" / name / WEIGHTS) if taken else None
 
 
+def autoencoder_room(run: Run, name: str) -> str | None:
+    """The room of a generator's autoencoder, None if it has none; those with equal settings share one."""
+    could = [n for n in run.profile.generators if hasattr(run.profile.generator_settings(n), "autoencoder")]
+    settings = {n: settings_of(run, n).autoencoder for n in could}
+    if settings.get(name) is None:
+        return None
+    first = next(n for n in could if settings[n] is not None)
+    owner = next(n for n in could if settings[n] == settings[name])
+    return SHARED if owner == first else f"generators/{owner}-autoencoder"
+
+
 def seconds_before(run: Run, name: str) -> float:
     """Seconds of training that came before a generator's own: those of the autoencoder, if it has one."""
-    path = run.folder / "generators" / "autoencoder" / "history.csv"
-    if name != "diffusion" or run.profile.diffusion.autoencoder is None or not path.is_file():
-        return 0.0
-    return float(pd.read_csv(path)["seconds"].iloc[-1])
+    room = autoencoder_room(run, name)
+    path = run.folder / (room or "") / "history.csv"
+    return float(pd.read_csv(path)["seconds"].iloc[-1]) if room and path.is_file() else 0.0
 
 
 def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
@@ -147,10 +159,9 @@ def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
 def synthetic_of(run: Run, name: str) -> LesionSet:
     """The finished synthetic set of a generator; raises InputError if its notebook has not been run,
     or if it was trained on other images than this run's training part."""
-    numbers = {"vae": "02_vae", "gan": "03_gan", "diffusion": "04_diffusion"}
-    if name not in numbers:
+    if name not in REGISTRY:
         raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
-    folder = run.require(f"generators/{name}/synthetic", numbers[name])
+    folder = run.require(f"generators/{name}/synthetic", REGISTRY[name].chapter)
     trained_on = set(read_manifest(folder)["trained_on"])
     if trained_on != {run.training_fingerprint()}:
         raise InputError(
@@ -173,12 +184,10 @@ def fine_tune(
     protocol: trained and tested under this split, the run's own if left out. Under the other one only arms of
     real images can be had, since the generators have seen images that are in its test part.
     """
-    if arm not in ARMS:
-        raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
+    generator = generator_of(known_arm(arm))
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"the classifier's seed must be a whole number from 0 up, not {seed!r}")
-    settings = run.profile.classifier
-    generator, real = generator_of(arm), part_of(run, "train", protocol)
+    settings, real = run.profile.classifier, part_of(run, "train", protocol)
     if generator and protocol not in (None, run.profile.data.protocol):
         raise InputError(
             f"the arm {arm} under the split by {protocol}: its generator has seen images of that test part. "

@@ -95,7 +95,7 @@ def synthesize(checkpoint: Path, per_class: dict[str, int], seed: int, folder: P
     """Sample `per_class[dx]` images of each class into `folder`, which must not exist; return them.
 
     Image number i of the set is drawn from the seed `seed + i`. name: refuse a checkpoint of another
-    generator. how: guidance, steps or solver, for a diffusion model. Raises InputError for a bad checkpoint,
+    generator. how: some of its `sampling_options`. Raises InputError for a bad checkpoint,
     an unknown class, one that the generator never saw, a negative count or none at all, or an existing
     folder.
     """
@@ -109,8 +109,9 @@ def synthesize(checkpoint: Path, per_class: dict[str, int], seed: int, folder: P
     generator = load_generator(checkpoint, name)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     generator.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if how and generator.name != "diffusion":
-        raise InputError(f"a {generator.name} has no {' and no '.join(how)}: only a diffusion model has")
+    without = [option for option in how if option not in generator.sampling_options]
+    if without:
+        raise InputError(f"a {generator.name} has no {' and no '.join(without)}: leave it out")
     metadata = read_weights(checkpoint)[1]
     seen = json.loads(metadata.get("counts", "{}"))
     unseen = [dx for dx, count in per_class.items() if count > 0 and seen.get(dx, 1) == 0]
@@ -253,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, type=Path, help="a folder that does not exist yet")
     for option, kind in (("--guidance", float), ("--steps", int), ("--solver", str)):
-        parser.add_argument(option, type=kind, help="diffusion only; the checkpoint's own if left out")
+        parser.add_argument(option, type=kind, help="the checkpoint's own if left out, where it has one")
     options = parser.parse_args(arguments)
     try:
         if options.generator not in GENERATORS:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.faults import LossWatch, out_of_memory, too_large
-from hamsynth_utils.profile import TrainingSettings
+from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.trainable import Share, Trainable
 from hamsynth_utils.weights import read_weights, write_weights
 from hamsynth_utils.writing import replacing

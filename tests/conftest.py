@@ -45,6 +45,13 @@ TINY = {
         },
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
+    "flow": {
+        "width": 8, "width_factors": [1, 2], "sampling_steps": 2, "solver": "euler",
+        "autoencoder": {
+            "channels": 4, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}
+        },
+        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
+    },
     "synthesis": {"minority_share": 0.1, "evaluation_images": 80},
     "classifier": {
         "model": "vit_tiny_patch16_224", "depth": 1, "input_size": 32, "weights": "none",

@@ -15,7 +15,8 @@ from hamsynth_utils.arms import (
 from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.pretrained import build_classifier
-from hamsynth_utils.profile import ARMS, GENERATORS, TrainingSettings, generator_of, load_profile
+from hamsynth_utils.profile import ARMS, GENERATORS, generator_of, load_profile
+from hamsynth_utils.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=32, learning_rate=1e-3)
 

@@ -67,7 +67,7 @@ def executed(name: str, folder: Path) -> dict:
     # 05 is that of the classifier, and there are several 07.
     chapter = (
         name.partition("_")[2]
-        if name in ("05_probes", "07_guarantee", "07_fairness", "07_release")
+        if name in ("04_flow", "05_probes", "07_guarantee", "07_fairness", "07_release")
         else name[:2]
     )
     png = io.BytesIO()
@@ -152,6 +152,18 @@ def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> 
     assert [c["metadata"].get("tags") for c in other["cells"][1:]] == [["per-arm"], ["per-arm"]]
     assert other["cells"][2]["metadata"]["mystnb"]["figure"]["name"] == "fig-05-loss-gan-0"
     assert not list(staged.rglob("*.partial.ipynb"))
+
+
+def test_the_chapter_of_a_generator_is_in_the_book_of_a_run_that_has_it(run_folder: Path) -> None:
+    record = yaml.safe_load((run_folder / "run.yaml").read_text())
+    record["profile"]["flow"] = {"width": 8}
+    (run_folder / "run.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(InputError, match=r"not executed yet: notebooks/04_flow\. "):
+        book.stage(run_folder)
+    (run_folder / "notebooks/04_flow.ipynb").write_text(json.dumps(executed("04_flow", run_folder)))
+    toc = yaml.safe_load((book.stage(run_folder) / "_toc.yml").read_text())
+    files = [chapter["file"] for chapter in toc["parts"][0]["chapters"]]
+    assert files[3:6] == ["notebooks/04_diffusion", "notebooks/04_flow", "notebooks/05_vit"]
 
 
 def test_the_front_page_opens_with_the_numbers_of_the_reference_run(site: Path) -> None:

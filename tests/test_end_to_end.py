@@ -15,13 +15,13 @@ from conftest import ROOT, TINY, merged
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.ledger import VERDICTS, read_claims
-from hamsynth_utils.profile import GENERATORS, MAIN_ARMS
+from hamsynth_utils.profile import load_profile
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.synthesis import read_synthetic
 
 CHAPTERS = (
     "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_privacy", "07_guarantee", "07_fairness", "07_release", "08_claims",
 )  # fmt: skip
-EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in MAIN_ARMS)]
 
 
 class Report:
@@ -30,6 +30,10 @@ class Report:
     def __init__(self, folder: Path, settings: dict, data: str = "phantom") -> None:
         self.settings, self.profile, self.folder = settings, folder / "trial.yaml", folder / "runs/trial"
         self.profile.write_text(yaml.safe_dump(settings))
+        profile = load_profile(str(self.profile))
+        self.generators, self.arms = profile.generators, profile.arms
+        more = [REGISTRY[name].chapter for name in self.generators if not REGISTRY[name].in_every_run]
+        self.executions = [*CHAPTERS, *more, *(f"05_vit-{arm}-0" for arm in self.arms)]
         self.command = ["make", "report", f"PROFILE={self.profile}", "RUN=trial", f"DATA={data}"]
         # Not as a part of the `make test` that may have started this, which would say so in its output.
         outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
@@ -42,7 +46,7 @@ class Report:
 
     def written(self) -> dict[str, int]:
         """When each executed notebook was written."""
-        return {name: (self.folder / f"notebooks/{name}.ipynb").stat().st_mtime_ns for name in EXECUTIONS}
+        return {name: (self.folder / f"notebooks/{name}.ipynb").stat().st_mtime_ns for name in self.executions}
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +88,12 @@ def test_every_room_leaves_its_results(report):
     folder = report.folder
     parts = pd.read_csv(folder / "data/split.csv").set_index("image_id")["part"]
     assert set(parts) == {"train", "validation", "test"}
-    for name in GENERATORS:
+    for name in report.generators:
         history = pd.read_csv(folder / f"generators/{name}/history.csv")
         assert history["step"].iloc[-1] == report.settings[name]["training"]["steps"]
         made = read_synthetic(folder / f"generators/{name}/synthetic")
         assert min(made.counts.values()) > 0 and made.table["synthetic"].all()
-    for arm in MAIN_ARMS:
+    for arm in report.arms:
         predictions = pd.read_csv(folder / f"classifiers/{arm}/seed-0/predictions.csv")
         assert set(predictions["image_id"]) == set(parts[parts == "test"].index)
         assert predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1).between(0.999, 1.001).all()
@@ -111,7 +115,7 @@ def test_every_claim_has_its_estimate_and_none_is_judged_by_a_run_that_cannot(re
 def test_the_numbers_of_the_report_are_those_of_the_predictions(report):
     """Accuracy per arm in metrics/classification.csv, recomputed from the saved predictions."""
     table = pd.read_csv(report.folder / "metrics/classification.csv")
-    for arm in MAIN_ARMS:
+    for arm in report.arms:
         predictions = pd.read_csv(report.folder / f"classifiers/{arm}/seed-0/predictions.csv")
         likeliest = predictions[[f"p_{name}" for name in CLASSES]].idxmax(axis=1).str[2:]
         accuracy = (likeliest == predictions["dx"]).mean()
@@ -122,7 +126,7 @@ def test_the_numbers_of_the_report_are_those_of_the_predictions(report):
 
 def test_the_report_works_in_a_browser_without_a_network(report):
     pages = {path.name for path in (report.folder / "site").rglob("*.html")}
-    expected = {f"{name}.html" for name in EXECUTIONS} - {"05_vit-real-0.html"} | {"05_vit.html"}
+    expected = {f"{name}.html" for name in report.executions} - {"05_vit-real-0.html"} | {"05_vit.html"}
     assert expected <= pages
     assert problems_of(report.folder / "site") == []
 
@@ -142,19 +146,20 @@ def test_other_settings_are_refused_in_one_line(phantom):
     assert "Traceback" not in done.stderr
 
 
+def printed(path: Path) -> dict[str, str]:
+    """What each cell of a notebook printed that is marked `# NBVAL_CHECK_OUTPUT`, by its source."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    return {
+        "".join(cell["source"]): "".join(
+            "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+            for output in cell["outputs"]
+        )
+        for cell in cells if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
+    }  # fmt: skip
+
+
 def test_what_the_notebooks_check_comes_out_as_it_is_stored(phantom):
-    """The text that a cell marked `# NBVAL_CHECK_OUTPUT` prints on the phantom is the one stored with it."""
-
-    def printed(path: Path) -> dict[str, str]:
-        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-        return {
-            "".join(cell["source"]): "".join(
-                "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
-                for output in cell["outputs"]
-            )
-            for cell in cells if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
-        }  # fmt: skip
-
+    """The text that such a cell prints on the phantom is the one stored with it."""
     for chapter in [*CHAPTERS, "05_vit"]:
         stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
         executed = "05_vit-real-0" if chapter == "05_vit" else chapter
@@ -163,8 +168,14 @@ def test_what_the_notebooks_check_comes_out_as_it_is_stored(phantom):
         )
 
 
+def test_so_does_what_the_chapters_check_that_the_profile_smoke_leaves_out(real):
+    for chapter in (each.chapter for each in REGISTRY.values() if not each.in_every_run):
+        stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
+        assert all(stored.values()) and printed(real.folder / f"notebooks/{chapter}.ipynb") == stored
+
+
 def test_no_executed_notebook_holds_an_error(report):
-    for name in EXECUTIONS:
+    for name in report.executions:
         cells = json.loads((report.folder / f"notebooks/{name}.ipynb").read_text())["cells"]
         kinds = {output["output_type"] for cell in cells for output in cell.get("outputs", [])}
         assert "error" not in kinds and kinds, name

@@ -10,24 +10,21 @@ from torch.nn import functional as F
 
 from hamsynth_utils.data.lesions import CLASSES, COLUMNS, LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.generators import Diffusion, Generator
+from hamsynth_utils.generators import Generator
+from hamsynth_utils.generators.autoencoder import AutoencoderSettings
 from hamsynth_utils.generators.base import seeded_noise
-from hamsynth_utils.generators.gan import GAN, looked_at
-from hamsynth_utils.generators.vae import VAE
+from hamsynth_utils.generators.diffusion import Diffusion, DiffusionSettings
+from hamsynth_utils.generators.flow import Flow, FlowSettings
+from hamsynth_utils.generators.gan import GAN, GANSettings, looked_at
+from hamsynth_utils.generators.vae import VAE, VAESettings
 from hamsynth_utils.membership import MAIN_LOSS, Patients, calibrated, losses_of, withhold_siblings
 from hamsynth_utils.metrics.copying import authenticity, data_copying, neighbour_ratio, neighbours
 from hamsynth_utils.metrics.privacy import guess_members, membership_attack, near_share, nearest_aligned
-from hamsynth_utils.profile import (
-    AutoencoderSettings,
-    DiffusionSettings,
-    GANSettings,
-    TrainingSettings,
-    VAESettings,
-)
+from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.training import train
 
 SIZE = 32
-NAMES = ("vae", "gan", "diffusion")
+NAMES = ("vae", "gan", "diffusion", "flow")
 
 
 def swatches(count: int, seed: int) -> LesionSet:
@@ -88,6 +85,11 @@ class Overfitted(dict[str, Generator]):
         elif name == "gan":
             self[name] = gan_with_perfect_generator(self.few)
             return self[name]
+        elif name == "flow":
+            settings = FlowSettings(
+                width=16, width_factors=(1,), class_drop=0.0, guidance=1.0, training=training(160, 5e-3)
+            )
+            generator = Flow(SIZE, settings)
         else:
             generator = Diffusion(
                 SIZE,

@@ -26,9 +26,11 @@ from hamsynth_utils.checkpoints import checkpoint_of
 from hamsynth_utils.data.lesions import CLASSES, to_uint8
 from hamsynth_utils.generators import Generator, build_generator, description, diffusion, load_generator
 from hamsynth_utils.profile import GENERATORS, load_profile, project_root
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.weights import sha256_of, write_weights
 
 ROOT = project_root()
+SHOWN = tuple(name for name in GENERATORS if REGISTRY[name].kind in playground.PARTS)
 DRAWN = """async ([name, noise, label, guidance, steps]) => {
     const network = hamsynthNetworks.networks[name], images = [], begun = performance.now();
     const add = async (code) => images.push(
@@ -127,7 +129,7 @@ def test_a_runs_own_networks_survive_half_precision(own_site, monkeypatch) -> No
     site, run = own_site
     with served(site) as address, headless() as browser:
         page, problems = opened(browser, address, "index.html")
-        for name in GENERATORS:
+        for name in SHOWN:
             how = {"guidance": 1.0, "steps": 4} if name == "diffusion" else {}
             agree(page, run / f"generators/{name}/weights.safetensors", name, how, monkeypatch)
         assert problems == []
@@ -171,6 +173,9 @@ def test_own_networks_are_shown_only_of_the_phantom(tmp_path, monkeypatch) -> No
     theirs = {"gan": sha256_of(released / "generators/gan/weights.safetensors")}
     phantom = shown("phantom")
     assert sources(phantom) == own and "this run's own" in phantom["note"]
+    assert "No way is written" not in phantom["note"]
+    both = shown("phantom", own_networks(tmp_path / "both", ("gan", "flow")))
+    assert list(both["networks"]) == ["gan"] and "in a browser with: flow matching." in both["note"]
     photographs = shown("/data/ham10000")
     assert sources(photographs) == theirs and "not released" in photographs["note"]
     assert [path.name for path in (tmp_path / "networks").glob("*.onnx")] == ["gan-decode.onnx"]

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import arms_from, load_profile, profile_of, project_root, seeds_from
+from hamsynth_utils.profile import arms_from, load_profile, project_root, recorded_profile, seeds_from
 
 
 @pytest.fixture
@@ -23,9 +23,18 @@ def edited(tmp_path):
     return edit
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "four", "cpu", "paper"])
 def test_every_profile_that_ships_is_valid(name):
     assert load_profile(name).name == name
+
+
+def test_the_profile_four_is_smoke_with_flow_matching_on_the_same_latents():
+    four, smoke = load_profile("four"), load_profile("smoke")
+    own = {"name": "smoke", "flow": None, "arms": smoke.arms}
+    assert four.model_copy(update=own) == smoke
+    assert four.arms == (*smoke.arms, "flow")
+    assert four.flow.autoencoder == four.diffusion.autoencoder
+    assert four.flow.training == four.diffusion.training
 
 
 def test_the_paper_profile_has_the_source_reports_settings():
@@ -58,7 +67,7 @@ def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
         ("threads", "true", r"threads.*True"),
         ("arms", "[real, real]", "arms holds a repeat"),
         ("seeds", "[0, 0]", "seeds holds a repeat"),
-        ("arms", "[real, flow]", r"arms\.1.*flow"),
+        ("arms", "[real, dream]", r"arms\.1.*dream"),
         ("other_split_arms", "[real, gan]", "other_split_arms holds gan, whose generator has seen"),
         ("probe.ratios", "[0.0]", r"probe\.ratios\.0.*0\.0"),
         ("arms", "[vae]", "arms lacks 'real'"),
@@ -79,7 +88,7 @@ def test_a_wrong_key_or_value_is_refused_by_name(edited, key, text, message):
 
 
 def test_an_unknown_profile_lists_the_known_ones():
-    with pytest.raises(InputError, match="no profile at .*quick.*cpu, paper, smoke"):
+    with pytest.raises(InputError, match="no profile at .*quick.*cpu, four, paper, smoke"):
         load_profile("quick")
 
 
@@ -109,7 +118,7 @@ def test_seeds_and_arms_of_ones_own_change_nothing_else():
         ("0,one", "real", "'0,one' holds 'one'"),
         ("0,,1", "real", "'0,,1' holds ''"),
         ("-1", "real", "whole numbers from 0 up"),
-        ("0", "real,flow", r"arms\.1.*'vae'.*'flow'"),
+        ("0", "real,dream", r"arms\.1.*'dream'.* vae,"),
         ("0", "real,vae,vae", "arms holds a repeat"),
         ("0", "vae", "arms lacks 'real'"),
     ],
@@ -122,7 +131,7 @@ def test_wrong_seeds_and_arms_are_refused_in_one_line(seeds, arms, message):
 
 def test_a_folder_without_a_run_has_no_profile(tmp_path):
     with pytest.raises(InputError, match="is not a run"):
-        profile_of(tmp_path)
+        recorded_profile(tmp_path)
 
 
 def test_pooling_needs_frozen_blocks(edited_tiny):

@@ -210,6 +210,18 @@ def test_a_run_that_gains_a_seed_and_an_arm_repeats_only_what_compares_them(road
     assert sorted(name for name, *_ in road.calls()) == sorted([*new, *again])
 
 
+def test_the_chapter_of_a_generator_is_executed_where_the_profile_has_it(road: Road) -> None:
+    """And all that compares the generators waits for it."""
+    road.write("04_flow", "as it was")
+    record = yaml.safe_load((road.run / "run.yaml").read_text())
+    record["profile"] |= {"flow": {"autoencoder": None}, "arms": ["real", "flow"]}
+    (road.run / "run.yaml").write_text(yaml.safe_dump(record))
+    assert road.finish()[0] == 0
+    names = [name for name, *_ in road.calls()]
+    waiting = ("05_vit-flow-0", "05_vit-flow-7", "05_probes", "06_evaluation", "07_privacy")
+    assert all(names.index("04_flow") < names.index(name) for name in waiting)
+
+
 def test_jobs_do_not_share_cores_with_memory_for_one(road: Road) -> None:
     Path(f"{road.calls_file}.alone").touch()
     generators = tuple(f"notebooks/{name}.ipynb" for name in ("02_vae", "03_gan", "04_diffusion"))

@@ -9,7 +9,7 @@ import yaml
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import profile_of
+from hamsynth_utils.profile import parse_profile, recorded_profile
 from hamsynth_utils.run import Run, main
 
 
@@ -49,7 +49,7 @@ def test_a_run_gains_seeds_and_arms_but_loses_none(tmp_path, edited_tiny):
     gained = Run.open("a", tiny, root=tmp_path, seeds=[0, 1], arms=["real", "gan", "vae"])
     assert (gained.profile.seeds, gained.profile.arms) == ((1, 0), ("real", "vae", "gan"))
     assert Run.open("a", tiny, root=tmp_path) == gained
-    assert profile_of(tmp_path / "a") == gained.profile
+    assert parse_profile(recorded_profile(tmp_path / "a")) == gained.profile
     with pytest.raises(InputError, match=r"seeds: this run has 1,0, you ask for 0,5,.*SEEDS=1,0,5"):
         Run.open("a", tiny, root=tmp_path, seeds=[0, 5])
     with pytest.raises(InputError, match=r"arms: this run has real,vae,gan, you ask for real,"):
@@ -73,13 +73,13 @@ def test_the_commands_seeds_and_arms_come_before_the_profiles(tmp_path, monkeypa
     assert not (tmp_path / "runs").exists()
     assert main([*asked, "--seeds", "0,1", "--arms", "real,vae"]) == 0
     assert "arms real,vae, seeds 0,1" in capsys.readouterr().out
-    profile = profile_of(tmp_path / "runs/a")
+    profile = parse_profile(recorded_profile(tmp_path / "runs/a"))
     assert (profile.seeds, profile.arms) == ((0, 1), ("real", "vae"))
     # Without them the profile's are asked for: four arms, which the run may gain, and one seed of its two.
     assert main(asked) == 2
     assert "seeds: this run has 0,1, you ask for 0," in capsys.readouterr().err
     assert main([*asked, "--seeds", "0,1"]) == 0
-    assert profile_of(tmp_path / "runs/a").arms == ("real", "vae", "gan", "diffusion")
+    assert recorded_profile(tmp_path / "runs/a")["arms"] == ["real", "vae", "gan", "diffusion"]
 
 
 def test_other_data_is_refused(tmp_path, tiny_profile, ham10000_slice):

@@ -5,12 +5,14 @@ import re
 from itertools import pairwise
 
 from hamsynth_utils.profile import project_root
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.run_page import chapter_minutes
 
 ROOT = project_root()
 PAGE = (ROOT / "book/teaching.md").read_text()
 NOTEBOOKS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "notebooks").glob("*.ipynb")}
-ROAD = set(NOTEBOOKS) - {"09_external"}
+NOT_IN_EVERY_RUN = {"09_external", *(each.chapter for each in REGISTRY.values() if not each.in_every_run)}
+ROAD = set(NOTEBOOKS) - NOT_IN_EVERY_RUN  # a page may only refer to chapters that every report has
 
 
 def section(title: str) -> str:

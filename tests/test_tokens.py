@@ -20,7 +20,8 @@ from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.pretrained import build_classifier
-from hamsynth_utils.profile import TrainingSettings, load_profile
+from hamsynth_utils.profile import load_profile
+from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.tokens import TokenViews, kept_tokens
 from hamsynth_utils.training import train
 

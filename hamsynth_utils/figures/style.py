@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -12,18 +13,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.profile import GENERATORS
+from hamsynth_utils.registry import REGISTRY
 
 INK, GREY, FAINT = "#333333", "#7F7F7F", "#D9D9D9"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#333333")
+GENERATOR_COLOURS = ("#E69F00", "#0072B2", "#009E73", "#56B4E9", "#8C564B", "#882255", "#9A9A00", "#5D4FB3")
+"""By the generators' places in the registry; where there are more of them, the colours begin again."""
+
+
+def lightened(colour: str) -> str:
+    """Half way from `#RRGGBB` to white."""
+    return "#" + "".join(f"{(int(colour[i : i + 2], 16) + 256) // 2:02X}" for i in (1, 3, 5))
+
+
+_SHADES = dict(zip(GENERATORS, itertools.cycle(GENERATOR_COLOURS), strict=False))
 ARM_COLOURS = {
     "real": INK, "weighted": "#999999", "oversample": "#CC79A7", "augment": "#D55E00",
-    "vae": "#E69F00", "gan": "#0072B2", "diffusion": "#009E73",
-    "vae_only": "#F3CF80", "gan_only": "#80B9D9", "diffusion_only": "#80CFB9",
+    **_SHADES, **{f"{name}_only": lightened(colour) for name, colour in _SHADES.items()},
 }  # fmt: skip
 ARM_NAMES = {
     "real": "real only", "weighted": "class weights", "oversample": "oversampling", "augment": "augmentation",
-    "vae": "VAE", "gan": "GAN", "diffusion": "diffusion",
-    "vae_only": "VAE alone", "gan_only": "GAN alone", "diffusion_only": "diffusion alone",
+    **{name: each.title for name, each in REGISTRY.items()},
+    **{f"{name}_only": f"{each.title} alone" for name, each in REGISTRY.items()},
 }  # fmt: skip
 CLASS_COLOURS = dict(
     zip(CLASSES, ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#0072B2", "#009E73"), strict=True)

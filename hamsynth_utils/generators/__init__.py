@@ -1,36 +1,30 @@
-"""The three generators, all conditional on the class, behind one interface."""
+"""Generators, all conditional on the class, behind one interface; `registry.py` lists them."""
 
 from __future__ import annotations
 
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.base import Generator
-from hamsynth_utils.generators.diffusion import Diffusion
-from hamsynth_utils.generators.gan import GAN
-from hamsynth_utils.generators.vae import VAE
-from hamsynth_utils.profile import DiffusionSettings, GANSettings, Profile, Settings, VAESettings
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.weights import read_weights
+
+if TYPE_CHECKING:
+    from hamsynth_utils.profile import Profile
 
 MADE_WITH = ("hamsynth", "torch", "denoising-diffusion-pytorch")
 
-REGISTRY: dict[str, tuple[type[Generator], type[Settings]]] = {
-    "vae": (VAE, VAESettings),
-    "gan": (GAN, GANSettings),
-    "diffusion": (Diffusion, DiffusionSettings),
-}
-
 
 def build_generator(name: str, profile: Profile) -> Generator:
-    """An untrained generator of the profile's image size; raises InputError for an unknown name."""
+    """An untrained generator of the profile's image size; raises InputError for one that is not in it."""
     settings = profile.generator_settings(name)
-    kind, _ = REGISTRY[name]
-    return kind(profile.data.image_size, settings)  # type: ignore[call-arg]
+    return REGISTRY[name].kind(profile.data.image_size, settings)
 
 
 FORMAT = "1"
@@ -69,15 +63,15 @@ def load_generator(path: Path, name: str | None = None) -> Generator:
         )
     if metadata["classes"] != ",".join(CLASSES):
         raise InputError(f"{path} was trained on the classes {metadata['classes']}, not {','.join(CLASSES)}")
-    kind, settings_kind = REGISTRY[kind_name]
+    kind = REGISTRY[kind_name].kind
     try:
-        settings = settings_kind.model_validate_json(metadata["settings"])
+        settings = kind.settings_class.model_validate_json(metadata["settings"])
     except ValidationError as error:
         unknown = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
         raise InputError(
             f"{path} was made with {made_with}, whose settings this version does not know: {unknown}"
         ) from error
-    generator = kind(int(metadata["image_size"]), settings)  # type: ignore[call-arg]
+    generator = kind(int(metadata["image_size"]), settings)
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from hamsynth_utils.generators.vae import ResidualBlock
 from hamsynth_utils.perception import perceptual_distance
-from hamsynth_utils.profile import AutoencoderSettings
+from hamsynth_utils.settings import Count, Settings, TrainingSettings
 from hamsynth_utils.trainable import Trainable
+
+
+class AutoencoderSettings(Settings):
+    factor: Literal[4, 8] = 8
+    """The latents have image_size / factor positions a side, each of `channels` numbers."""
+    channels: Count = 16
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
+    perceptual: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the perceptual distance between an image and its reconstruction."""
+    noise: Annotated[float, Field(ge=0)] = 0.2
+    """Standard deviation of the noise that the decoder must bear, where the latents' is one."""
+    training: TrainingSettings
 
 
 class Autoencoder(Trainable):

@@ -10,23 +10,31 @@ from torch import Tensor
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.settings import Settings
 from hamsynth_utils.trainable import Trainable
 
 
 class Generator(Trainable):
     """A class-conditional generator of images [N, 3, S, S] in [-1, 1].
 
-    name: what it is called in profiles, folders and arms.
+    name: what it is called in profiles, folders and arms, as in `registry.py`.
+    settings_class: of its section in a profile; with a `training`.
+    main_loss: of `membership_losses`, the one that it is judged by: that of its training, chosen before any
+        was measured.
+    tables: CSV files of its room that a released checkpoint keeps.
+    sampling_options: what `sample` takes besides labels and seed.
     image_size: S, height and width in pixels.
-    settings: its own kind of Settings, see profile.py.
     """
 
     name: ClassVar[str]
-    settings: Any
+    settings_class: ClassVar[type[Settings]]
+    main_loss: ClassVar[str] = "training"
+    tables: ClassVar[tuple[str, ...]] = ("history", "budget")
+    sampling_options: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, settings: Any) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.image_size, self.settings = image_size, settings
 
     @abstractmethod
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -42,6 +50,23 @@ class Generator(Trainable):
         Image i is drawn from the seed `seed + i` alone, so that any one of them can be made again.
         Raises InputError for a label that is no class.
         """
+
+    def membership_losses(
+        self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
+    ) -> dict[str, Tensor]:
+        """How badly the trained generator knows each image: losses [N] by name, of noise drawn from `seed`.
+
+        The noise must be the same for every image. Here: the loss of the training, of one image at a time,
+        averaged over so many draws.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        losses = torch.zeros(len(images), device=self.device)
+        with torch.random.fork_rng(devices):
+            for i in range(len(images)):
+                torch.manual_seed(seed)
+                for _ in range(noise_levels):
+                    losses[i] += self(images[i : i + 1], labels[i : i + 1])["loss"] / noise_levels
+        return {"training": losses}
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`training_step`, under the name that distributed training wraps."""

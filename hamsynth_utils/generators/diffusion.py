@@ -1,85 +1,75 @@
 """A class-conditional diffusion model (Ho et al. 2020) on an autoencoder's latents, or on folded pixels.
 
-The U-Net and the forward process are denoising-diffusion-pytorch's. They work on fewer positions of more
-channels than an image has pixels, where the same network is many times cheaper.
+The U-Net and the forward process are denoising-diffusion-pytorch's.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
-from torch import Tensor, nn
+from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
+from pydantic import Field, model_validator
+from torch import Tensor
 
-from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.generators.autoencoder import Autoencoder
-from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.generators.base import seeded_noise
+from hamsynth_utils.generators.latent import LatentGenerator, LatentSettings, guided
 from hamsynth_utils.perception import perceptual_distance
-from hamsynth_utils.profile import DiffusionSettings
+from hamsynth_utils.settings import Rate, Settings, TrainingSettings
 
 SOLVERS = ("ddim", "dpm++")
 
 
-class FoldedPixels(nn.Module):
-    """Space to depth: every block of factor x factor pixels becomes the channels of one position.
+class DiffusionSettings(LatentSettings):
+    timesteps: Annotated[int, Field(ge=2)] = 1000
+    objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
+    noise_shift: Rate = 2.0
+    """How much more noise than in the cosine schedule: the signal-to-noise ratio is divided by its square."""
+    largest_weight: Annotated[float, Field(ge=1)] = 5.0
+    """Upper bound of the loss weight SNR + 1 of pred_x0. Low: shapes are learned first; high: fine detail."""
+    perceptual: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the perceptual distance between the clean image and the guess of it, for folded pixels."""
+    class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
+    guidance: Annotated[float, Field(ge=1)] = 1.5
+    """Used until one of `guidance_scales` is chosen, on validation images, after the training."""
+    guidance_scales: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.5, 2.0, 3.0)
+    sampling_steps: Annotated[int, Field(ge=2)] = 15
+    solver: Literal["ddim", "dpm++"] = "dpm++"
+    curve_steps: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10, 15, 30)
+    """Numbers of steps with which the solvers are compared."""
+    training: TrainingSettings
 
-    The same interface as `Autoencoder`, with nothing to learn and nothing lost.
-    """
-
-    limit = 1.0
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor, self.channels = factor, 3 * factor**2
-
-    def encode(self, images: Tensor) -> Tensor:
-        return F.pixel_unshuffle(images, self.factor)
-
-    def decode(self, folded: Tensor) -> Tensor:
-        return F.pixel_shuffle(folded, self.factor)
+    @model_validator(mode="after")
+    def one_perceptual_term(self) -> DiffusionSettings:
+        if self.autoencoder is not None and self.perceptual > 0:
+            raise ValueError("with an autoencoder, perceptual must be 0: the autoencoder has one of its own")
+        return self
 
 
-class Diffusion(Generator):
-    """Denoises `process.model(x_t, t, y)`; trained with classes dropped, sampled with guidance.
-
-    representation: what x is, an `Autoencoder`'s latents or `FoldedPixels`. An autoencoder is trained before
-    (see `rooms.train_generator`) and held fixed here; its weights are saved with the others.
-    shape: [channels, side, side] of x.
-    """
+class Diffusion(LatentGenerator):
+    """Denoises `process.model(x_t, t, y)`; trained with classes dropped, sampled with guidance."""
 
     name: ClassVar[str] = "diffusion"
+    settings_class: ClassVar[type[Settings]] = DiffusionSettings
+    main_loss: ClassVar[str] = "denoising"
+    tables: ClassVar[tuple[str, ...]] = ("history", "budget", "sampling")
+    sampling_options: ClassVar[tuple[str, ...]] = ("guidance", "steps", "solver")
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
     def __init__(self, image_size: int, settings: DiffusionSettings) -> None:
-        super().__init__(image_size)
+        super().__init__(image_size, settings)
         if settings.sampling_steps > settings.timesteps:
             raise InputError(
                 f"diffusion.sampling_steps ({settings.sampling_steps}) must not exceed "
                 f"diffusion.timesteps ({settings.timesteps})"
             )
-        self.settings = settings
-        self.representation = (
-            FoldedPixels(settings.patch)
-            if settings.autoencoder is None
-            else Autoencoder(settings.autoencoder)
-        )
-        side = image_size // self.representation.factor
-        self.shape = (self.representation.channels, side, side)
-        network = Unet(
-            dim=settings.width,
-            dim_mults=settings.width_factors,
-            channels=self.representation.channels,
-            num_classes=len(CLASSES),
-            cond_drop_prob=settings.class_drop,
-        )
         self.process = GaussianDiffusion(
-            network,
-            image_size=side,
+            self.new_network(),
+            image_size=self.shape[-1],
             timesteps=settings.timesteps,
             objective=settings.objective,
             beta_schedule="cosine",
@@ -89,12 +79,6 @@ class Diffusion(Generator):
             # images that are hardly noisy.
             signal = self.process.alphas_cumprod
             self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.largest_weight)
-
-    def train(self, mode: bool = True) -> Diffusion:
-        """As torch's, but the representation does not learn any more."""
-        super().train(mode)
-        self.representation.eval().requires_grad_(False)
-        return self
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Weighted squared error of the network's prediction at random times, per channel value.
@@ -161,13 +145,13 @@ class Diffusion(Generator):
     def sample(self, labels: Tensor, seed: int, **how: Any) -> Tensor:
         """As `Generator.sample`; `how` may name guidance, steps and solver, see `guesses`."""
         clean = deque(self.guesses(labels, seed, **how), maxlen=1).pop()
-        return self.representation.decode(clean).clamp(-1, 1)
+        return self.images_of(clean)
 
     @torch.no_grad()
     def denoise(self, labels: Tensor, seed: int, **how: Any) -> Iterator[Tensor]:
         """The guess of the clean image after each step, [N, 3, S, S] in [-1, 1]; the last is the sample."""
         for clean in self.guesses(labels, seed, **how):
-            yield self.representation.decode(clean).clamp(-1, 1)
+            yield self.images_of(clean)
 
     @torch.no_grad()
     def guesses(
@@ -224,20 +208,21 @@ class Diffusion(Generator):
 
     @torch.no_grad()
     def predict_clean(self, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """The guess of x_0 from x_t, cut off at the representation's limit, with classifier-free guidance.
+        """The guess of x_0 from x_t with guidance, cut off at the representation's limit."""
+        clean = self.clean_from(guided(self.process.model, x, t, labels, guidance), x, t)
+        return clean.float().clamp(-self.representation.limit, self.representation.limit)
 
-        Ho & Salimans (2022): output = without class + guidance * (with class - without class).
-        """
-        if guidance == 1:
-            output = self.process.model(x, t, labels, cond_drop_prob=0.0)
-        else:
-            # One pass over both halves is faster than two passes.
-            keep = torch.arange(2 * len(x), device=x.device) < len(x)
-            both = self.process.model(
-                x.repeat(2, 1, 1, 1), t.repeat(2), labels.repeat(2), cond_keep_mask=keep
-            )
-            with_class, without_class = both.chunk(2)
-            output = without_class + guidance * (with_class - without_class)
-        return (
-            self.clean_from(output, x, t).float().clamp(-self.representation.limit, self.representation.limit)
-        )
+    def membership_losses(
+        self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
+    ) -> dict[str, Tensor]:
+        """`denoising`, the weighted squared error it was trained by, at `noise_levels` fixed times and noises
+        (Carlini et al. 2023; Matsumoto et al. 2023); and `autoencoder`, if it has one, see there."""
+        x = self.representation.encode(images)
+        places = (torch.arange(noise_levels) + 0.5) / noise_levels
+        noises = seeded_noise(self.shape, seed, noise_levels, self.device)
+        errors = torch.zeros(len(x), device=self.device)
+        for time, noise in zip(self.shifted_times(places).tolist(), noises, strict=True):
+            t = torch.full((len(x),), time, device=self.device)
+            error, _, _ = self.prediction_error(x, t, noise.expand_as(x), labels, cond_drop_prob=0.0)
+            errors += error / noise_levels
+        return {"denoising": errors, **self.representation_losses(images, x)}

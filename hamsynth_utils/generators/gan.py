@@ -12,16 +12,17 @@ forbids the generator to answer every latent with the same image.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.perception import MAP_CHANNELS, feature_maps
-from hamsynth_utils.profile import GANSettings
+from hamsynth_utils.settings import Count, Rate, Settings, TrainingSettings
 
 PENALTY_STEP = 0.1
 """Standard deviation of the perturbation over which the discriminator's gradient is measured, where a feature
@@ -31,15 +32,29 @@ PIXEL_SCALE = 2.0
 """Brings the pixels' mean square, about a quarter, to that of a feature map."""
 
 
+class GANSettings(Settings):
+    latent_size: Count = 128
+    width: Count = 32
+    discriminator_rate_factor: Rate = 1.0
+    penalty: Rate = 5.0
+    """Weight of the gradient penalties R1 + R2."""
+    mode_seeking: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the term against images that are the same for different latents."""
+    textbook_steps: Count = 1000
+    """Optimizer steps of the textbook DCGAN that the chapter trains first, to show how it fails."""
+    training: TrainingSettings
+
+
 class GAN(Generator):
     """`synthesis` maps (z, y) to an image, `discriminator` scores (feature maps of an image, y)."""
 
     name: ClassVar[str] = "gan"
+    settings_class: ClassVar[type[Settings]] = GANSettings
+    main_loss: ClassVar[str] = "discriminator"
     betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
 
     def __init__(self, image_size: int, settings: GANSettings) -> None:
-        super().__init__(image_size)
-        self.settings = settings
+        super().__init__(image_size, settings)
         self.synthesis = SynthesisNetwork(image_size, settings.latent_size, settings.width)
         self.discriminator = ProjectedDiscriminator(image_size)
 
@@ -111,6 +126,12 @@ class GAN(Generator):
         labels = self.checked(labels)
         latent = seeded_noise((self.settings.latent_size,), seed, len(labels), self.device)
         return self.synthesis(latent, labels)
+
+    def membership_losses(
+        self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
+    ) -> dict[str, Tensor]:
+        """`discriminator`, the negative score of the discriminator (LOGAN, Hayes et al. 2019)."""
+        return {"discriminator": -self.discriminator(looked_at(images), labels).mean(1)}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The discriminator learns `discriminator_rate_factor` times faster (Heusel et al. 2017)."""

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.perception import perceptual_distance
-from hamsynth_utils.profile import VAESettings
+from hamsynth_utils.settings import Count, Settings, Share, TrainingSettings
+
+
+class VAESettings(Settings):
+    latent_size: Count = 128
+    width: Count = 32
+    kl_warmup_share: Share = 0.3
+    free_nats: Annotated[float, Field(ge=0)] = 0.0
+    perceptual: Annotated[float, Field(ge=0)] = 0.0
+    """Nats for each unit of perceptual distance between an image and its reconstruction."""
+    fitted_prior: bool = False
+    """Sample from a normal distribution fitted to the latents of training images rather than from N(0, I)."""
+    training: TrainingSettings
 
 
 class VAE(Generator):
@@ -33,10 +46,11 @@ class VAE(Generator):
     """
 
     name: ClassVar[str] = "vae"
+    settings_class: ClassVar[type[Settings]] = VAESettings
+    main_loss: ClassVar[str] = "elbo"
 
     def __init__(self, image_size: int, settings: VAESettings) -> None:
-        super().__init__(image_size)
-        self.settings = settings
+        super().__init__(image_size, settings)
         width, latent = settings.width, settings.latent_size
         channels = [width, 2 * width, 4 * width, 4 * width]
         self.grid = image_size // 2 ** len(channels)
@@ -135,6 +149,23 @@ class VAE(Generator):
         labels = self.checked(labels)
         noise = seeded_noise((self.settings.latent_size,), seed, len(labels), self.device)
         return self.decode(self.to_prior(noise, labels), labels).clamp(-1, 1)
+
+    def membership_losses(
+        self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
+    ) -> dict[str, Tensor]:
+        """`reconstruction`, -log p(x | z) at the posterior's mean, and `elbo`, the negative evidence lower
+        bound at one draw of z, both in nats (Hayes et al. 2019; Hilprecht et al. 2019)."""
+        mean, log_variance = self.encode(images, labels)
+        noise = seeded_noise((mean.shape[1],), seed, 1, self.device)
+
+        def error(latent: Tensor) -> Tensor:
+            return gaussian_negative_log_likelihood(images, self.decode(latent, labels), self.log_sigma)
+
+        drawn = error(mean + (0.5 * log_variance).exp() * noise)
+        return {
+            "reconstruction": error(mean),
+            "elbo": drawn + kl_to_standard_normal(mean, log_variance).sum(1),
+        }
 
 
 class ResidualBlock(nn.Module):

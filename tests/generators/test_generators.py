@@ -71,13 +71,14 @@ def test_training_gives_every_parameter_a_finite_gradient(generator):
     assert all(torch.isfinite(value) for value in losses.values())
 
 
-@pytest.mark.parametrize("name", ["vae", "diffusion"])
+@pytest.mark.parametrize("name", ["vae", "diffusion", "flow"])
 def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     """Two classes, each one flat colour: after a short training the samples lean to their class's."""
     change = {"width": 16, "training": {"learning_rate": 3e-3}}
     extra = {
         "vae": {"kl_warmup_share": 0.0},
         "diffusion": {"guidance": 1.0, "sampling_steps": 10, "autoencoder": None},
+        "flow": {"guidance": 1.0, "sampling_steps": 5, "autoencoder": None},
     }[name]
     torch.manual_seed(0)
     generator = build_generator(name, load_profile(edited_tiny({name: {**change, **extra}}))).train()
@@ -365,7 +366,7 @@ def test_bad_checkpoints_are_refused(generator, tmp_path):
     with pytest.raises(InputError, match=r"whose settings this version does not know: .*wings"):
         load_generator(path)
     write_weights(path, generator.state_dict(), {**description(generator), "image_size": "128"})
-    if generator.name != "diffusion":  # whose network fits any size
+    if generator.name not in {"diffusion", "flow"}:  # whose network fits any size
         with pytest.raises(InputError, match=r"does not fit this version's"):
             load_generator(path)
     state = generator.state_dict()
@@ -379,8 +380,8 @@ def test_bad_checkpoints_are_refused(generator, tmp_path):
 
 
 def test_an_unknown_generator_is_refused(profile):
-    with pytest.raises(InputError, match="no generator is called 'flow'"):
-        build_generator("flow", profile)
+    with pytest.raises(InputError, match="no generator is called 'dream'"):
+        build_generator("dream", profile)
 
 
 def test_the_sizes_64_and_128_both_work(edited_tiny):
