@@ -177,10 +177,11 @@ for box in hands.boxes:
     *controls, picture = box.children
     for control in controls:
         *_, before = picture.value.partition("base64,")
-        control.index = 0 if control.index else len(control.options) - 1
+        start, control.index = control.index, 0 if control.index else len(control.options) - 1
         *_, after = picture.value.partition("base64,")
         assert after and before.partition('"')[0] != after.partition('"')[0], control.description
         print(control.description, picture.value.partition("<p")[2])
+        control.index = start
 """
 
 
