@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
 from browser import problems_of
 from conftest import ROOT, TINY, merged
+from nbclient import NotebookClient
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.ledger import VERDICTS, read_claims
@@ -172,6 +175,54 @@ def test_so_does_what_the_chapters_check_that_the_profile_smoke_leaves_out(real)
     for chapter in (each.chapter for each in REGISTRY.values() if not each.in_every_run):
         stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
         assert all(stored.values()) and printed(real.folder / f"notebooks/{chapter}.ipynb") == stored
+
+
+SOMEBODY = """
+from hamsynth_utils import hands
+
+hands.somebody_is_there, hands.boxes, hands.make = lambda: True, [], hands.by_hand
+hands.by_hand = lambda *given, **more: hands.boxes.append(hands.make(*given, **more))
+"""
+MOVE = """
+for box in hands.boxes:
+    *controls, picture = box.children
+    for control in controls:
+        *_, before = picture.value.partition("base64,")
+        start, control.index = control.index, 0 if control.index else len(control.options) - 1
+        *_, after = picture.value.partition("base64,")
+        assert after and before.partition('"')[0] != after.partition('"')[0], control.description
+        print(control.description, picture.value.partition("<p")[2])
+        control.index = start
+"""
+
+
+def play(chapter: str, settings: dict) -> str:
+    """What is said when somebody is there, runs a chapter up to its last figure for the hand, and moves every control."""
+    notebook = nbformat.read(ROOT / f"notebooks/{chapter}.ipynb", 4)
+    last = max(place for place, cell in enumerate(notebook.cells) if "hands.by_hand(" in cell.source)
+    (defaults,) = (place for place, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+    notebook.cells[defaults].source = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+    cells = [SOMEBODY, *(cell.source for cell in notebook.cells[: last + 1] if cell.cell_type == "code"), MOVE]
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    return "".join(output.text for output in notebook.cells[-1].outputs if output.output_type == "stream")
+
+
+@pytest.mark.parametrize(
+    ("chapter", "controls"),
+    [
+        ("02_vae", ["first direction", "second direction", "diagnosis", "from image", "to image", "way"]),
+        ("04_diffusion", ["lesion", "noise level", "diagnosis", "guidance", "steps"]),
+        ("05_probes", ["generator", "ratio"]),
+        ("06_evaluation", ["arm", "threshold"]),
+    ],
+)
+def test_every_control_changes_its_picture(phantom, tmp_path, monkeypatch, chapter, controls):
+    shutil.copytree(phantom.folder, tmp_path / "trial", ignore=shutil.ignore_patterns("site", "book"))
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    said = play(chapter, {"data": "phantom", "profile": str(phantom.profile), "run": "trial", "seed": 0})
+    assert [line.partition(' role="status">')[0].strip() for line in said.splitlines()] == controls
 
 
 def test_no_executed_notebook_holds_an_error(report):

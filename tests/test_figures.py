@@ -305,3 +305,37 @@ ZEROS = torch.zeros(2, 3, 8, 8)
 def test_bad_input(draw: Callable[[], Figure], said: str) -> None:
     with pytest.raises(InputError, match=said):
         draw()
+
+
+def test_a_threshold_parts_the_scores_where_it_says() -> None:
+    scores, truth = np.array([0.1, 0.4, 0.6, 0.9, 0.3]), np.array([False, False, True, True, True])
+    found = {"value": 2 / 3, "low": 0.2, "high": 0.9}
+    figure = figures.threshold_panels(scores, truth, 0.5, found, {"value": 1.0, "low": 0.5, "high": 1.0})
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["melanoma, n = 3", "other, n = 2"]
+    curves = {line.get_label(): line.get_xydata() for line in right.lines}
+    for name, at in {"sensitivity": {0.0: 100, 0.35: 200 / 3, 0.5: 200 / 3, 0.7: 100 / 3, 1.0: 0},
+                     "specificity": {0.0: 0, 0.35: 50, 0.5: 100, 1.0: 100}}.items():  # fmt: skip
+        for threshold, value in at.items():
+            assert curves[name][np.isclose(curves[name][:, 0], threshold), 1] == pytest.approx(value)
+    (interval,) = right.collections[0].get_segments()
+    np.testing.assert_allclose(interval, [[0.5, 20], [0.5, 90]])
+    with pytest.raises(InputError, match="of one kind"):
+        figures.threshold_panels(scores[2:], truth[2:], 0.5, found, found)
+
+
+def test_a_mixture_shows_the_images_of_each_class_and_the_gain_at_its_ratio() -> None:
+    real, synthetic = dict(zip(CLASSES, range(100, 800, 100), strict=True)), dict.fromkeys(CLASSES, 0) | {"df": 50}
+    gains = pd.DataFrame({"arm": "gan", "ratio": [0, 0.5], "value": [0, 2.0], "low": [0, -1.0], "high": [0, 4.0]})
+    figure = figures.mixture_panels(real, synthetic, gains, 0.5)
+    left, right = figure.axes
+    own, added = (left.containers[number] for number in (0, 1))
+    assert [bar.get_width() for bar in own] == list(real.values())
+    assert [(bar.get_x(), bar.get_width()) for bar in added] == [(real[dx], synthetic[dx]) for dx in CLASSES]
+    assert "400 + 50" in texts(figure) and "700" in texts(figure)
+    assert same_color(added[0].get_facecolor(), figures.ARM_COLOURS["gan"])
+    np.testing.assert_allclose(right.collections[1].get_segments()[0], [[0.5, -1], [0.5, 4]])
+    drawn = [line for line in right.lines if same_color(line.get_color(), figures.ARM_COLOURS["gan"])]
+    assert [line.get_xydata().tolist() for line in drawn] == [[[0.5, 2.0]]]
+    with pytest.raises(InputError, match=r"one row at ratio 0\.7"):
+        figures.mixture_panels(real, synthetic, gains, 0.7)

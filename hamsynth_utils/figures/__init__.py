@@ -13,6 +13,7 @@ from hamsynth_utils.figures.charts import (
     loss_curves,
     precision_recall_curves,
 )
+from hamsynth_utils.figures.choices import mixture_panels, threshold_panels
 from hamsynth_utils.figures.distances import distance_curves
 from hamsynth_utils.figures.estimates import estimate_rows, gain_curves
 from hamsynth_utils.figures.images import class_grid, image_grid, image_rows, overlay
@@ -55,7 +56,9 @@ __all__ = [
     "image_grid",
     "image_rows",
     "loss_curves",
+    "mixture_panels",
     "overlay",
     "precision_recall_curves",
     "styled",
+    "threshold_panels",
 ]

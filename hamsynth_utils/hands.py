@@ -1,0 +1,103 @@
+"""A figure with controls under it where somebody is at the notebook, and the figure alone where nobody is.
+
+Jupyter's protocol says which: with every cell a front end sends whether its code may ask the user for input
+(`allow_stdin`). JupyterLab, Notebook and VS Code allow it; papermill, nbclient, nbconvert and nbval do not.
+So nothing has to be set, and a batch run creates no widget and stores no widget state.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import inspect
+import io
+import time
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+import ipywidgets
+from IPython import get_ipython
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from hamsynth_utils.errors import InputError
+
+
+def somebody_is_there() -> bool:
+    """Whether the cell that runs now was sent by a front end that can ask its user something."""
+    shell = get_ipython()
+    if shell is None or not hasattr(shell, "get_parent"):  # plain Python, or a terminal
+        return False
+    return bool(shell.get_parent().get("content", {}).get("allow_stdin", False))
+
+
+def by_hand(
+    figure: Figure, draw: Callable[..., tuple[Figure, str]], slow: bool = False, **controls: Sequence[Any]
+) -> Figure | ipywidgets.VBox:
+    """`figure` in a batch run; where somebody is there, also controls and what `draw` makes of them.
+
+    draw: called with a value for each control; returns a figure, and a sentence that says what is to be seen,
+    which is printed under the figure and describes it to those who cannot see it.
+    slow: draw when a slider is let go, not while it is dragged.
+    controls: what each offers, by the name of draw's parameter, whose default it starts at and whose words
+    label it: numbers to slide over, or names to choose from.
+    Raises InputError, in a batch run too, for a control that is no parameter of draw with a default among
+    what it offers.
+    """
+    start = _start_values(draw, controls)
+    if not somebody_is_there():
+        return figure
+    display(figure)
+    widgets = {name: _control(name, values, start[name], slow) for name, values in controls.items()}
+    picture = ipywidgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        try:
+            began = time.perf_counter()
+            drawn, words = draw(**{name: widget.value for name, widget in widgets.items()})
+            picture.value = _as_html(drawn, f"{words} Drawn in {time.perf_counter() - began:.2f} s.")
+        except Exception as error:  # which a front end would only log, out of sight
+            picture.value = f'<p role="alert">{html.escape(f"{type(error).__name__}: {error}")}</p>'
+            raise
+
+    for widget in widgets.values():
+        widget.observe(redraw, "value")
+    redraw()
+    return ipywidgets.VBox([*widgets.values(), picture])
+
+
+def _start_values(draw: Callable[..., Any], controls: dict[str, Sequence[Any]]) -> dict[str, Any]:
+    parameters = inspect.signature(draw).parameters
+    start = {name: parameters[name].default for name in controls if name in parameters}
+    for name, offered in controls.items():
+        if name not in start or start[name] not in offered:
+            raise InputError(
+                f"{draw.__name__} must have a parameter {name}, whose default is one of {list(offered)}: "
+                "there the control starts"
+            )
+    return start
+
+
+def _control(name: str, offered: Sequence[Any], start: Any, slow: bool) -> ipywidgets.ValueWidget:
+    look: dict[str, Any] = {
+        "description": name.replace("_", " "),
+        "style": {"description_width": "9em"},
+        "layout": {"width": "32em"},
+    }
+    if all(isinstance(value, Real) for value in offered):
+        options = [(f"{value:g}", value) for value in offered]
+        return ipywidgets.SelectionSlider(options=options, value=start, continuous_update=not slow, **look)
+    return ipywidgets.Dropdown(options=offered, value=start, **look)
+
+
+def _as_html(figure: Figure, words: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    source = base64.b64encode(buffer.getvalue()).decode()
+    words = html.escape(words)
+    width = round(100 * figure.get_figwidth())
+    return (
+        f'<img src="data:image/png;base64,{source}" alt="{words}" style="width: {width}px; max-width: 100%">'
+        f'<p role="status">{words}</p>'
+    )
