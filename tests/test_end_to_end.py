@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 import yaml
 from browser import problems_of
 from conftest import ROOT, TINY, merged
+from solving import surprises, trying
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.ledger import VERDICTS, read_claims
 from hamsynth_utils.profile import GENERATORS, MAIN_ARMS
+from hamsynth_utils.student import write_student_version
 from hamsynth_utils.synthesis import read_synthetic
 
 CHAPTERS = (
@@ -25,12 +28,16 @@ EXECUTIONS = [*CHAPTERS, *(f"05_vit-{arm}-0" for arm in MAIN_ARMS)]
 
 
 class Report:
-    """`make report` in a runs folder of its own."""
+    """`make report` in a runs folder of its own, on the phantom with an external test set, which is a second phantom."""
 
     def __init__(self, folder: Path, settings: dict, data: str = "phantom") -> None:
         self.settings, self.profile, self.folder = settings, folder / "trial.yaml", folder / "runs/trial"
         self.profile.write_text(yaml.safe_dump(settings))
         self.command = ["make", "report", f"PROFILE={self.profile}", "RUN=trial", f"DATA={data}"]
+        self.executions = list(EXECUTIONS)
+        if data == "phantom":
+            self.command.append("EXTERNAL=phantom")
+            self.executions.append("09_external")
         # Not as a part of the `make test` that may have started this, which would say so in its output.
         outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
         self.environment = {**outer, "HAMSYNTH_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}
@@ -42,14 +49,19 @@ class Report:
 
     def written(self) -> dict[str, int]:
         """When each executed notebook was written."""
-        return {name: (self.folder / f"notebooks/{name}.ipynb").stat().st_mtime_ns for name in EXECUTIONS}
+        return {name: (self.folder / f"notebooks/{name}.ipynb").stat().st_mtime_ns for name in self.executions}
 
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory) -> Report:
-    """A finished report on the phantom, by the profile smoke, that was killed once on its way, during the GAN."""
+    """A finished report on the phantom, by the profile smoke, that was killed once on its way, during the GAN.
+
+    Answers to the exercises are tried while its notebooks run, which see nothing of it.
+    """
     smoke = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text())
     report = Report(tmp_path_factory.mktemp("phantom"), smoke)
+    report.answers = tmp_path_factory.mktemp("answers")
+    report.environment |= trying(report.answers)
     process = subprocess.Popen(report.command, cwd=ROOT, env=report.environment, start_new_session=True)
     while not (report.folder / "generators/gan").is_dir():
         assert process.poll() is None, "the road ended before its GAN"
@@ -122,7 +134,7 @@ def test_the_numbers_of_the_report_are_those_of_the_predictions(report):
 
 def test_the_report_works_in_a_browser_without_a_network(report):
     pages = {path.name for path in (report.folder / "site").rglob("*.html")}
-    expected = {f"{name}.html" for name in EXECUTIONS} - {"05_vit-real-0.html"} | {"05_vit.html"}
+    expected = {f"{name}.html" for name in report.executions} - {"05_vit-real-0.html"} | {"05_vit.html"}
     assert expected <= pages
     assert problems_of(report.folder / "site") == []
 
@@ -155,7 +167,7 @@ def test_what_the_notebooks_check_comes_out_as_it_is_stored(phantom):
             for cell in cells if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
         }  # fmt: skip
 
-    for chapter in [*CHAPTERS, "05_vit"]:
+    for chapter in [*CHAPTERS, "05_vit", "09_external"]:
         stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
         executed = "05_vit-real-0" if chapter == "05_vit" else chapter
         assert all(stored.values()) and printed(phantom.folder / f"notebooks/{executed}.ipynb") == stored, (
@@ -164,7 +176,34 @@ def test_what_the_notebooks_check_comes_out_as_it_is_stored(phantom):
 
 
 def test_no_executed_notebook_holds_an_error(report):
-    for name in EXECUTIONS:
+    for name in report.executions:
         cells = json.loads((report.folder / f"notebooks/{name}.ipynb").read_text())["cells"]
         kinds = {output["output_type"] for cell in cells for output in cell.get("outputs", [])}
         assert "error" not in kinds and kinds, name
+
+
+def test_solutions_pass_their_checks_and_wrong_answers_do_not(phantom):
+    """In the state that each notebook has at that cell; nothing that was tried is left in the notebook."""
+    assert surprises(phantom.answers) == []
+    cells = json.loads((phantom.folder / "notebooks/01_dataset.ipynb").read_text())["cells"]
+    checked = [cell for cell in cells if "check" in cell["metadata"].get("tags", [])]
+    assert [output["text"] for cell in checked for output in cell["outputs"]] == [["not answered yet\n"]] * len(checked)
+
+
+def test_a_students_notebook_runs_as_it_was_handed_out(phantom, tmp_path):
+    """On a finished run, as in a class, from a folder that lies anywhere."""
+    write_student_version(tmp_path / "class")
+    command = [sys.executable, "-m", "papermill", "08_claims.ipynb", "executed.ipynb", "-k", "python3"]
+    parameters = ["-p", "run", "trial", "-p", "profile", str(phantom.profile)]
+    environment = phantom.environment | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([*command, *parameters], cwd=tmp_path / "class", env=environment, check=True)
+    executed, ours = (
+        json.loads(path.read_text())["cells"]
+        for path in (tmp_path / "class/executed.ipynb", phantom.folder / "notebooks/08_claims.ipynb")
+    )
+    outputs = [
+        [cell["outputs"] for cell in cells if cell["cell_type"] == "code" and "keep_output" in cell["metadata"].get("tags", [])]
+        for cells in (executed, ours)
+    ]
+    assert outputs[0] == outputs[1] != []
+    assert sum("check" in cell["metadata"].get("tags", []) for cell in executed) >= 3
