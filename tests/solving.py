@@ -73,11 +73,11 @@ def trying(folder: Path, trials: dict[str, list[dict]] | None = None) -> dict[st
 
 
 def surprises(folder: Path, *chapters: str) -> list[str]:
-    """The answers of these chapters, by default of all, that were not tried, or of which the check said something else."""
+    """Of these chapters, by default of all: answers that were not tried, or of which the check said something else."""
     trials = json.loads((folder / "trials.json").read_text())
     outcomes = folder / "outcomes.jsonl"
     lines = outcomes.read_text().splitlines() if outcomes.is_file() else []
-    tried = [json.loads(line) for line in lines]
+    tried = [trial for trial in map(json.loads, lines) if trial["name"].startswith(chapters or ("",))]
     names = {trial["name"] for trial in tried}
     wanted = [t["name"] for of_one in trials.values() for t in of_one if t["name"].startswith(chapters or ("",))]
     return [f"{name}: not tried" for name in wanted if name not in names] + [
