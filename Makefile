@@ -1,4 +1,4 @@
-# make report | serve | test | lab | clean; `make` alone explains them. Needs GNU make and Python 3.11 or newer.
+# make report | serve | test | lab | student | clean; `make` alone explains them. Needs GNU make and Python 3.11 or newer.
 PYTHON ?= python3
 DATA = phantom
 PROFILE = smoke
@@ -13,6 +13,7 @@ SKIP_BROKEN =
 WEIGHTS =
 EXTERNAL =
 PORT = 8000
+OUT = student
 
 # An active conda environment made from environment.yml is used as it is; otherwise .venv is made.
 BIN = $(if $(filter hamsynth,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
@@ -20,12 +21,12 @@ READY = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
 PY = "$(abspath $(BIN))/python"
 
 # Handed to the shell as they are, since make would split a path at its spaces.
-export DATA PROFILE RUN SEED SEEDS ARMS SKIP_BROKEN WEIGHTS EXTERNAL PORT
+export DATA PROFILE RUN SEED SEEDS ARMS SKIP_BROKEN WEIGHTS EXTERNAL PORT OUT
 # Kernels are those of this environment, whatever else the user has installed.
 unexport JUPYTER_PATH
 export JUPYTER_PREFER_ENV_PATH = 1
 
-.PHONY: help report serve test lab clean
+.PHONY: help report serve test lab student clean
 help:
 	@echo 'make report   run the notebooks and build the HTML report'
 	@echo '              DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
@@ -34,6 +35,7 @@ help:
 	@echo 'make serve    show a finished report in a browser, where its networks run: the same options, PORT=8000'
 	@echo 'make test     check the code and run all tests'
 	@echo 'make lab      open the notebooks in JupyterLab'
+	@echo 'make student  write the notebooks without solutions, OUT=<folder>'
 	@echo 'make clean    remove .venv and caches; runs/ is kept'
 
 # Jobs share what this machine has, or the cluster's scheduler places them. Its profile says all the rest.
@@ -76,6 +78,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(PY) -m jupyterlab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+student: $(READY)
+	@$(PY) -m hamsynth_utils.student --out "$$OUT"
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache

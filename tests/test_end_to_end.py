@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import yaml
 from browser import problems_of
 from conftest import ROOT, TINY, merged
 from nbclient import NotebookClient
+from solving import surprises, trying
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.ledger import VERDICTS, read_claims
 from hamsynth_utils.profile import load_profile
 from hamsynth_utils.registry import REGISTRY
+from hamsynth_utils.student import write_student_version
 from hamsynth_utils.synthesis import read_synthetic
 
 CHAPTERS = (
@@ -28,7 +31,10 @@ CHAPTERS = (
 
 
 class Report:
-    """`make report` in a runs folder of its own."""
+    """`make report` in a runs folder of its own, on the phantom with an external test set, which is a second phantom.
+
+    Answers to the exercises are tried while its notebooks run, which see nothing of it.
+    """
 
     def __init__(self, folder: Path, settings: dict, data: str = "phantom") -> None:
         self.settings, self.profile, self.folder = settings, folder / "trial.yaml", folder / "runs/trial"
@@ -38,9 +44,14 @@ class Report:
         more = [REGISTRY[name].chapter for name in self.generators if not REGISTRY[name].in_every_run]
         self.executions = [*CHAPTERS, *more, *(f"05_vit-{arm}-0" for arm in self.arms)]
         self.command = ["make", "report", f"PROFILE={self.profile}", "RUN=trial", f"DATA={data}"]
+        if data == "phantom":
+            self.command.append("EXTERNAL=phantom")
+            self.executions.append("09_external")
         # Not as a part of the `make test` that may have started this, which would say so in its output.
         outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
         self.environment = {**outer, "HAMSYNTH_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}
+        self.answers = folder / "answers"
+        self.environment |= trying(self.answers)
 
     def make(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -163,7 +174,7 @@ def printed(path: Path) -> dict[str, str]:
 
 def test_what_the_notebooks_check_comes_out_as_it_is_stored(phantom):
     """The text that such a cell prints on the phantom is the one stored with it."""
-    for chapter in [*CHAPTERS, "05_vit"]:
+    for chapter in [*CHAPTERS, "05_vit", "09_external"]:
         stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
         executed = "05_vit-real-0" if chapter == "05_vit" else chapter
         assert all(stored.values()) and printed(phantom.folder / f"notebooks/{executed}.ipynb") == stored, (
@@ -230,3 +241,30 @@ def test_no_executed_notebook_holds_an_error(report):
         cells = json.loads((report.folder / f"notebooks/{name}.ipynb").read_text())["cells"]
         kinds = {output["output_type"] for cell in cells for output in cell.get("outputs", [])}
         assert "error" not in kinds and kinds, name
+
+
+def test_solutions_pass_their_checks_and_wrong_answers_do_not(phantom):
+    """In the state that each notebook has at that cell; nothing that was tried is left in the notebook."""
+    assert surprises(phantom.answers, *(name.partition("-")[0] for name in phantom.executions)) == []
+    cells = json.loads((phantom.folder / "notebooks/01_dataset.ipynb").read_text())["cells"]
+    checked = [cell for cell in cells if "check" in cell["metadata"].get("tags", [])]
+    assert [output["text"] for cell in checked for output in cell["outputs"]] == [["not answered yet\n"]] * len(checked)
+
+
+def test_a_students_notebook_runs_as_it_was_handed_out(phantom, tmp_path):
+    """On a finished run, as in a class, from a folder that lies anywhere."""
+    write_student_version(tmp_path / "class")
+    command = [sys.executable, "-m", "papermill", "08_claims.ipynb", "executed.ipynb", "-k", "python3"]
+    parameters = ["-p", "run", "trial", "-p", "profile", str(phantom.profile)]
+    environment = phantom.environment | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([*command, *parameters], cwd=tmp_path / "class", env=environment, check=True)
+    executed, ours = (
+        json.loads(path.read_text())["cells"]
+        for path in (tmp_path / "class/executed.ipynb", phantom.folder / "notebooks/08_claims.ipynb")
+    )
+    outputs = [
+        [cell["outputs"] for cell in cells if cell["cell_type"] == "code" and "keep_output" in cell["metadata"].get("tags", [])]
+        for cells in (executed, ours)
+    ]
+    assert outputs[0] == outputs[1] != []
+    assert sum("check" in cell["metadata"].get("tags", []) for cell in executed) >= 3

@@ -1,0 +1,76 @@
+"""The students' notebooks: without the solutions of the exercises and the answers of the quizzes.
+
+python -m hamsynth_utils.student --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hamsynth_utils.errors import InputError
+from hamsynth_utils.profile import project_root
+from hamsynth_utils.writing import replacing
+
+SOLUTION, QUIZ = "solution", "quiz"
+"""The tags of cells that hold a solution, and of the quiz."""
+ANSWER = re.compile(r"\n*^(`{3,})\{dropdown\} Answer\n.*?^\1$", re.M | re.S)
+
+
+def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """The notebook without its solutions, and with the questions of its quiz alone."""
+    cells = []
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if QUIZ in tags:
+            questions = ANSWER.sub("", "".join(cell["source"]))
+            cell = {**cell, "source": questions.splitlines(keepends=True)}
+        if SOLUTION not in tags:
+            cells.append(cell)
+    return {**notebook, "cells": cells}
+
+
+def write_student_version(folder: Path, notebooks: Path | None = None) -> list[Path]:
+    """Write every notebook as students get it into the folder, and return the files.
+
+    notebooks: a folder of notebooks, by default that of the checkout.
+    Raises InputError, before anything is written, if a notebook of such a name is there and is another: a
+    student may have worked in it.
+    """
+    texts = {}
+    for path in sorted((notebooks or project_root() / "notebooks").glob("*.ipynb")):
+        notebook = for_students(json.loads(path.read_text()))
+        texts[folder / path.name] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    worked_in = [path.name for path, text in texts.items() if path.exists() and path.read_text() != text]
+    if worked_in:
+        raise InputError(
+            f"{folder} has notebooks that are not as they were handed out, and may be somebody's work: "
+            f"{', '.join(worked_in)}. Nothing was written: name another folder, or move these away"
+        )
+    for path, text in texts.items():
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+    return list(texts)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the students' notebooks; 2 with one line where that would overwrite somebody's work."""
+    parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.student", description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    folder = parser.parse_args(arguments).out
+    try:
+        written = write_student_version(folder)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(written)} notebooks without solutions in {folder.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
