@@ -46,6 +46,7 @@ def test_exercises_go_from_prediction_to_implementation_each_in_four_cells(chapt
         assert "None" in source(answer) and "self_check" not in source(answer)
         assert "self_check(" in source(check).splitlines()[-1] and {"check", "hide-input"} <= set(tags(check))
         assert check["metadata"]["jupyter"] == {"source_hidden": True}, "the check would give the answer away"
+        assert set(check["metadata"]["mystnb"].values()) == {"The check"}, "what a page shows of what is folded"
         assert "solution" in tags(solution) and source(solution).startswith("````{dropdown} Solution\n```python\n")
         words = source(solution).rpartition("```\n\n")[2]
         assert len(words.split()) > 10 and words.endswith("\n````")
