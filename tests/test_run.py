@@ -75,11 +75,11 @@ def test_the_commands_seeds_and_arms_come_before_the_profiles(tmp_path, monkeypa
     assert "arms real,vae, seeds 0,1" in capsys.readouterr().out
     profile = parse_profile(recorded_profile(tmp_path / "runs/a"))
     assert (profile.seeds, profile.arms) == ((0, 1), ("real", "vae"))
-    # Without them the profile's are asked for: four arms, which the run may gain, and one seed of its two.
+    # Without them the profile's are asked for: five arms, which the run may gain, and one seed of its two.
     assert main(asked) == 2
     assert "seeds: this run has 0,1, you ask for 0," in capsys.readouterr().err
     assert main([*asked, "--seeds", "0,1"]) == 0
-    assert recorded_profile(tmp_path / "runs/a")["arms"] == ["real", "vae", "gan", "diffusion"]
+    assert recorded_profile(tmp_path / "runs/a")["arms"] == ["real", "vae", "gan", "diffusion", "flow"]
 
 
 def test_other_data_is_refused(tmp_path, tiny_profile, ham10000_slice):
