@@ -35,7 +35,7 @@ def test_an_arms_training_set_is_real_plus_its_minority_images():
 @pytest.mark.parametrize(
     ("arm", "made", "message"),
     [
-        ("flow", None, "no arm is called 'flow'"),
+        ("wavelet", None, "no arm is called 'wavelet'"),
         ("gan", None, "needs the synthetic set of gan"),
         ("gan", synthetic(3, 1), "holds 0 images of akiec"),
     ],

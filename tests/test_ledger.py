@@ -195,7 +195,7 @@ def test_estimates_of_several_chapters_are_one_table(tmp_path):
         ({"above": ...}, "exactly one of above, below and within"),
         ({"untestable": "why"}, "either a statistic or a reason"),
         ({"above": ..., "within": [2.0, 1.0]}, "two numbers that rise"),
-        ({"arm": "flow"}, "no arm or model flow"),
+        ({"arm": "wavelet"}, "no arm or model wavelet"),
         ({"models": ["resnet"]}, "no arm or model resnet"),
         ({"verdict": "supported"}, "verdict Extra inputs are not permitted"),
     ],
