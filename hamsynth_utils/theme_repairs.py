@@ -16,6 +16,7 @@ REPAIRS = (
         ' title="Search" aria-label="Search" ' + SEARCH.format(' data-bs-toggle="tooltip"'),
         " " + SEARCH.format(""),
     ),
+    ('<summary aria-label="Toggle hidden content">', "<summary>"),
     # Titles of icons count as words on their button, which is called "Color mode".
     *((f' title="{mode}"></i>', "></i>") for mode in ("Light", "Dark", "System Settings")),
     # Its entries are no list items.
