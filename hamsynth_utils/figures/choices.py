@@ -44,7 +44,7 @@ def threshold_panels(
     for kind, name, colour in ((truth, "melanoma", FOUND), (~truth, "other", SPARED)):
         n = kind.sum()
         left.hist(
-            scores[kind], 20, (0, 1), weights=np.full(n, 100 / n), color=colour, alpha=0.55,
+            scores[kind], 20, range=(0, 1), weights=np.full(n, 100 / n), color=colour, alpha=0.55,
             label=f"{name}, n = {n:,}",
         )  # fmt: skip
     left.set(xlabel="probability of melanoma", ylabel="images of the kind, %")
