@@ -164,8 +164,8 @@ def test_the_command_works_without_the_data_set(checkpoint, tmp_path, capsys):
     assert len(read_synthetic(tmp_path / "out")) == len(others)
     assert main(["--generator", "vae", *arguments[:-1], str(tmp_path / "b")]) == 2
     assert "holds a gan, not a vae" in capsys.readouterr().err
-    assert main(["--generator", "flow", *arguments]) == 2
-    assert "no generator is called 'flow'" in capsys.readouterr().err
+    assert main(["--generator", "wavelet", *arguments]) == 2
+    assert "no generator is called 'wavelet'" in capsys.readouterr().err
     assert main(["--generator", "gan", *arguments[:-1], str(tmp_path / "b"), "--steps", "9"]) == 2
     assert "a gan has no steps" in capsys.readouterr().err
 
