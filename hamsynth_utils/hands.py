@@ -1,8 +1,8 @@
 """A figure with controls under it where somebody is at the notebook, and the figure alone where nobody is.
 
 Jupyter's protocol says which: with every cell a front end sends whether its code may ask the user for input
-(`allow_stdin`). JupyterLab, Notebook and VS Code allow it; papermill, nbclient, nbconvert and nbval do not.
-So nothing has to be set, and a batch run creates no widget and stores no widget state.
+(`allow_stdin`). JupyterLab allows it; papermill, and nbclient by which it executes, do not. So nothing has to
+be set, and a batch run creates no widget and stores no widget state.
 """
 
 from __future__ import annotations

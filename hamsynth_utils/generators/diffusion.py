@@ -171,15 +171,9 @@ class Diffusion(LatentGenerator):
         last, where the line would reach too far, are DDIM's.
         """
         settings = self.settings
-        guidance = settings.guidance if guidance is None else guidance
-        steps = settings.sampling_steps if steps is None else steps
-        solver = settings.solver if solver is None else solver
+        guidance, steps, solver = self.chosen(guidance, steps, solver, SOLVERS)
         if not 2 <= steps <= settings.timesteps:
             raise InputError(f"steps must lie in 2 to {settings.timesteps}, but is {steps}")
-        if not 1 <= guidance < float("inf"):
-            raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
-        if solver not in SOLVERS:
-            raise InputError(f"no solver is called {solver!r}; there are {', '.join(SOLVERS)}")
         labels = self.checked(labels)
         x = seeded_noise(self.shape, seed, len(labels), self.device)
         times, alpha, sigma, log_snr = self.schedule(steps)

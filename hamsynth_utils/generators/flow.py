@@ -83,15 +83,9 @@ class Flow(LatentGenerator):
         `guidance`, `steps` and `solver` replace those of the settings. euler goes on as it sets out; midpoint
         asks again half way, and takes the whole step with the velocity found there.
         """
-        guidance = self.settings.guidance if guidance is None else guidance
-        steps = self.settings.sampling_steps if steps is None else steps
-        solver = self.settings.solver if solver is None else solver
+        guidance, steps, solver = self.chosen(guidance, steps, solver, SOLVERS)
         if steps < 1:
             raise InputError(f"steps must be a number from 1 up, but is {steps}")
-        if not 1 <= guidance < float("inf"):
-            raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
-        if solver not in SOLVERS:
-            raise InputError(f"no solver is called {solver!r}; there are {', '.join(SOLVERS)}")
         labels = self.checked(labels)
         x = seeded_noise(self.shape, seed, len(labels), self.device)
         yield x

@@ -14,6 +14,7 @@ from denoising_diffusion_pytorch.classifier_free_guidance import Unet
 from torch import Tensor, nn
 
 from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.autoencoder import Autoencoder, AutoencoderSettings
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.settings import Count, Settings
@@ -84,6 +85,22 @@ class LatentGenerator(Generator):
     def images_of(self, x: Tensor) -> Tensor:
         """The images [N, 3, S, S] in [-1, 1] that x stands for."""
         return self.representation.decode(x).clamp(-1, 1)
+
+    def chosen(
+        self, guidance: float | None, steps: int | None, solver: str | None, solvers: tuple[str, ...]
+    ) -> tuple[float, int, str]:
+        """How to sample: the settings' guidance, steps and solver in place of those that are None.
+
+        Raises InputError for a guidance below 1, or a solver that is none of `solvers`.
+        """
+        guidance = self.settings.guidance if guidance is None else guidance
+        steps = self.settings.sampling_steps if steps is None else steps
+        solver = self.settings.solver if solver is None else solver
+        if not 1 <= guidance < float("inf"):
+            raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
+        if solver not in solvers:
+            raise InputError(f"no solver is called {solver!r}; there are {', '.join(solvers)}")
+        return guidance, steps, solver
 
     def representation_losses(self, images: Tensor, x: Tensor) -> dict[str, Tensor]:
         """`autoencoder`, its mean absolute error [N] on images whose latents are x; nothing without one."""
