@@ -40,8 +40,9 @@ class Estimate:
     """A statistic of one arm, averaged over its seeds.
 
     value: on the test images themselves; low to high: its 95 % interval; samples: the bootstrap values
-    [draws] of which it is the middle; of_seeds: those of each seed alone, on the same lesions [draws, seeds]; images,
-    lesions, seeds: how many. `drawn` says what was resampled and how, since only equal draws can be paired.
+    [draws] of which it is the middle; of_seeds: those of each seed alone, on the same lesions
+    [draws, seeds]; images, lesions, seeds: how many. `drawn` says what was resampled and how, since only
+    equal draws can be paired.
     """
 
     value: float
