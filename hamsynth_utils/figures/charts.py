@@ -188,28 +188,6 @@ def bars_with_intervals(
 
 
 @styled
-def precision_recall_curves(
-    curves: Mapping[str, tuple[Array, Array]], prevalence: float, title: str = ""
-) -> Figure:
-    """Precision over recall, a curve an arm from (precision, recall), and chance (the prevalence)."""
-    if not curves or not 0 <= prevalence <= 1:
-        raise InputError(f"give at least one curve and a prevalence in [0, 1], not {prevalence}")
-    figure, (axes,) = stacked_axes(4.4)
-    for number, (arm, (precision, recall)) in enumerate(curves.items()):
-        if len(precision) != len(recall):
-            raise InputError(f"{arm}: {len(precision)} precisions but {len(recall)} recalls")
-        colour = ARM_COLOURS.get(arm, PALETTE[number % len(PALETTE)])
-        axes.step(recall, precision, where="post", color=colour, label=ARM_NAMES.get(arm, arm))
-    axes.axhline(prevalence, color=GREY, **DASHED)
-    axes.annotate(
-        f"chance {prevalence:.2f}", (0.01, prevalence), (0, 4), textcoords="offset points", color=GREY
-    )
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=title)
-    figure.legend(loc="outside upper center", ncols=4, handlelength=1.2)
-    return figure
-
-
-@styled
 def confusion_matrix(counts: Array, classes: Sequence[str] = CLASSES) -> Figure:
     """Share of each true class (row) predicted as each class (column), with the counts [C, C] beneath."""
     counts = np.asarray(counts)
