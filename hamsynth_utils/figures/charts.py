@@ -27,7 +27,7 @@ from hamsynth_utils.figures.style import (
 
 Array = np.ndarray
 
-MOST_UPRIGHT = 6
+MOST_UPRIGHT = 5
 """Labels under an axis that fit side by side; more are turned."""
 
 

@@ -89,7 +89,7 @@ def precision_recall_panels(
     if not bands or set(bands) != set(chance) or not all(reference in by_arm for by_arm in bands.values()):
         raise InputError(f"give bands and chance for the same titles, each with {reference}: {list(bands)}")
     arms = [arm for arm in next(iter(bands.values())) if arm != reference] or [reference]
-    figure = BookFigure(figsize=(WIDTH, 0.7 + 1.55 * len(arms)), layout="constrained")
+    figure = BookFigure(figsize=(WIDTH, 0.7 + 1.35 * len(arms)), layout="constrained")
     grid = figure.subplots(len(arms), len(bands), sharex=True, sharey=True, squeeze=False)
     for column, (title, by_arm) in zip(grid.T, bands.items(), strict=True):
         for axes, arm in zip(column, arms, strict=True):
@@ -99,7 +99,7 @@ def precision_recall_panels(
                 _band(axes, by_arm[each], ARM_COLOURS.get(each, GREY))
             for k, each in enumerate(drawn):
                 axes.annotate(
-                    ARM_NAMES.get(each, each), (0.99, 0.97 - 0.15 * k), xycoords="axes fraction", ha="right",
+                    ARM_NAMES.get(each, each), (0.99, 0.97 - 0.17 * k), xycoords="axes fraction", ha="right",
                     va="top", fontsize=10, color=ARM_COLOURS.get(each, GREY),
                 )  # fmt: skip
         column[0].set_title(title)
