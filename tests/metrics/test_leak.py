@@ -35,7 +35,7 @@ def table(seeds: int = 2) -> pd.DataFrame:
         under([by_lesion] * seeds, np.zeros(200, bool)),
         under([by_image.reset_index(drop=True)] * seeds, leaked), NAMED, 2000, 5,
     )  # fmt: skip
-    return found.set_index(["metric", "split", "part"])
+    return found.set_index(["metric", "split", "part"]).sort_index()
 
 
 def test_a_mix_of_classes_is_no_leak():
