@@ -40,6 +40,13 @@ def groups() -> pd.DataFrame:
     )
 
 
+def class_rows(arms: list[str], dx: str = "mel") -> pd.DataFrame:
+    """One measure of one class: 0.1, 0.2, ... of the arms, from 0.1 below to 0.2 above."""
+    value = np.arange(1, len(arms) + 1) / 10
+    bounds = {"value": value, "low": value - 0.1, "high": value + 0.2}
+    return pd.DataFrame({"measure": "recall", "dx": dx, "arm": arms, **bounds})
+
+
 def mosaic(figure: Figure) -> np.ndarray:
     return np.asarray(figure.axes[0].images[0].get_array())
 
@@ -77,9 +84,8 @@ def test_colours_are_fixed_and_all_different() -> None:
         bars = figures.bars_with_intervals(labels, [0.5] * len(labels)).axes[0].patches
         for label, bar in zip(labels, bars, strict=True):
             assert same_color(bar.get_facecolor(), figures.ARM_COLOURS[label])
-        curve = (np.array([0.2, 1.0]), np.array([1.0, 0.0]))
-        lines = figures.precision_recall_curves(dict.fromkeys(labels, curve), 0.1).axes[0].lines
-        for label, line in zip(labels, lines[:-1], strict=True):
+        axes = figures.class_panels(class_rows(labels), dict.fromkeys(CLASSES, 1)).axes[0]
+        for label, line in zip(labels, axes.lines, strict=True):
             assert same_color(line.get_color(), figures.ARM_COLOURS[label])
 
 
@@ -220,13 +226,42 @@ def test_bars_show_reference_and_claims_within_the_axes() -> None:
     assert figure.axes[0].get_ylim()[1] > 60
 
 
-def test_precision_recall_curves_show_chance() -> None:
-    curves = {"real": (np.array([0.25, 0.6, 1.0]), np.array([1.0, 0.5, 0.0]))}
-    figure = figures.precision_recall_curves(curves, prevalence=0.25)
-    curve, chance = figure.axes[0].lines
-    np.testing.assert_array_equal(curve.get_xdata(), [1.0, 0.5, 0.0])
-    assert set(chance.get_ydata()) == {0.25}
-    assert texts(figure) == ["chance 0.25"]
+def test_each_class_has_a_point_an_arm_and_marked_classes_a_ground() -> None:
+    rows = pd.concat([class_rows(["vae", "gan"], dx) for dx in ("akiec", "vasc")])
+    counts = dict.fromkeys(CLASSES, 7) | {"vasc": 1234}
+    axes = figures.class_panels(rows, counts, marked=["vasc"], reference=0.0, xlabel="points").axes[0]
+    *points, zero = axes.lines
+    assert set(zero.get_xdata()) == {0.0}
+    assert [line.get_xdata()[0] for line in points] == [0.1, 0.2, 0.1, 0.2]
+    heights = [line.get_ydata()[0] for line in points]
+    assert heights == sorted(heights) and len(set(heights)) == 4
+    (interval, *_) = (np.asarray(each.get_paths()[0].vertices) for each in axes.collections)
+    np.testing.assert_allclose(interval[:, 0], [0.0, 0.3])
+    (ground,) = axes.patches
+    low, high = sorted((ground.get_y(), ground.get_y() + ground.get_height()))
+    assert [low < y < high for y in heights] == [False, False, True, True]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[0] == "akiec\nn = 7" and labels[-1] == "vasc\nn = 1,234"
+    assert [text.get_text() for text in axes.texts] == ["VAE", "GAN"] * len(CLASSES)
+
+
+def test_precision_recall_panels_have_each_arm_beside_the_reference_with_bands() -> None:
+    def band(value: list[float]) -> pd.DataFrame:
+        bounds = {"low": np.subtract(value, 0.1), "high": np.add(value, 0.1)}
+        return pd.DataFrame({"recall": [0.0, 1.0], "value": value, **bounds})
+
+    by_arm = {"real": band([1.0, 0.3]), "vae": band([0.9, 0.2]), "gan": band([0.8, 0.4])}
+    figure = figures.precision_recall_panels({"a": by_arm, "b": by_arm}, {"a": 0.25, "b": 0.5})
+    assert [[text.get_text() for text in axes.texts] for axes in figure.axes[::2]] == [
+        ["real only", "VAE"], ["real only", "GAN"]
+    ]  # fmt: skip
+    chance, real, gan = figure.axes[3].lines
+    assert set(chance.get_ydata()) == {0.5}
+    assert (list(real.get_ydata()), list(gan.get_ydata())) == ([1.0, 0.3], [0.8, 0.4])
+    edges = figure.axes[3].collections[1].get_paths()[0].vertices[:, 1]
+    assert (edges.min(), edges.max()) == pytest.approx((0.3, 0.9))
+    alone = figures.precision_recall_panels({"a": {"real": band([1.0, 0.3])}}, {"a": 0.2})
+    assert [text.get_text() for text in alone.axes[0].texts] == ["real only"]
 
 
 def test_confusion_matrix_is_normalised_by_row() -> None:
@@ -294,8 +329,9 @@ ZEROS = torch.zeros(2, 3, 8, 8)
         (lambda: figures.bars_with_intervals(["a"], [1, 2]), "2 values for 1 labels"),
         (lambda: figures.bars_with_intervals(["a"], [1], [2], [1]), "low"),
         (lambda: figures.bars_with_intervals(["a"], [1], low=[0.5]), "both or neither"),
-        (lambda: figures.precision_recall_curves({}, 0.1), "curve"),
-        (lambda: figures.precision_recall_curves({"real": ([1.0], [0.0, 1.0])}, 0.1), "real"),
+        (lambda: figures.precision_recall_panels({}, {}), "same titles"),
+        (lambda: figures.precision_recall_panels({"a": {"vae": None}}, {"a": 0.1}), "each with real"),
+        (lambda: figures.class_panels(pd.DataFrame({"dx": ["mel"]}), {}), "lack.*measure"),
         (lambda: figures.confusion_matrix(np.eye(3)), "counts"),
         (lambda: figures.confusion_panels({}, {}), "matrices"),
         (lambda: figures.group_bars(pd.DataFrame({"attribute": ["sex"]})), "value"),

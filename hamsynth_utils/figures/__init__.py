@@ -11,9 +11,9 @@ from hamsynth_utils.figures.charts import (
     group_bars,
     histogram_pair,
     loss_curves,
-    precision_recall_curves,
 )
 from hamsynth_utils.figures.choices import mixture_panels, threshold_panels
+from hamsynth_utils.figures.classes import class_panels, precision_recall_panels
 from hamsynth_utils.figures.distances import distance_curves
 from hamsynth_utils.figures.estimates import estimate_rows, gain_curves
 from hamsynth_utils.figures.images import class_grid, image_grid, image_rows, overlay
@@ -46,6 +46,7 @@ __all__ = [
     "bars_with_intervals",
     "class_counts",
     "class_grid",
+    "class_panels",
     "confusion_matrix",
     "confusion_panels",
     "distance_curves",
@@ -58,7 +59,7 @@ __all__ = [
     "loss_curves",
     "mixture_panels",
     "overlay",
-    "precision_recall_curves",
+    "precision_recall_panels",
     "styled",
     "threshold_panels",
 ]

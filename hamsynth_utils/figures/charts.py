@@ -27,7 +27,7 @@ from hamsynth_utils.figures.style import (
 
 Array = np.ndarray
 
-MOST_UPRIGHT = 6
+MOST_UPRIGHT = 5
 """Labels under an axis that fit side by side; more are turned."""
 
 
@@ -184,28 +184,6 @@ def bars_with_intervals(
     drawn = np.concatenate([heights, bottom, top, hollow, level, [0.0]])
     lowest, highest = np.nanmin(drawn), np.nanmax(drawn)
     axes.set_ylim(lowest, lowest + 1.12 * (highest - lowest or 1.0))
-    return figure
-
-
-@styled
-def precision_recall_curves(
-    curves: Mapping[str, tuple[Array, Array]], prevalence: float, title: str = ""
-) -> Figure:
-    """Precision over recall, a curve an arm from (precision, recall), and chance (the prevalence)."""
-    if not curves or not 0 <= prevalence <= 1:
-        raise InputError(f"give at least one curve and a prevalence in [0, 1], not {prevalence}")
-    figure, (axes,) = stacked_axes(4.4)
-    for number, (arm, (precision, recall)) in enumerate(curves.items()):
-        if len(precision) != len(recall):
-            raise InputError(f"{arm}: {len(precision)} precisions but {len(recall)} recalls")
-        colour = ARM_COLOURS.get(arm, PALETTE[number % len(PALETTE)])
-        axes.step(recall, precision, where="post", color=colour, label=ARM_NAMES.get(arm, arm))
-    axes.axhline(prevalence, color=GREY, **DASHED)
-    axes.annotate(
-        f"chance {prevalence:.2f}", (0.01, prevalence), (0, 4), textcoords="offset points", color=GREY
-    )
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=title)
-    figure.legend(loc="outside upper center", ncols=4, handlelength=1.2)
     return figure
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, precision_recall_curve
+from sklearn.metrics import average_precision_score
 
 from hamsynth_utils.data.lesions import CLASSES, labels_of
 from hamsynth_utils.errors import InputError
@@ -137,20 +137,6 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
             "average_precision": average_precision,
         }
     )
-
-
-def precision_recall(predictions: pd.DataFrame, dx: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision [T + 1], recall [T + 1] and thresholds [T] of `dx` against the other classes.
-
-    Raises InputError for an unknown class or one without a true image.
-    """
-    if dx not in CLASSES:
-        raise InputError(f"unknown class {dx!r}; known are {', '.join(CLASSES)}")
-    check_predictions(predictions)
-    truth = predictions["dx"] == dx
-    if not truth.any():
-        raise InputError(f"no image of class {dx}: it has no precision-recall curve")
-    return precision_recall_curve(truth, predictions[f"p_{dx}"])
 
 
 def bootstrap_counts(

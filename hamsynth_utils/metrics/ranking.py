@@ -48,6 +48,24 @@ def sensitivity_at(
     return np.where(alarms[:, -1] > 0, _over(best, hits[:, -1]), np.nan)
 
 
+def precision_at(
+    recall: np.ndarray, scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """The best precision of a threshold that reaches each recall [R], in [0, 1]: [B, R].
+
+    Raises InputError for a recall that is not between 0 and 1.
+    """
+    recall = np.asarray(recall, dtype=float)
+    if recall.ndim != 1 or not ((recall >= 0) & (recall <= 1)).all():
+        raise InputError(f"recall must be values in 0 to 1, [R], but it is {recall}")
+    hits, alarms = _passed(scores, truth, weights)
+    precision = hits / np.maximum(hits + alarms, np.finfo(float).tiny)
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    needed = hits[:, -1:] * recall - 1e-9
+    first = np.stack([(hits < each[:, None]).sum(1) for each in needed.T], axis=1)
+    return np.where(hits[:, -1:] > 0, np.take_along_axis(best, first, axis=1), np.nan)
+
+
 def _passed(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weight of positives and of negatives at or above each distinct score, from the highest down: [B, T]."""
     scores, truth = np.asarray(scores, dtype=float), np.asarray(truth, dtype=bool)

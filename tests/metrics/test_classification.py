@@ -15,7 +15,6 @@ from hamsynth_utils.metrics.classification import (
     check_predictions,
     confusion,
     per_class,
-    precision_recall,
     read_predictions,
     rows_of,
     scores,
@@ -85,21 +84,6 @@ def test_per_class_of_a_class_that_does_not_occur_is_undefined():
     assert table.loc["vasc", "n"] == 0
     assert table.loc["vasc", ["recall", "f1", "average_precision"]].isna().all()
     assert table.loc["mel"].notna().all()
-
-
-def test_precision_recall_by_hand():
-    predictions = pd.DataFrame(0.0, index=range(4), columns=list(PROBABILITIES))
-    predictions["p_mel"], predictions["p_nv"] = [0.9, 0.8, 0.7, 0.1], [0.1, 0.2, 0.3, 0.9]
-    predictions.insert(0, "dx", ["mel", "nv", "mel", "nv"])
-    predictions.insert(0, "image_id", list("abcd"))
-    precision, recall, thresholds = precision_recall(predictions, "mel")
-    np.testing.assert_allclose(thresholds, [0.1, 0.7, 0.8, 0.9])
-    np.testing.assert_allclose(precision, [1 / 2, 2 / 3, 1 / 2, 1, 1])
-    np.testing.assert_allclose(recall, [1, 1, 1 / 2, 1 / 2, 0])
-    with pytest.raises(InputError, match="no image of class df"):
-        precision_recall(predictions, "df")
-    with pytest.raises(InputError, match="unknown class"):
-        precision_recall(predictions, "wart")
 
 
 def test_bootstrap_of_single_photos_is_that_of_images():

@@ -3,7 +3,7 @@ import pytest
 from sklearn import metrics
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.ranking import auroc, average_precision, sensitivity_at
+from hamsynth_utils.metrics.ranking import auroc, average_precision, precision_at, sensitivity_at
 
 
 def case(n: int = 200, draws: int = 6, levels: int | None = None, seed: int = 0):
@@ -44,6 +44,22 @@ def test_sensitivity_is_the_best_that_the_roc_curve_allows(specificity, levels):
         assert found == pytest.approx(hits[false_alarms <= 1 - specificity + 1e-9].max())
 
 
+@pytest.mark.parametrize("levels", [None, 1])
+def test_precision_is_the_best_of_scikit_learns_curve_that_reaches_the_recall(levels):
+    scores, truth, weights = case(levels=levels)
+    grid = np.linspace(0, 1, 11)
+    for row, found in zip(weights, precision_at(grid, scores, truth, weights), strict=True):
+        precision, recall, _ = metrics.precision_recall_curve(truth, scores, sample_weight=row)
+        real = slice(None, -1)  # its last point has no threshold
+        expected = [precision[real][recall[real] >= each - 1e-9].max() for each in grid]
+        assert found == pytest.approx(expected)
+
+
+def test_a_recall_is_a_share():
+    with pytest.raises(InputError, match="recall must be values in 0 to 1"):
+        precision_at(np.array([0.5, 1.1]), *case())
+
+
 def test_a_perfect_and_a_reversed_ranking():
     truth, weights = np.array([True, True, False, False, False]), np.ones((1, 5))
     scores = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
@@ -57,6 +73,7 @@ def test_what_is_not_defined_is_nan():
     without_positive, without_negative = weights * ~truth, weights * truth
     assert np.isnan([auroc(scores, truth, w)[0] for w in (without_positive, without_negative)]).all()
     assert np.isnan(average_precision(scores, truth, without_positive)[0])
+    assert np.isnan(precision_at(np.array([0.0, 1.0]), scores, truth, without_positive)).all()
     for w in (without_positive, without_negative):
         assert np.isnan(sensitivity_at(0.8, scores, truth, w)[0])
 
