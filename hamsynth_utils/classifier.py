@@ -146,8 +146,14 @@ class Probe(Trainable):
 def losses(
     logits: Tensor, labels: Tensor, class_weights: Tensor, label_smoothing: float
 ) -> dict[str, Tensor]:
-    """Label-smoothed, class-weighted cross-entropy in nats, and the share of images that are wrong."""
-    loss = F.cross_entropy(logits, labels, class_weights, label_smoothing=label_smoothing)
+    """Label-smoothed cross-entropy in nats, each image weighted by its class, and the share that is wrong.
+
+    The weights are the images', and not those of the classes in the smoothed target as in torch's own
+    `weight`: there the rarest class takes most of the smoothing of every image, and with it the answer.
+    """
+    each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    weights = class_weights[labels]
+    loss = (weights * each).sum() / weights.sum()
     return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
 
 

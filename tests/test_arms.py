@@ -12,6 +12,7 @@ from hamsynth_utils.arms import (
     training_set,
     training_settings,
 )
+from hamsynth_utils.classifier import losses
 from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.pretrained import build_classifier
@@ -85,13 +86,32 @@ def test_class_weights_are_scikit_learns_balanced_ones():
 
 
 def test_weights_change_the_loss_as_repeated_images_would(tiny_profile):
-    settings = load_profile(tiny_profile).classifier.model_copy(update={"label_smoothing": 0.0})
+    settings = load_profile(tiny_profile).classifier
+    assert settings.label_smoothing > 0
     model, _ = build_classifier(settings, seed=0)
     model.eval()
     images, labels = torch.rand(3, 3, 64, 64), torch.tensor([0, 4, 4])
     repeated = model(images[[0, 0, 0, 1, 2]], labels[[0, 0, 0, 1, 2]])["loss"]
     model.class_weights[0] = 3.0
     torch.testing.assert_close(model(images, labels)["loss"], repeated)
+
+
+def test_weights_do_not_move_the_answer_to_an_image_whose_class_is_certain():
+    """The best answer under smoothing s: 1 - s + s / 7 for the class and s / 7 for each other one."""
+    weights = torch.tensor([1.0, 1.0, 1.0, 12.0, 1.0, 0.2, 10.0])
+    logits = torch.zeros(1, 7, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9)
+
+    def loss():
+        optimizer.zero_grad()
+        value = losses(logits, torch.tensor([5]), weights, 0.1)["loss"]
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    expected = torch.full((7,), 0.1 / 7)
+    expected[5] += 0.9
+    torch.testing.assert_close(logits.detach().softmax(1)[0], expected, atol=1e-4, rtol=0)
 
 
 def test_the_augment_arm_changes_more_each_image_its_own_and_is_seeded():

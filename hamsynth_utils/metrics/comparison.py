@@ -31,14 +31,18 @@ Statistic = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
 SPECIFICITIES = (0.8, 0.9)
 """At which the sensitivity for melanoma is measured."""
 
+RAISED_BY_CHANCE = (expected_calibration_error,)
+"""Statistics that sum up absolute values: to draw again adds chance to chance, and every draw is too high."""
+
 
 @dataclass(frozen=True)
 class Estimate:
     """A statistic of one arm, averaged over its seeds.
 
-    value: on the test images themselves; low to high: its 95 % percentile interval; samples: the bootstrap
-    values [draws] behind it; of_seeds: those of each seed alone, on the same lesions [draws, seeds]; images,
-    lesions, seeds: how many. `drawn` says what was resampled and how, since only equal draws can be paired.
+    value: on the test images themselves; low to high: its 95 % interval; samples: the bootstrap values
+    [draws] of which it is the middle; of_seeds: those of each seed alone, on the same lesions
+    [draws, seeds]; images, lesions, seeds: how many. `drawn` says what was resampled and how, since only
+    equal draws can be paired.
     """
 
     value: float
@@ -83,7 +87,9 @@ def estimate(
     lesion_ids: [N], in that order. Every bootstrap sample draws, with replacement, as many lesions as there
     are, and one seed less than there are: of K draws from K seeds the mean would vary by only (K - 1) / K of
     what it should, of K - 1 draws it varies as it should (Rao & Wu 1988). Of a single seed's chance nothing
-    is known, and the interval is too narrow.
+    is known, and the interval is too narrow. The interval is that of the percentiles; for what is
+    `RAISED_BY_CHANCE` each seed's draws are reflected at its value first, which makes it the basic one
+    (Davison & Hinkley 1997, section 5.2), from 0 on.
 
     Raises InputError for no predictions, for seeds that predict other images, or a missing lesion id.
     """
@@ -116,10 +122,14 @@ def estimates(
     for name, statistic in named.items():
         values = [float(statistic(predictions, whole)[0]) for predictions in by_seed.values()]
         each = np.stack([statistic(predictions, weights) for predictions in by_seed.values()], axis=1)
+        reflected = statistic in RAISED_BY_CHANCE
+        if reflected:
+            each = 2 * np.array(values) - each
         samples = (of_seeds * each).sum(1)
+        low, high = percentile_interval(samples)
         result[name] = Estimate(
-            float(np.mean(values)), *percentile_interval(samples), len(reference), lesions, len(by_seed),
-            samples, each, drawn,
+            float(np.mean(values)), max(low, 0.0) if reflected else low, high, len(reference), lesions,
+            len(by_seed), samples, each, drawn,
         )  # fmt: skip
     return result
 

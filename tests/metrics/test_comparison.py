@@ -81,6 +81,25 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert stats.binom.cdf(held, 60, 0.95) > 0.001
 
 
+def test_the_interval_of_a_calibration_error_holds_the_truth_although_chance_raises_every_draw():
+    """Confidence is even over 0.5 to 1, and the answer right 5 points less often than it says."""
+    held, by_percentiles = 0, 0
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        sure = draw.uniform(0.5, 1, 600)
+        p = np.zeros((600, 7))
+        p[:, 0], p[:, 1] = sure, 1 - sure
+        dx = np.where(draw.random(600) < sure - 0.05, CLASSES[0], CLASSES[1])
+        names = [f"i{k}" for k in range(600)]
+        predictions = pd.DataFrame({"image_id": names, "dx": dx, **dict(zip(PROBABILITIES, p.T, strict=True))})
+        found = estimate(STATISTICS["calibration_error"], {0: predictions}, np.arange(600), 400, seed)
+        held += found.low <= 0.05 <= found.high
+        low, high = np.percentile(2 * found.value - found.samples, [2.5, 97.5])
+        by_percentiles += low <= 0.05 <= high
+    assert stats.binom.cdf(held, 60, 0.95) > 0.001
+    assert by_percentiles < held
+
+
 def test_a_paired_difference_cancels_what_is_hard_for_both():
     reference = of_same_images(0)
     better = reference.copy()
