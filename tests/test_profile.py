@@ -2,7 +2,14 @@ import pytest
 import yaml
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import CHEAP_ARMS, arms_from, load_profile, project_root, recorded_profile, seeds_from
+from hamsynth_utils.profile import (
+    CHEAP_ARMS,
+    arms_from,
+    load_profile,
+    project_root,
+    recorded_profile,
+    seeds_from,
+)
 
 
 @pytest.fixture

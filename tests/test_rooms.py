@@ -1,9 +1,16 @@
-"""Rooms refuse what would spoil the experiment."""
+"""Rooms refuse what would spoil the experiment, and several processes leave in one what one process does."""
 
 import hashlib
+import os
+import subprocess
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
@@ -11,7 +18,7 @@ from hamsynth_utils.generators import build_generator, description
 from hamsynth_utils.rooms import fine_tune, synthetic_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import synthesize
-from hamsynth_utils.weights import write_weights
+from hamsynth_utils.weights import read_weights, write_weights
 
 
 @pytest.fixture
@@ -65,3 +72,33 @@ def test_a_set_of_another_run_is_refused(run, edited_tiny, tmp_path):
     (other.folder / "generators/gan").rename(run.folder / "generators/gan")
     with pytest.raises(InputError, match="trained on other images"):
         synthetic_of(run, "gan")
+
+
+@pytest.mark.parametrize(
+    ("arm", "change"),
+    [("weighted", {"frozen": 0}), ("augment", {"frozen": 1, "views": 8})],
+    ids=["whole images, weighted classes", "kept tokens"],
+)
+def test_two_processes_fine_tune_a_classifier_as_one_does(arm, change, edited_tiny, tmp_path):
+    """With paths that are dropped at random and a batch whose halves weigh differently."""
+    torch.manual_seed(7)
+    weights = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", depth=2).state_dict(), weights)
+    classifier = {"depth": 2, "drop_path": 0.5, "weights": str(weights), "training": {"precision": "no"}, **change}
+    profile = edited_tiny({"data": {"phantom_images": 300}, "classifier": classifier})
+    fine_tune(Run.open("one", profile, root=tmp_path), arm, 3, progress_bar=False, protocol="image")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = ["-m", "hamsynth_utils.rooms", "--arm", arm, "--classifier-seed", "3", "--protocol", "image"]
+    environment = {**os.environ, "HAMSYNTH_RUNS": str(tmp_path), "ACCELERATE_USE_CPU": "true"}
+    command += ["--run", "two", "--profile", profile]
+    said = subprocess.run([*launch, *command], env=environment, check=True, text=True, stdout=subprocess.PIPE).stdout
+    assert said.count(f"classifiers/{arm}-image-split/seed-3: trained, 6 steps") == 1
+    one, two = (tmp_path / name / f"classifiers/{arm}-image-split/seed-3" for name in ("one", "two"))
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    histories = [pd.read_csv(room / "history.csv").drop(columns="seconds") for room in (one, two)]
+    pd.testing.assert_frame_equal(*histories, rtol=1e-3)
+    for name in ("predictions.csv", "validation_predictions.csv"):
+        pd.testing.assert_frame_equal(*(pd.read_csv(room / name) for room in (one, two)), atol=2e-3)
+    ours, theirs = (read_weights(room / "weights.safetensors")[0] for room in (one, two))
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], rtol=0.02, atol=2e-3, msg=key)
