@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from timm.data import resolve_data_config
-from timm.layers import Attention
+from timm.layers import Attention, DropPath
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import ClassifierSettings
 from hamsynth_utils.tokens import Tokens
-from hamsynth_utils.trainable import Trainable
+from hamsynth_utils.trainable import Share, Trainable
 
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
@@ -47,6 +48,16 @@ class Classifier(Trainable):
             frozen.requires_grad_(False)
         if settings.frozen and settings.pool > 1:
             pool_behind(vit.blocks[settings.frozen - 1], vit, settings.pool)
+        for path in vit.modules():
+            if isinstance(path, DropPath):
+                path.forward = partial(self._drop_path, path)  # type: ignore[method-assign]
+
+    def _drop_path(self, path: DropPath, tokens: Tensor) -> Tensor:
+        """timm's own, drawn for the images of all processes, see `Share`."""
+        if not path.training:
+            return tokens
+        everyone = tokens.new_ones(len(tokens) * self.share.processes, *[1] * (tokens.ndim - 1))
+        return tokens * self.share.of(DropPath.forward(path, everyone))
 
     def frozen_parts(self) -> list[nn.Module | nn.Parameter]:
         """What stays as it was pretrained: with `frozen` blocks also all that comes before them."""
@@ -100,7 +111,8 @@ class Classifier(Trainable):
         return vit.forward_head(vit.norm(tokens)).float()
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return losses(self.logits(images), labels, self.class_weights, self.settings.label_smoothing)
+        smoothing = self.settings.label_smoothing
+        return losses(self.logits(images), labels, self.class_weights, smoothing, self.share)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The head at its own rate; each block at `layer_decay` times the rate of the block above it.
@@ -140,20 +152,26 @@ class Probe(Trainable):
         return self.head(features[:, 0])
 
     def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return losses(self.logits(features), labels, self.class_weights, self.settings.label_smoothing)
+        smoothing = self.settings.label_smoothing
+        return losses(self.logits(features), labels, self.class_weights, smoothing, self.share)
 
 
 def losses(
-    logits: Tensor, labels: Tensor, class_weights: Tensor, label_smoothing: float
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor,
+    label_smoothing: float,
+    share: Share = Trainable.share,
 ) -> dict[str, Tensor]:
     """Label-smoothed cross-entropy in nats, each image weighted by its class, and the share that is wrong.
 
     The weights are the images', and not those of the classes in the smoothed target as in torch's own
     `weight`: there the rarest class takes most of the smoothing of every image, and with it the answer.
+    Their sum is that of the whole batch, so that several processes have the loss of one.
     """
     each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     weights = class_weights[labels]
-    loss = (weights * each).sum() / weights.sum()
+    loss = (weights * each).sum() / share.mean(weights.sum())
     return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
 
 

@@ -1,9 +1,11 @@
 """What a room of the run makes: found and read back if it is there, made and kept if it is not.
 
     python -m hamsynth_utils.rooms --generator NAME --run NAME --profile PROFILE --data DATA
+    python -m hamsynth_utils.rooms --arm ARM --classifier-seed SEED --run NAME --profile PROFILE --data DATA
     accelerate launch --num_processes 2 -m hamsynth_utils.rooms --generator NAME ...
 
-trains one generator of a run without its notebook, in one process or in several; the notebook then loads it.
+trains one generator or one classifier of a run without its notebook, in one process or in several; the
+notebook then loads it.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.metrics.classification import read_predictions
 from hamsynth_utils.pretrained import Provenance, build_classifier, provenance_json
-from hamsynth_utils.profile import GENERATORS, generator_of, known_arm
+from hamsynth_utils.profile import ARMS, GENERATORS, generator_of, known_arm
 from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_manifest, read_synthetic, requested_counts, synthesize
@@ -187,7 +189,7 @@ def fine_tune(
     generator = generator_of(known_arm(arm))
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"the classifier's seed must be a whole number from 0 up, not {seed!r}")
-    settings, real = run.profile.classifier, part_of(run, "train", protocol)
+    settings, real = run.profile.classifier, _training_part(run, protocol)
     if generator and protocol not in (None, run.profile.data.protocol):
         raise InputError(
             f"the arm {arm} under the split by {protocol}: its generator has seen images of that test part. "
@@ -195,7 +197,7 @@ def fine_tune(
         )
     synthetic = synthetic_of(run, generator) if generator else None
     images = training_set(arm, real, synthetic, run.profile.synthesis.minority_share)
-    with run.room(classifier_room(run, arm, seed, protocol)) as folder:
+    with _room_of_all(run, classifier_room(run, arm, seed, protocol)) as folder:
         record = folder / "provenance.json"
         classifier, provenance = build_classifier(settings, seed)
         classifier.to(run.device).class_weights.copy_(class_weights(arm, images.labels))
@@ -204,16 +206,19 @@ def fine_tune(
             classifier, source, training_settings(arm, settings.training, len(real)), folder, seed=seed,
             augment=augmentation(arm), description={"arm": arm}, progress_bar=progress_bar,
         )  # fmt: skip
-        if training.loaded and record.is_file():
-            provenance = Provenance(**json.loads(record.read_text()))
-        else:
-            with replacing(record) as path:
-                path.write_text(json.dumps(provenance_json(provenance), indent=1))
-        for part in ("validation", "test"):
-            target = folder / ("predictions.csv" if part == "test" else "validation_predictions.csv")
-            if not target.is_file():
-                with replacing(target) as path:
-                    predict(classifier, part_of(run, part, protocol), tokens=tokens).to_csv(path, index=False)
+        state = PartialState()
+        with state.main_process_first():  # the first writes, the others find it written
+            if training.loaded and record.is_file():
+                provenance = Provenance(**json.loads(record.read_text()))
+            elif state.is_main_process:
+                with replacing(record) as path:
+                    path.write_text(json.dumps(provenance_json(provenance), indent=1))
+            for part in ("validation", "test"):
+                target = folder / ("predictions.csv" if part == "test" else "validation_predictions.csv")
+                if not target.is_file():
+                    with replacing(target) as path:
+                        predicted = predict(classifier, part_of(run, part, protocol), tokens=tokens)
+                        predicted.to_csv(path, index=False)
         return FineTuned(classifier, training, read_predictions(folder / "predictions.csv"), provenance)
 
 
@@ -235,11 +240,11 @@ def _frozen_views(
     return TokenViews(images, real), real
 
 
-def _training_part(run: Run) -> LesionSet:
+def _training_part(run: Run, protocol: str | None = None) -> LesionSet:
     """The real training images; of several processes the first reads and splits, the others find it done."""
     with PartialState().main_process_first():
-        lesions = part_of(run, "train")
-    refuse_synthetic(lesions, "the images to train a generator on")
+        lesions = part_of(run, "train", protocol)
+    refuse_synthetic(lesions, "the real training images")
     return lesions
 
 
@@ -254,26 +259,36 @@ def _room_of_all(run: Run, name: str) -> Iterator[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train one generator of a run; the exit code is 0, or 2 with one line that says what is wrong."""
+    """Train a generator or classifier of a run; exit code 0, or 2 with a line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.rooms", description=main.__doc__)
-    parser.add_argument("--generator", required=True, choices=GENERATORS)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--generator", choices=GENERATORS)
+    what.add_argument("--arm", choices=ARMS, help="of a classifier")
+    parser.add_argument("--classifier-seed", type=int, default=0)
+    parser.add_argument("--protocol", choices=["lesion", "image"], help="its split, if not the run's")
     parser.add_argument("--run", required=True)
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--data", default="phantom")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     state = PartialState()
+    first = state.is_main_process
     try:
         with state.main_process_first():
             run = Run.open(options.run, options.profile, options.data, options.seed)
-        training = train_generator(run, options.generator, progress_bar=state.is_main_process)
+        if options.generator:
+            room = f"generators/{options.generator}"
+            training = train_generator(run, options.generator, first)
+        else:
+            room = classifier_room(run, options.arm, options.classifier_seed, options.protocol)
+            training = fine_tune(run, options.arm, options.classifier_seed, first, options.protocol).training
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if state.is_main_process:
+    if first:
         last = training.history.iloc[-1]
         how = "was trained already" if training.loaded else "trained"
-        print(f"{run.folder / 'generators' / options.generator}: {how}, {int(last['step'])} steps in "
+        print(f"{run.folder / room}: {how}, {int(last['step'])} steps in "
               f"{last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}")  # fmt: skip
     return 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor, nn
 
 
@@ -32,6 +33,10 @@ class Share:
     def uniform(self, *shape: int, device: torch.device) -> Tensor:
         """Even draws [N, ...] from [0, 1) for N images of this process."""
         return self.of(torch.rand(shape[0] * self.processes, *shape[1:], device=device))
+
+    def mean(self, own: Tensor) -> Tensor:
+        """The mean of a number that each process has, without a gradient."""
+        return own if self.processes == 1 else reduce(own.detach(), "mean")
 
 
 class Trainable(nn.Module, ABC):

@@ -2,7 +2,14 @@ import pytest
 import yaml
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import arms_from, load_profile, project_root, recorded_profile, seeds_from
+from hamsynth_utils.profile import (
+    CHEAP_ARMS,
+    arms_from,
+    load_profile,
+    project_root,
+    recorded_profile,
+    seeds_from,
+)
 
 
 @pytest.fixture
@@ -49,6 +56,15 @@ def test_the_paper_profile_has_the_source_reports_settings():
         assert (training.batch_size, training.learning_rate) == (64, 1e-4)
     assert [profile.vae.training.epochs, profile.gan.training.epochs] == [120, 100]
     assert [profile.diffusion.training.epochs, profile.classifier.training.epochs] == [120, 100]
+
+
+@pytest.mark.parametrize("name", ["cpu", "paper"])
+def test_a_profile_whose_numbers_count_has_all_that_the_question_needs(name):
+    """Several seeds, each generator and a cheap way beside it, and what a leaking split adds to those of real images."""
+    profile = load_profile(name)
+    assert len(profile.seeds) >= 3
+    assert {"real", *profile.generators, "weighted", "oversample"} <= set(profile.arms)
+    assert set(profile.other_split_arms) == set(profile.arms) & set(CHEAP_ARMS)
 
 
 def test_a_number_read_as_text_names_the_key_and_the_mending(edited):

@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock
 
 from hamsynth_utils.profile import load_profile, project_root
+from hamsynth_utils.registry import REGISTRY
 
 ROOT = project_root()
 STAND_IN = """
@@ -220,6 +221,23 @@ def test_the_chapter_of_a_generator_is_executed_where_the_profile_has_it(road: R
     names = [name for name, *_ in road.calls()]
     waiting = ("05_vit-flow-0", "05_vit-flow-7", "05_probes", "06_evaluation", "07_privacy")
     assert all(names.index("04_flow") < names.index(name) for name in waiting)
+
+
+@pytest.mark.parametrize("name", ["cpu", "paper"])
+def test_every_job_of_a_profile_too_long_for_tests_is_planned(road: Road, name: str) -> None:
+    profile = load_profile(name)
+    (road.run / "run.yaml").write_text(yaml.safe_dump({"profile": profile.model_dump(mode="json")}))
+    command = road.command("--cores", "2", "--dry-run", "--quiet", "progress")
+    dry = subprocess.run(command, env=road.environment(), text=True, capture_output=True, check=False)
+    assert dry.returncode == 0, dry.stderr
+    planned = set(re.findall(r"output: notebooks/(\S+)\.ipynb", dry.stdout + dry.stderr))
+    arms = [*profile.arms, *(f"{arm}-split" for arm in profile.other_split_arms)]
+    classifiers = {
+        f"05_vit-{arm.removesuffix('-split')}-{seed}" + ("-image" if arm.endswith("-split") else "")
+        for arm in arms for seed in profile.seeds
+    }  # fmt: skip
+    generators = {REGISTRY[each].chapter for each in profile.generators}
+    assert planned == {"01_dataset", "05_probes", *LAST, *generators, *classifiers}
 
 
 def test_jobs_do_not_share_cores_with_memory_for_one(road: Road) -> None:

@@ -1,0 +1,137 @@
+"""The chapters that compare arms, on a run whose predictions are made up, so that the truth is known.
+
+Two seeds an arm, two cheap alternatives, of which validation prefers the one that the test part does not, and
+arms of real images under the other split. Nothing is trained.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, TINY, merged
+
+from hamsynth_utils.classifier import PROBABILITIES
+from hamsynth_utils.data.external import read_external
+from hamsynth_utils.data.lesions import CLASSES, labels_of
+from hamsynth_utils.data.split import leaked
+from hamsynth_utils.ledger import ESTIMATES
+from hamsynth_utils.rooms import classifier_room
+from hamsynth_utils.run import Run
+
+SEEDS = (0, 5)
+RIGHT = {  # the share of right answers on the parts
+    "real": {"validation": 0.6, "test": 0.6, "external": 0.5},
+    "weighted": {"validation": 0.95, "test": 0.6, "external": 0.6},
+    "oversample": {"validation": 0.6, "test": 0.95, "external": 0.9},
+    "gan": {"validation": 0.8, "test": 0.8, "external": 0.8},
+}
+
+
+def answers(table: pd.DataFrame, right: float | np.ndarray, draw: np.random.Generator) -> pd.DataFrame:
+    """Predictions of the images of a table, right with a probability of `right`."""
+    truth, size = labels_of(table["dx"]), len(CLASSES)
+    wrong = (truth + draw.integers(1, size, len(table))) % size
+    named = np.where(draw.random(len(table)) < right, truth, wrong)
+    frame = table[["image_id", "dx"]].reset_index(drop=True)
+    sure = np.eye(size)[named] * 0.65 + 0.05
+    return pd.concat([frame, pd.DataFrame(sure, columns=PROBABILITIES)], axis=1)
+
+
+def accuracy(frame: pd.DataFrame) -> float:
+    return float((frame[list(PROBABILITIES)].idxmax(axis=1).str[2:] == frame["dx"]).mean())
+
+
+def execute(run: Run, chapter: str, profile: Path, **more: str) -> str:
+    """The executed chapter, as it is stored."""
+    target = run.folder / f"notebooks/{chapter}.ipynb"
+    target.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "papermill", f"{chapter}.ipynb", str(target), "-k", "python3"]
+    given = {"data": "phantom", "profile": str(profile), "run": run.folder.name, **more}
+    command += [word for name, value in given.items() for word in ("-r", name, value)]
+    environment = os.environ | {"HAMSYNTH_RUNS": str(run.folder.parent), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT / "notebooks", env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return target.read_text()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The run, its predictions by arm, seed and part, and the text of the chapter on claims."""
+    folder = tmp_path_factory.mktemp("several")
+    profile, draw = folder / "several.yaml", np.random.default_rng(0)
+    change = {"seeds": list(SEEDS), "arms": list(RIGHT), "other_split_arms": ["real", "oversample"]}
+    profile.write_text(json.dumps(merged(TINY, {**change, "data": {"phantom_images": 500}})))
+    run = Run.open("several", str(profile), root=folder)
+    table, split, other = run.lesions().table, run.split(), run.split("image")
+    tables = {part: table.iloc[getattr(split, part)] for part in ("validation", "test")}
+    tables["external"] = read_external("phantom", 64, run.seed + 1, progress=False).lesions.table
+    files = {"validation": "validation_predictions.csv", "test": "predictions.csv", "external": "external_predictions.csv"}
+    made = {}
+    for arm in RIGHT:
+        for seed in SEEDS:
+            room = run.folder / classifier_room(run, arm, seed)
+            room.mkdir(parents=True)
+            (room / "weights.safetensors").write_text(f"{arm} {seed}")
+            pd.DataFrame({"step": [3, 6], "seconds": [1.0, 2.0], "loss": [2.0, 1.9]}).to_csv(room / "history.csv", index=False)
+            for part, of_part in tables.items():
+                made[arm, seed, part] = answers(of_part, RIGHT[arm][part], draw)
+                made[arm, seed, part].to_csv(room / files[part], index=False)
+    for arm in ("real", "oversample"):
+        for seed in SEEDS:
+            room = run.folder / classifier_room(run, arm, seed, "image")
+            room.mkdir(parents=True)
+            share = np.where(leaked(table, other), 1.0, 0.5)
+            made[arm, seed, "image"] = answers(table.iloc[other.test], share, draw)
+            made[arm, seed, "image"].to_csv(room / "predictions.csv", index=False)
+    (run.folder / "metrics/estimates").mkdir(parents=True)
+    gains = ["arm", "against", "metric", "value", "low", "high"]
+    pd.DataFrame(columns=gains).to_csv(run.folder / "metrics/probe_gains.csv", index=False)
+    for name in ("privacy", "fairness"):
+        pd.DataFrame(columns=ESTIMATES).to_csv(run.folder / f"metrics/estimates/{name}.csv", index=False)
+    execute(run, "06_evaluation", profile)
+    claims = execute(run, "08_claims", profile)
+    execute(run, "09_external", profile, external="phantom")
+    return run, made, claims
+
+
+@pytest.mark.parametrize(("table", "part"), [("differences", "test"), ("external_differences", "external")])
+def test_generators_are_compared_with_the_cheap_arm_that_validation_prefers(compared, table, part):
+    """On the test part and outside, over both seeds; the other alternative would have been the luckier choice."""
+    run, made, _ = compared
+    frame = pd.read_csv(run.folder / f"metrics/{table}.csv")
+    if part == "test":
+        assert set(frame["seed"].astype(str)) == {*map(str, SEEDS), "all"}
+        frame = frame[frame["seed"] == "all"].rename(columns={"difference": "value"})
+    else:
+        assert set(frame["seeds"]) == {len(SEEDS)}
+    pairs = {("weighted", "real"), ("oversample", "real"), ("gan", "real"), ("gan", "weighted")}
+    assert set(zip(frame["arm"], frame["reference"], strict=True)) == pairs
+    for arm, reference in pairs:
+        by_hand = np.mean([accuracy(made[arm, s, part]) - accuracy(made[reference, s, part]) for s in SEEDS])
+        here = (frame["arm"] == arm) & (frame["reference"] == reference) & (frame["metric"] == "accuracy")
+        (row,) = frame[here].to_dict("records")
+        assert row["value"] == pytest.approx(by_hand, abs=1e-9)
+        assert row["low"] < row["value"] < row["high"]
+
+
+def test_the_other_split_stands_beside_the_runs_own_and_shows_what_leaked(compared):
+    run, made, _ = compared
+    table = run.lesions().table
+    met = leaked(table, run.split("image"))
+    frame = pd.read_csv(run.folder / "metrics/splits.csv").set_index(["arm", "split by", "test images"])
+    assert len(frame) == 3 + 2 * 3  # three cheap arms by lesion, two of them by image and in three parts
+    assert set(frame["seeds"]) == {len(SEEDS)} and set(frame["n"].xs("image", level=1).xs("leaked", level=1)) == {met.sum()}
+    for part, mask in {"leaked": met, "not leaked": ~met, "all": np.ones(len(met), dtype=bool)}.items():
+        by_hand = 100 * np.mean([accuracy(made["oversample", s, "image"][mask]) for s in SEEDS])
+        (text,) = frame["accuracy"].xs("image", level=1).xs(part, level=1).filter(like="oversampl")
+        assert float(text.split()[0]) == pytest.approx(by_hand, abs=0.051)
+
+
+def test_claims_say_how_far_two_trainings_of_an_arm_lie_apart(compared):
+    _, _, claims = compared
+    assert f"Of {len(RIGHT)} pairs of seeds the naive judge" in claims
