@@ -132,8 +132,8 @@ def answer_in_words(folder: Path = REFERENCE) -> str:
 (accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by {_in_words(invented)}.{cheap}
 Images at {profile["data"]["image_size"]} pixels from {record["images"]}, split by
 {profile["data"]["protocol"]}, n = {n:,} test images of {lesions:,} lesions, {seeds} trainings of the
-classifier an arm and one of each generator; in brackets 95 % intervals over lesions and trainings; "surely" means p < {ALPHA} after Holm's correction for all
-comparisons of the run.
+classifier an arm and one of each generator; in brackets 95 % intervals over lesions and trainings;
+"surely" means p < {ALPHA} after Holm's correction for all comparisons of the run.
 """
 
 

@@ -226,12 +226,12 @@ def centroid_predictions(lesions: LesionSet, split: Split) -> pd.DataFrame:
 
 
 def judged_accuracy(lesions: LesionSet, split: Split, near_duplicates: pd.DataFrame) -> dict:
-    """The ledger's row on a claim that the accuracy is above 0.5, from the images by way of predictions and estimates."""
+    """The ledger's row on a claim that the accuracy is above 0.35, from the images by way of predictions and estimates."""
     predictions = centroid_predictions(lesions, split)
     ids = lesions.table["lesion_id"].iloc[split.test]
     found = comparison.estimate(comparison.statistics()["accuracy"], {0: predictions}, ids, 300, 0)
     table = estimates(("accuracy", "real", None, found.value, found.low, found.high))
-    above = claim(arm="real", reference=..., above=0.5, models=["vit"])
+    above = claim(arm="real", reference=..., above=0.35, models=["vit"])
     leak = leaked_share(lesions.table, split, near_duplicates)
     (row,) = ledger([above], table, PASSES, name_of("planted", lesions.table), "lesion", leak).to_dict("records")
     return row
