@@ -8,15 +8,17 @@ above t      supported if the whole interval lies above t, contradicted if it li
 below t      the other way round
 within a, b  supported if the whole interval lies in a to b, contradicted if it lies outside
 
-and undecided otherwise. A claim is not testable in a run that has no such estimate, that is not on HAM10000,
-whose models have hardly begun to learn, or, if it is about a classifier, whose test part leaks.
+and undecided otherwise. A claim is not testable in a run that has no such estimate, whose models have hardly
+begun to learn, or, if it is about a classifier, whose test part leaks; unless the claim names the report's
+own split by images, of which leaking is a part. A verdict is about the images of its run: only where those
+are HAM10000's does it concern what the report says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import yaml
@@ -27,9 +29,11 @@ from hamsynth_utils.profile import ARMS, GENERATORS, project_root
 from hamsynth_utils.settings import Settings
 
 VERDICTS = ("supported", "contradicted", "undecided", "not testable in this run")
-ESTIMATES = ["statistic", "arm", "reference", "value", "low", "high", "n", "lesions", "seeds", "extractor"]
-"""Columns of the estimates: of `arm`, less that of `reference` if there is one; n images of so many lesions;
-how many seeds of training are in the interval; the feature extractor, where there is one."""
+MEASURED = ["value", "low", "high", "n", "lesions", "seeds", "extractor"]
+ESTIMATES = ["statistic", "arm", "reference", "protocol", *MEASURED]
+"""Columns of the estimates: of `arm`, less that of `reference` if there is one, by models that were trained
+and tested under the split `protocol` (lesion or image); n images of so many lesions; how many seeds of
+training are in the interval; the feature extractor or the attack, where there is one."""
 LEAST_PASSES = 5.0
 """How often a model must have seen each training image on average to speak for its method."""
 
@@ -38,8 +42,9 @@ class Claim(Settings):
     """One claim and what decides it.
 
     says: what the source report prints; hypothesis: the same as a statement about the estimate.
-    statistic, arm, reference: the row of the estimates. models: whose training it rests on, generators' names
-    or `vit`.
+    statistic, arm, reference, protocol: the row of the estimates; without a protocol, under the run's own.
+    models: whose training it rests on, generators' names or `vit`. passes: how often these must have seen
+    each training image, if not `LEAST_PASSES`, for the claim to be anything but contradicted.
     untestable: why no run of ours can decide it; such a claim has no statistic.
     """
 
@@ -49,10 +54,12 @@ class Claim(Settings):
     statistic: str | None = None
     arm: str | None = None
     reference: str | None = None
+    protocol: Literal["lesion", "image"] | None = None
     above: float | None = None
     below: float | None = None
     within: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     models: list[str] = Field(default_factory=list)
+    passes: float | None = None
     untestable: str | None = None
 
     @model_validator(mode="after")
@@ -110,19 +117,38 @@ def read_estimates(paths: Iterable[Path]) -> pd.DataFrame:
     return pd.concat(tables.values(), ignore_index=True)
 
 
-def ledger(
-    claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float], data: str, leaked: float
-) -> pd.DataFrame:
-    """One row a claim: its words, threshold, estimate with n and seeds, verdict and reason.
+def estimate_of(claim: Claim, estimates: pd.DataFrame, protocol: str) -> pd.Series | None:
+    """The row of the estimates that decides a claim; None if there is none, or it could not be measured.
 
-    estimates: columns ESTIMATES. passes: how often each model saw a training image, by its name. data: that
-    of the run, `phantom` or a folder. leaked: share (0 to 1) of the test images whose lesion was trained or
-    chosen on, as `hamsynth_utils.data.split.leaked_share` gives it. `rule` is what the rule alone would
-    say, where there is an estimate.
-    Raises InputError for estimates without those columns, or with two rows for one claim.
+    protocol: the split of the run, under which claims are judged that name none. Raises InputError for
+    estimates without the columns ESTIMATES, or with two rows for the claim.
     """
     _check_columns(estimates, "the table of estimates")
-    return pd.DataFrame([_judged(claim, estimates, passes, data, leaked) for claim in claims])
+    found = estimates[estimates["statistic"] == claim.statistic]
+    found = found[found["protocol"] == (claim.protocol or protocol)]
+    for column, wanted in (("arm", claim.arm), ("reference", claim.reference)):
+        found = found[found[column].isna() if wanted is None else found[column] == wanted]
+    if len(found) > 1:
+        raise InputError(f"the claim {claim.id} has {len(found)} estimates: one must decide it")
+    measured = len(found) == 1 and found[["low", "high"]].notna().all(axis=None)
+    return found.iloc[0] if measured else None
+
+
+def ledger(
+    claims: list[Claim], estimates: pd.DataFrame, passes: dict[str, float], images: str, protocol: str,
+    leaked: float,
+) -> pd.DataFrame:  # fmt: skip
+    """One row a claim: its words, threshold, estimate with n and seeds, verdict and reason.
+
+    estimates: columns ESTIMATES. passes: how often each model saw a training image, by its name. images:
+    whose they are, as `hamsynth_utils.data.ham10000.name_of` says it; it stands in every row. protocol: the
+    split of the run. leaked: share (0 to 1) of the test images whose lesion was trained or chosen on, as
+    `hamsynth_utils.data.split.leaked_share` gives it. `rule` is what the rule alone would say, where there
+    is an estimate. Raises InputError as `estimate_of` does.
+    """
+    return pd.DataFrame(
+        [{**_judged(claim, estimates, passes, protocol, leaked), "images": images} for claim in claims]
+    )
 
 
 def decide(claim: Claim, low: float, high: float) -> str:
@@ -145,34 +171,29 @@ def _check_columns(estimates: pd.DataFrame, name: str) -> None:
 
 
 def _judged(
-    claim: Claim, estimates: pd.DataFrame, passes: dict[str, float], data: str, leaked: float
+    claim: Claim, estimates: pd.DataFrame, passes: dict[str, float], protocol: str, leaked: float
 ) -> dict:
     row = {"id": claim.id, "says": claim.says, "hypothesis": claim.hypothesis}
     if claim.untestable is not None:
         return {**row, "verdict": VERDICTS[3], "reason": claim.untestable}
-    found = estimates[estimates["statistic"] == claim.statistic]
-    for column, wanted in (("arm", claim.arm), ("reference", claim.reference)):
-        found = found[found[column].isna() if wanted is None else found[column] == wanted]
-    if len(found) > 1:
-        raise InputError(f"the claim {claim.id} has {len(found)} estimates: one must decide it")
-    obstacles = ["the phantom is not HAM10000"] if data == "phantom" else []
-    obstacles += [
+    row |= {"threshold": claim.threshold, "protocol": claim.protocol or protocol}
+    estimate = estimate_of(claim, estimates, protocol)
+    rule = None if estimate is None else decide(claim, estimate["low"], estimate["high"])
+    needed = LEAST_PASSES
+    if claim.passes is not None:
+        # An attack that succeeds on a model of little training has succeeded: more training cannot mend that.
+        needed = 0.0 if rule == "contradicted" else claim.passes
+    obstacles = [
         f"{name} saw each image {passes[name]:.1f} times" if name in passes else f"{name} is missing"
         for name in claim.models
-        if passes.get(name, 0.0) < LEAST_PASSES
+        if passes.get(name, 0.0) < needed
     ]
-    if leaked and "vit" in claim.models:
+    if leaked and "vit" in claim.models and claim.protocol != "image":
         obstacles += [f"{100 * leaked:.1f} % of the test images show a lesion that was learned from"]
-    row["threshold"] = claim.threshold
-    if found.empty or found[["low", "high"]].isna().any(axis=None):
-        return {
-            **row,
-            "verdict": VERDICTS[3],
-            "reason": "; ".join([*obstacles, "no such estimate in this run"]),
-        }
-    estimate = found.iloc[0]
-    rule = decide(claim, estimate["low"], estimate["high"])
+    if estimate is None:
+        reason = "; ".join([*obstacles, "no such estimate in this run"])
+        return {**row, "verdict": VERDICTS[3], "reason": reason}
     return {
-        **row, **estimate[["value", "low", "high", "n", "lesions", "seeds", "extractor"]].to_dict(),
+        **row, **estimate[MEASURED].to_dict(),
         "rule": rule, "verdict": VERDICTS[3] if obstacles else rule, "reason": "; ".join(obstacles),
     }  # fmt: skip

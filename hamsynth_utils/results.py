@@ -16,6 +16,8 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
+from hamsynth_utils.data.ham10000 import name_of
+from hamsynth_utils.data.lesions import read_table
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES, estimate_rows
 from hamsynth_utils.profile import generator_of, project_root
@@ -48,6 +50,7 @@ def keep(run: Path, target: Path, minutes: dict[str, float]) -> None:
     if not (run / "metrics/verdicts.csv").is_file():
         raise InputError(f"{run} has no metrics/verdicts.csv: finish it with make report first")
     record = yaml.safe_load((run / "run.yaml").read_text())
+    record["images"] = name_of(record["data"], read_table(run / "data/lesions/table.csv"))
     record["data"] = Path(record["data"]).name
     record["minutes"] = {name: round(length, 1) for name, length in minutes.items()}
     with replacing(target) as folder:
@@ -128,10 +131,10 @@ def answer_in_words(folder: Path = REFERENCE) -> str:
     return f"""**The answer of the reference run.** {_verdict(invented)} Balanced accuracy was
 {100 * real["value"]:.1f} % ({100 * real["low"]:.1f} to {100 * real["high"]:.1f}) with real images alone
 (accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by {_in_words(invented)}.{cheap}
-HAM10000 at {profile["data"]["image_size"]} pixels, split by {profile["data"]["protocol"]}, n = {n:,} test
-images of {lesions:,} lesions, {seeds} trainings of the classifier an arm and one of each generator; in
-brackets 95 % intervals over lesions and trainings; "surely" means p < {ALPHA} after Holm's correction for all
-comparisons of the run.
+Images at {profile["data"]["image_size"]} pixels from {record["images"]}, split by
+{profile["data"]["protocol"]}, n = {n:,} test images of {lesions:,} lesions, {seeds} trainings of the
+classifier an arm and one of each generator; in brackets 95 % intervals over lesions and trainings;
+"surely" means p < {ALPHA} after Holm's correction for all comparisons of the run.
 """
 
 

@@ -10,6 +10,7 @@ import yaml
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import project_root
@@ -26,7 +27,7 @@ def kept(tmp_path):
         (folder / "metrics/estimates").mkdir(parents=True, exist_ok=True)
         record = {
             "profile": {"name": "cpu", "seeds": [0, 1], "data": {"image_size": 64, "protocol": "lesion"}},
-            "minutes": {"01_dataset": 30.0, "02_vae": 90.0}, "device": "CPU, 2 cores",
+            "minutes": {"01_dataset": 30.0, "02_vae": 90.0}, "device": "CPU, 2 cores", "images": "HAM10000",
         }  # fmt: skip
         (folder / "run.yaml").write_text(yaml.safe_dump(record))
         lines = [
@@ -92,6 +93,7 @@ def test_what_is_kept_holds_no_image_and_no_path(tmp_path):
     pd.DataFrame(predictions).to_csv(run / "classifiers/real/seed-0/predictions.csv", index=False)
     (run / "classifiers/real/seed-0/weights.safetensors").write_bytes(b"0")
     (run / "data/lesions/images.npy").write_bytes(b"0")
+    make_phantom(300, seed=0).table.to_csv(run / "data/lesions/table.csv", index=False)
     (run / "notebooks").mkdir()
     cells = [
         {"metadata": {"mystnb": {"figure": {"name": name}, "image": {"alt": f"alt of {name}"}}},
@@ -111,6 +113,7 @@ def test_what_is_kept_holds_no_image_and_no_path(tmp_path):
     assert "![alt of fig-dataset-leak](figures/fig-dataset-leak.png)" in (tmp_path / "kept/README.md").read_text()
     text = (tmp_path / "kept/run.yaml").read_text()
     assert "secret" not in text and yaml.safe_load(text)["minutes"] == {"01_dataset": 1.2}
+    assert yaml.safe_load(text)["images"] == "the folder ham10000, which is not HAM10000", "its name is no proof"
 
 
 def test_the_figures_to_keep_show_no_real_image():

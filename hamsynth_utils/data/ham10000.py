@@ -32,6 +32,9 @@ from hamsynth_utils.data.layout import NOT_A_LESION, find_layout, first_names, r
 from hamsynth_utils.data.lesions import LesionSet, labels_of
 from hamsynth_utils.errors import InputError
 
+IDENTITY = "e1a87097f87fc4ae180433741388137151472f018318f82ba635e4bdf67806b1"
+"""SHA-256 of HAM10000's 10,015 image ids with their diagnoses, sorted, one a line."""
+
 NO_PAIRS = pd.DataFrame({"image_id_a": [], "image_id_b": []}, dtype=object)
 
 
@@ -46,6 +49,20 @@ class Reading:
     lesions: LesionSet
     index: pd.DataFrame
     skipped: pd.DataFrame
+
+
+def name_of(data: str, table: pd.DataFrame) -> str:
+    """Whose images a run has, in words: HAM10000's, the phantom's, or those of a folder that is neither.
+
+    data: that of the run; table: with image_id and dx. A folder is HAM10000 if it has all of its image ids,
+    each with its diagnosis, and no other: a part of it is not. Pixels are not looked at.
+    """
+    if data == "phantom":
+        return "the phantom"
+    lines = "\n".join(sorted(table["image_id"] + " " + table["dx"]))
+    if hashlib.sha256(lines.encode()).hexdigest() == IDENTITY:
+        return "HAM10000"
+    return f"the folder {Path(data).name}, which is not HAM10000"
 
 
 def read_ham10000(

@@ -89,20 +89,18 @@ def lesion_groups(table: pd.DataFrame, near_duplicates: pd.DataFrame) -> np.ndar
     return connected_components(edges, directed=False)[1][lesion]
 
 
-def leaked_share(table: pd.DataFrame, split: Split) -> float:
-    """Share (0 to 1) of the test images whose lesion also has an image in train or validation.
-
-    Raises InputError if a lesion id is missing.
-    """
-    return float(leaked(table, split).mean())
+def leaked_share(table: pd.DataFrame, split: Split, near_duplicates: pd.DataFrame | None = None) -> float:
+    """Share (0 to 1) of the test images that are `leaked`. Raises InputError if a lesion id is missing."""
+    return float(leaked(table, split, near_duplicates).mean())
 
 
-def leaked(table: pd.DataFrame, split: Split) -> np.ndarray:
+def leaked(table: pd.DataFrame, split: Split, near_duplicates: pd.DataFrame | None = None) -> np.ndarray:
     """Bool [test images]: whose lesion also has an image in train or validation.
 
-    Raises InputError if a lesion id is missing.
+    near_duplicates: lesions that these pairs join count as one, as in `lesion_groups`; if left out, every
+    lesion id is a lesion of its own. Raises InputError if a lesion id is missing.
     """
-    lesion = _lesions(table)
+    lesion = _lesions(table) if near_duplicates is None else lesion_groups(table, near_duplicates)
     seen = np.concatenate([split.train, split.validation])
     return np.isin(lesion[split.test], lesion[seen])
 

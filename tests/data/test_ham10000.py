@@ -10,6 +10,7 @@ from PIL import Image
 
 from hamsynth_utils.data.ham10000 import (
     changes_since,
+    name_of,
     read_ham10000,
     read_index,
     read_near_duplicates,
@@ -334,6 +335,16 @@ def test_changes_are_noticed_and_a_mere_copy_is_none(tmp_path: Path) -> None:
     image.unlink()
     told = changes_since(copy, index)
     assert told and told.startswith("2 of 16")
+
+
+def test_a_folder_is_ham10000_by_its_images_and_diagnoses(ham10000_folder: Path) -> None:
+    """Not by its name: neither a part of it, nor the whole with one diagnosis changed."""
+    table = read_metadata(find_layout(ham10000_folder))
+    assert name_of("anywhere", table.sample(frac=1, random_state=0)) == "HAM10000"
+    changed = table.assign(dx=table["dx"].where(table.index != 0, "vasc"))
+    for other in (table[1:], changed):
+        assert name_of("/data/ham10000", other) == "the folder ham10000, which is not HAM10000"
+    assert name_of("phantom", table) == "the phantom"
 
 
 def test_near_duplicates(tmp_path: Path) -> None:

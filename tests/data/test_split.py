@@ -7,7 +7,15 @@ import pytest
 from hamsynth_utils.data.ham10000 import NO_PAIRS, read_near_duplicates
 from hamsynth_utils.data.layout import find_layout, read_metadata
 from hamsynth_utils.data.lesions import CLASSES
-from hamsynth_utils.data.split import Split, image_split, leaked_share, lesion_groups, lesion_split, split_by
+from hamsynth_utils.data.split import (
+    Split,
+    image_split,
+    leaked,
+    leaked_share,
+    lesion_groups,
+    lesion_split,
+    split_by,
+)
 from hamsynth_utils.errors import InputError
 
 
@@ -81,6 +89,13 @@ def test_leaked_share_by_hand() -> None:
     # test holds a (also in train), b (also in validation), c and d (nowhere else)
     split = Split(np.array([0]), np.array([2]), np.array([1, 3, 4, 5]))
     assert leaked_share(table, split) == 0.5
+
+
+def test_a_photo_that_goes_by_two_lesions_leaks() -> None:
+    table = pd.DataFrame({"image_id": list("abcd"), "lesion_id": ["1", "2", "3", "4"]})
+    split = Split(np.array([0]), np.array([1]), np.array([2, 3]))
+    pairs = pd.DataFrame({"image_id_a": ["a"], "image_id_b": ["d"]})
+    assert leaked_share(table, split) == 0 and leaked(table, split, pairs).tolist() == [False, True]
 
 
 def test_groups_join_chains_of_near_duplicates() -> None:
