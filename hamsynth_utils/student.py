@@ -1,4 +1,4 @@
-"""The students' notebooks: without the solutions of the exercises and the answers of the quizzes.
+"""The students' notebooks: without solutions and the answers of the quizzes, in plain Markdown.
 
 python -m hamsynth_utils.student --out DIR
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.plain_markdown import in_plain_markdown
 from hamsynth_utils.profile import project_root
 from hamsynth_utils.writing import replacing
 
@@ -23,7 +24,7 @@ ANSWER = re.compile(r"\n*^(`{3,})\{dropdown\} Answer\n.*?^\1$", re.M | re.S)
 
 
 def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """The notebook without its solutions, and with the questions of its quiz alone."""
+    """The notebook without its solutions, with the questions of its quiz alone, as JupyterLab shows it."""
     cells = []
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", [])
@@ -32,7 +33,7 @@ def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
             cell = {**cell, "source": questions.splitlines(keepends=True)}
         if SOLUTION not in tags:
             cells.append(cell)
-    return {**notebook, "cells": cells}
+    return in_plain_markdown({**notebook, "cells": cells})
 
 
 def write_student_version(folder: Path, notebooks: Path | None = None) -> list[Path]:
