@@ -18,8 +18,10 @@ from hamsynth_utils.plain_markdown import in_plain_markdown
 from hamsynth_utils.profile import project_root
 from hamsynth_utils.writing import replacing
 
-SOLUTION, QUIZ = "solution", "quiz"
-"""The tags of cells that hold a solution, and of the quiz."""
+SOLUTION, CHECK, QUIZ = "solution", "check", "quiz"
+"""The tags of cells that hold a solution, that check an answer, and of the quiz."""
+FIRST_LINE = "# The check: run this cell\n"
+"""Of a check, which knows the answer: JupyterLab folds a cell down to its first line."""
 ANSWER = re.compile(r"\n*^(`{3,})\{dropdown\} Answer\n.*?^\1$", re.M | re.S)
 
 
@@ -31,6 +33,8 @@ def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
         if QUIZ in tags:
             questions = ANSWER.sub("", "".join(cell["source"]))
             cell = {**cell, "source": questions.splitlines(keepends=True)}
+        if CHECK in tags:
+            cell = {**cell, "source": [FIRST_LINE, *cell["source"]]}
         if SOLUTION not in tags:
             cells.append(cell)
     return in_plain_markdown({**notebook, "cells": cells})
