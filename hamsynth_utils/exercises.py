@@ -25,10 +25,10 @@ def verdict(answer: Any, expected: Any, hint: str = "", within: float | None = N
     """What `self_check` prints."""
     parts = answer if isinstance(answer, list | tuple) and len(answer) else [answer]
     if all(part is None for part in parts):
-        return UNANSWERED
+        return f"{UNANSWERED}: the answer is None"
     if _agrees(answer, expected, within):
         return RIGHT
-    if isinstance(answer, str) and isinstance(expected, int | float | np.number):
+    if isinstance(answer, str) and _numbers(expected) is not None:
         hint = f"a number is asked for, and {answer!r} is text"
     return f"{WRONG}: {hint}" if hint else WRONG
 

@@ -9,7 +9,6 @@ new key each time. What is written can be read by its owner alone.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -25,7 +24,8 @@ from hamsynth_utils.checkpoints import WEIGHTS
 from hamsynth_utils.datacard import Sent, machine_readable, readable
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.gate import SET, VERDICTS, Limit, judge, refusals
-from hamsynth_utils.profile import GENERATORS, project_root
+from hamsynth_utils.profile import GENERATORS
+from hamsynth_utils.run import runs_folder
 from hamsynth_utils.sealing import checked_recipients, recipients_in, seal
 from hamsynth_utils.synthesis import read_manifest, read_synthetic
 from hamsynth_utils.verification import SUMS
@@ -204,8 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        root = Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs")
-        folder = Path(options.run) if (Path(options.run) / "run.yaml").is_file() else root / options.run
+        folder = Path(options.run)
+        folder = folder if (folder / "run.yaml").is_file() else runs_folder() / options.run
         recipients = [*options.recipient, *(recipients_in(options.recipients) if options.recipients else [])]
         fingerprint = export(
             folder, options.generator, options.out, date.today(), recipients, options.override

@@ -1,4 +1,4 @@
-"""A figure with controls under it where somebody is at the notebook, and the figure alone where nobody is.
+"""What a notebook shows where somebody is at it: controls under a figure, and the numbers of its text.
 
 Jupyter's protocol says which: with every cell a front end sends whether its code may ask the user for input
 (`allow_stdin`). JupyterLab allows it; papermill, and nbclient by which it executes, do not. So nothing has to
@@ -13,10 +13,11 @@ import inspect
 import io
 import time
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import ipywidgets
+import myst_nb
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -30,6 +31,14 @@ def somebody_is_there() -> bool:
     if shell is None or not hasattr(shell, "get_parent"):  # plain Python, or a terminal
         return False
     return bool(shell.get_parent().get("content", {}).get("allow_stdin", False))
+
+
+def glue(name: str, value: Any, display: bool = True) -> None:
+    """As `myst_nb.glue`, for the text of a page; where somebody is there, the value is printed, too."""
+    myst_nb.glue(name, value, display=display)
+    if somebody_is_there():
+        fraction = isinstance(value, Real) and not isinstance(value, Integral)
+        print(f"{name}: {value:.4g}" if fraction else f"{name}: {value}")
 
 
 def by_hand(

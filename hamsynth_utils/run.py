@@ -75,7 +75,7 @@ class Run:
     ) -> Run:
         """Create `<root>/<name>/run.yaml`, or check that it was made with the same profile, data and seed.
 
-        root: by default the folder in HAMSYNTH_RUNS, else `runs/` of the project.
+        root: by default the `runs_folder`.
         seeds, arms: of the classifiers that the run shall have. A run can gain some, which leaves valid what
             is finished, but not lose any, since the evaluation would still see them. If left out: those that
             it has, and in a new run those of the profile.
@@ -92,7 +92,7 @@ class Run:
                 raise InputError(f"the parameter {key} must be {kind.__name__}, but it is {value!r}")
         if not name or name in {".", ".."} or "/" in name or "\\" in name:
             raise InputError(f"the run's name must be a plain folder name, not {name!r}")
-        root = root or Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs")
+        root = root or runs_folder()
         asked = load_profile(profile)
         asked = asked.with_classifiers(
             asked.seeds if seeds is None else seeds, asked.arms if arms is None else arms
@@ -308,6 +308,11 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {os.cpu_count()} cores" if device.type == "cpu" else str(device)
+
+
+def runs_folder() -> Path:
+    """The folder in HAMSYNTH_RUNS, where `~` is the user's home, else `runs/` of the project."""
+    return Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs").expanduser()
 
 
 def _git_commit() -> str:

@@ -1,4 +1,4 @@
-"""The students' notebooks: without the solutions of the exercises and the answers of the quizzes.
+"""The students' notebooks: without solutions and the answers of the quizzes, in plain Markdown.
 
 python -m hamsynth_utils.student --out DIR
 """
@@ -14,25 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.plain_markdown import in_plain_markdown
 from hamsynth_utils.profile import project_root
 from hamsynth_utils.writing import replacing
 
-SOLUTION, QUIZ = "solution", "quiz"
-"""The tags of cells that hold a solution, and of the quiz."""
+SOLUTION, CHECK, QUIZ = "solution", "check", "quiz"
+"""The tags of cells that hold a solution, that check an answer, and of the quiz."""
+FIRST_LINE = "# The check: run this cell\n"
+"""Of a check, which knows the answer: JupyterLab folds a cell down to its first line."""
 ANSWER = re.compile(r"\n*^(`{3,})\{dropdown\} Answer\n.*?^\1$", re.M | re.S)
 
 
 def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """The notebook without its solutions, and with the questions of its quiz alone."""
+    """The notebook without its solutions, with the questions of its quiz alone, as JupyterLab shows it."""
     cells = []
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", [])
         if QUIZ in tags:
             questions = ANSWER.sub("", "".join(cell["source"]))
             cell = {**cell, "source": questions.splitlines(keepends=True)}
+        if CHECK in tags:
+            cell = {**cell, "source": [FIRST_LINE, *cell["source"]]}
         if SOLUTION not in tags:
             cells.append(cell)
-    return {**notebook, "cells": cells}
+    return in_plain_markdown({**notebook, "cells": cells})
 
 
 def write_student_version(folder: Path, notebooks: Path | None = None) -> list[Path]:

@@ -254,7 +254,7 @@ def test_solutions_pass_their_checks_and_wrong_answers_do_not(phantom, real):
     assert surprises(real.answers, *(each.chapter for each in REGISTRY.values() if not each.in_every_run)) == []
     cells = json.loads((phantom.folder / "notebooks/01_dataset.ipynb").read_text())["cells"]
     checked = [cell for cell in cells if "check" in cell["metadata"].get("tags", [])]
-    assert [output["text"] for cell in checked for output in cell["outputs"]] == [["not answered yet\n"]] * len(checked)
+    assert [output["text"] for cell in checked for output in cell["outputs"]] == [["not answered yet: the answer is None\n"]] * len(checked)
 
 
 def test_a_students_notebook_runs_as_it_was_handed_out(phantom, tmp_path):

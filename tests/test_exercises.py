@@ -18,6 +18,7 @@ from solving import CHAPTERS, exercises_of, surprises, trying
 
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.exercises import RIGHT, UNANSWERED, WRONG, self_check, verdict
+from hamsynth_utils.plain_markdown import plain
 from hamsynth_utils.student import for_students, main, write_student_version
 
 
@@ -116,11 +117,12 @@ def test_a_wrong_answer_is_not_right_and_gets_the_hint(answer, expected):
 def test_what_is_not_answered_is_said_and_a_text_for_a_number_too(capsys):
     for answer in (None, [None, None], (None,)):
         self_check(answer, 3, "a hint")
-        assert capsys.readouterr().out == f"{UNANSWERED}\n"
+        assert capsys.readouterr().out == f"{UNANSWERED}: the answer is None\n"
     asked = []
     self_check(None, asked.append)
-    assert asked == [] and capsys.readouterr().out == f"{UNANSWERED}\n"
-    assert verdict("3", 3.0, "a hint") == f"{WRONG}: a number is asked for, and '3' is text"
+    assert asked == [] and capsys.readouterr().out == f"{UNANSWERED}: the answer is None\n"
+    for number in (3, 3.0, np.float64(3), torch.tensor(3.0)):
+        assert verdict("3", number, "a hint") == f"{WRONG}: a number is asked for, and '3' is text"
 
 
 def test_how_far_off_a_number_may_be():
@@ -145,10 +147,52 @@ def test_a_solution_that_fails_or_a_wrong_answer_that_passes_is_a_surprise(tmp_p
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
+def test_students_notebooks_have_nothing_that_jupyterlab_does_not_show(chapter):
+    cells = for_students({"cells": cells_of(chapter)})["cells"]
+    said = [source(cell) for cell in cells if cell["cell_type"] == "markdown"]
+    assert not [text for text in said if re.search(r"\{[a-z:]+\}`|^(```|:::)\{|^\$\$ \(", text, re.M)]
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    for after, cell in enumerate(cells[:-1]):
+        figure = cell["metadata"].get("mystnb", {}).get("figure")
+        if figure:
+            assert source(cells[after + 1]).endswith(f".* {plain(figure['caption'])}")
+    assert "from hamsynth_utils.hands import glue" in "".join(source(cell) for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("myst", "shown"),
+    [
+        ("see {doc}`02_vae`", "see [02_vae](02_vae.ipynb)"),
+        ("page {doc}`../run`, {doc}`datasheet <../datasheet>`", "page *run* of the report, *datasheet* of the report"),
+        ("By {eq}`eq-vae-kl`", "By (eq-vae-kl)"),
+        ("$$\na = b\n$$ (eq-a-b)\n\n$$\nc\n$$", "$$\na = b\\tag{eq-a-b}\n$$\n\n$$\nc\n$$"),
+        ("{numref}`fig-vae-toy`", "fig-vae-toy"),
+        ("{glue:text}`vae-steps:,.0f` steps", "`vae-steps` steps"),
+        ("{cite}`kingma2014vae`", "([Kingma and Welling, 2014](https://arxiv.org/abs/1312.6114))"),
+        ("{cite:t}`ho2020ddpm`", "[Ho et al. (2020)](https://arxiv.org/abs/2006.11239)"),
+        ("`{eq}` in code", "`{eq}` in code"),
+    ],
+)
+def test_plain_markdown_keeps_what_a_page_would_show(myst, shown):
+    assert plain(myst) == shown
+
+
+def test_a_role_without_a_plain_form_is_named():
+    with pytest.raises(InputError, match=r"\{ref\}`cell <x>` has no plain form: add one for \{ref\}"):
+        plain("see {ref}`cell <x>`")
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_students_get_everything_but_solutions_and_answers(chapter):
     notebook = {"cells": cells_of(chapter), "metadata": {}, "nbformat": 4}
     given = for_students(notebook)["cells"]
-    assert given[:-1] == [cell for cell in notebook["cells"][:-1] if "solution" not in tags(cell)]
+    ours = {cell["id"]: cell for cell in notebook["cells"] if "solution" not in tags(cell)}
+    assert [cell["id"] for cell in given if cell["id"] in ours] == list(ours)
+    code = [cell for cell in given if cell["cell_type"] == "code"]
+    for cell in code:
+        # JupyterLab shows the first line of a folded cell, which must not be one that knows the answer
+        first = "# The check: run this cell\n" if "check" in tags(cell) else ""
+        assert source(cell) == first + source(ours[cell["id"]]) and cell["metadata"] == ours[cell["id"]]["metadata"]
     text = "".join(map(source, given))
     assert "{dropdown}" not in text and "Exercises" in text
     questions = re.findall(r"^\*\*[A-Z]\.\*\* .*?\?$", source(notebook["cells"][-1]), re.M | re.S)

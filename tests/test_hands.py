@@ -87,6 +87,19 @@ def test_the_front_end_says_whether_somebody_is_there() -> None:
     assert re.findall("True|False", "".join(said)) == ["True", "False", "True"]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.123456, "0.1235"), (np.float32(1234.56), "1235"), (1050, "1050"), ("nearer", "nearer")]
+)
+def test_a_number_of_the_text_is_printed_where_somebody_is_there(monkeypatch, capsys, value, said) -> None:
+    glued = []
+    monkeypatch.setattr(hands.myst_nb, "glue", lambda *args, **how: glued.append((args, how)))
+    for there, printed in ((True, f"vae-steps: {said}\n"), (False, "")):
+        monkeypatch.setattr(hands, "somebody_is_there", lambda there=there: there)
+        hands.glue("vae-steps", value, display=False)
+        assert capsys.readouterr().out == printed
+    assert glued == [(("vae-steps", value), {"display": False})] * 2
+
+
 def test_papermill_leaves_the_figure_alone(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}

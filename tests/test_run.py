@@ -118,6 +118,13 @@ def test_the_command_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_runs_lie_at_home_if_the_environment_says_so(tmp_path, tiny_profile, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HAMSYNTH_RUNS", "~/runs")
+    assert Run.open("a", tiny_profile).folder == tmp_path / "home/runs/a"
+    assert (tmp_path / "home/runs/a/run.yaml").is_file()
+
+
 def test_a_runs_folder_that_cannot_be_written_is_an_input_error(tmp_path, tiny_profile):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write .*start again"):

@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
 from itertools import pairwise
+from types import SimpleNamespace
 
 from hamsynth_utils.profile import project_root
 from hamsynth_utils.registry import REGISTRY
+from hamsynth_utils.run import runs_folder
 from hamsynth_utils.run_page import chapter_minutes
 
 ROOT = project_root()
@@ -26,7 +29,8 @@ def chapters(text: str) -> list[str]:
 def test_the_day_runs_forward_along_the_road():
     clock = [60 * int(h) + int(m) for h, m in re.findall(r"^\| (\d+):(\d\d) \|", section("One day"), re.M)]
     assert clock == sorted(clock) and all(15 <= b - a <= 60 for a, b in pairwise(clock))
-    assert clock[-1] - clock[0] <= 8 * 60
+    assert clock[-1] - clock[0] <= 8 * 60 and "| 17:00 | End |" in section("One day")
+    assert clock[-1] - clock[-2] == 30, "the last half hour, which must not be cut"
     plan = chapters(section("One day"))
     assert plan[:-1] == sorted(plan[:-1]) and set(plan) <= ROAD  # the release comes up only in the last talk
 
@@ -42,6 +46,26 @@ def test_the_cells_to_run_live_are_there():
     for chapter, function in rows:
         code = ["".join(c["source"]) for c in NOTEBOOKS[chapter]["cells"] if c["cell_type"] == "code"]
         assert any(f"def {function}(" in source for source in code), (chapter, function)
+
+
+def test_a_class_on_a_server_uses_the_environment_of_all_and_each_has_runs_of_his_own(tmp_path, monkeypatch):
+    server = section("On a server for a class")
+    (environment,) = set(re.findall(r"^sudo make \w+ (BIN=\S+) ", server, re.M))
+    makes = re.findall(r"^sudo (make \w+) ", server, re.M)
+    assert makes == ["make report", "make student"]
+    for command in makes:
+        said = subprocess.run(
+            [*command.split(), "-n", environment], cwd=ROOT, text=True, capture_output=True, check=True
+        )
+        assert f'"{environment.removeprefix("BIN=")}/python" -m' in said.stdout and ".venv" not in said.stdout
+    (config,) = re.findall(r"^```python\n(.*?)^```$", server, re.M | re.S)
+    hub = SimpleNamespace(Spawner=SimpleNamespace())
+    exec(config, {"c": hub})
+    for name, value in hub.Spawner.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (copied,) = re.findall(r"^mkdir -p (\S+) && cp -r \S+/runs/phantom-smoke (\S+)/$", server, re.M)
+    assert {(tmp_path / path.removeprefix("~/")) for path in copied} == {runs_folder()}
 
 
 def test_minutes_are_the_runs_and_none_is_typed():
