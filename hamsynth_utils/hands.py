@@ -18,10 +18,20 @@ from typing import Any
 
 import ipywidgets
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import Javascript, display
 from matplotlib.figure import Figure
 
 from hamsynth_utils.errors import InputError
+
+NAMED_SLIDERS = """
+const place = element.closest('.jp-OutputArea') || document.body;
+new MutationObserver(() => place.querySelectorAll('.widget-slider').forEach((slider) => {
+  const handle = slider.querySelector('[role=slider]');
+  handle?.setAttribute('aria-label', slider.querySelector('.widget-label').textContent);
+  handle?.setAttribute('aria-valuetext', slider.querySelector('.widget-readout').textContent);
+})).observe(place, { childList: true, characterData: true, subtree: true });
+"""
+"""Of a slider, ipywidgets tells a screen reader no name, and the number of the option in place of the option."""
 
 
 def somebody_is_there() -> bool:
@@ -49,6 +59,7 @@ def by_hand(
     if not somebody_is_there():
         return figure
     display(figure)
+    display(Javascript(NAMED_SLIDERS))
     widgets = {name: _control(name, values, start[name], slow) for name, values in controls.items()}
     picture = ipywidgets.HTML()
 
