@@ -31,7 +31,7 @@ new MutationObserver(() => place.querySelectorAll('.widget-slider').forEach((sli
   handle?.setAttribute('aria-valuetext', slider.querySelector('.widget-readout').textContent);
 })).observe(place, { childList: true, characterData: true, subtree: true });
 """
-"""Of a slider, ipywidgets tells a screen reader no name, and the number of the option in place of the option."""
+"""ipywidgets tells a screen reader no name of a slider, and of its option only the number."""
 
 
 def somebody_is_there() -> bool:

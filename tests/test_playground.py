@@ -271,6 +271,8 @@ def test_the_page_draws_steps_walks_and_saves(phantom_report, tmp_path) -> None:
         page.get_by_label("Generator").select_option("flow")
         assert page.get_by_label("Steps").locator("option").all_inner_texts() == ["1", "2", "4"]
         page.get_by_label("Steps").select_option("1")
+        page.get_by_role("slider", name="Guidance", exact=True).press("End")
+        assert page.locator("[data-name=guidance]").inner_text() == "5"
         page.get_by_role("button", name="Draw").click()
         status.filter(has_text="flow matching, seed 12: made in").wait_for()
         assert "after 1 of 1 passes of the network, the last at time 0" in page.locator("[data-name=time]").inner_text()
