@@ -29,7 +29,7 @@ def ddpm(diffusion: Diffusion, labels: Tensor, seed: int) -> Tensor:
     x = torch.randn(len(labels), *diffusion.shape, generator=draw)
     for time in reversed(range(diffusion.settings.timesteps)):
         t = torch.full_like(labels, time)
-        clean = diffusion.predict_clean(x, t, labels, diffusion.settings.guidance)
+        clean = diffusion.predict(x, t, labels, diffusion.settings.guidance)
         mean, _, log_variance = diffusion.process.q_posterior(clean, x, t)
         x = mean
         if time:

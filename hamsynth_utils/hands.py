@@ -19,10 +19,20 @@ from typing import Any
 import ipywidgets
 import myst_nb
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import Javascript, display
 from matplotlib.figure import Figure
 
 from hamsynth_utils.errors import InputError
+
+NAMED_SLIDERS = """
+const place = element.closest('.jp-OutputArea') || document.body;
+new MutationObserver(() => place.querySelectorAll('.widget-slider').forEach((slider) => {
+  const handle = slider.querySelector('[role=slider]');
+  handle?.setAttribute('aria-label', slider.querySelector('.widget-label').textContent);
+  handle?.setAttribute('aria-valuetext', slider.querySelector('.widget-readout').textContent);
+})).observe(place, { childList: true, characterData: true, subtree: true });
+"""
+"""ipywidgets tells a screen reader no name of a slider, and of its option only the number."""
 
 
 def somebody_is_there() -> bool:
@@ -58,6 +68,7 @@ def by_hand(
     if not somebody_is_there():
         return figure
     display(figure)
+    display(Javascript(NAMED_SLIDERS))
     widgets = {name: _control(name, values, start[name], slow) for name, values in controls.items()}
     picture = ipywidgets.HTML()
 

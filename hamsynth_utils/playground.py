@@ -12,22 +12,22 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hamsynth_utils.checkpoints import WEIGHTS, checkpoint_of
 from hamsynth_utils.data.lesions import CLASS_NAMES, CLASSES
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.generators import Generator, load_generator
-from hamsynth_utils.generators.diffusion import Diffusion
-from hamsynth_utils.generators.gan import GAN
-from hamsynth_utils.generators.vae import VAE
+from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.profile import GENERATORS
-from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.synthesis import LICENCE, NOTICE
 from hamsynth_utils.weights import sha256_of
 
 LIMIT = 25 * 10**6
 """Bytes that all networks of a page may have together."""
 OPSET = 17
+MOST_PASSES = 500
+"""Of a network, for one image."""
 LEAST_HALVED = 256
 """Tensors with fewer values stay in full precision: halving them would save nothing."""
 
@@ -44,7 +44,7 @@ def write_playground(target: Path, folder: Path, data: str) -> None:
         networks, size = _export_all(own, target)
         if size <= LIMIT:
             note = "These are this run's own. They have learned to draw the phantom, which is not skin."
-            return _describe(target, networks, " ".join(filter(None, [note, _not_shown(folder)])))
+            return _describe(target, networks, note)
         why = f"This run's own would take {size / 1e6:.0f} MB, and a page may have {LIMIT / 1e6:.0f} MB."
     elif data == "phantom":
         why = "This run has trained no network of its own."
@@ -61,95 +61,80 @@ def export(generator: Generator, target: Path) -> dict[str, Any]:
     """Write the parts of a generator as `target/<name>-<part>.onnx`, and return what a page must know.
 
     Weights are stored in half precision; the arithmetic is in single precision. All parts work on one image.
-    decode: noise [1, ...], label int64 [1] -> image [1, 3, S, S] in [-1, 1]; of a diffusion model it takes
-    the latents in the noise's place, which the part denoise guesses: noisy [1, ...], time int64 [1], label,
-    guidance [] -> clean [1, ...].
+    draw: noise [1, *shape], label int64 [1] -> image [1, 3, S, S] in [-1, 1]. A `LatentGenerator` has two
+    parts instead, and `paths` by the number of steps:
+    predict: x [1, *shape], time [1], label, guidance [] -> what its network says of it, [1, *shape];
+    decode: x -> image.
     """
     target.mkdir(parents=True, exist_ok=True)
-    parts, facts = PARTS[type(generator)](generator)
-    for part, (module, inputs) in parts.items():
-        _write(module, inputs, target / f"{generator.name}-{part}.onnx")
-    title, shape = ARM_NAMES[generator.name], next(iter(parts["decode"][1].values())).shape[1:]
-    return {"title": title, "size": generator.image_size, **facts, "shape": tuple(shape)}
+    noise, label = torch.zeros(1, *generator.noise_shape), torch.tensor([0])
+    facts: dict[str, Any] = {}
+    if isinstance(generator, LatentGenerator):
+        settings = generator.settings
+        paths = {steps: _path(generator, steps) for steps in generator.steps_to_try}
+        facts = {"guidance": settings.guidance, "steps": settings.sampling_steps, "paths": paths}
+        asked = {"x": noise, "time": torch.zeros(1), "label": label, "guidance": torch.tensor(2.0)}
+        times = torch.as_tensor([each["time"] for each in paths[settings.sampling_steps] if "time" in each])
+
+        def predict(x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
+            return generator.predict(x, time.to(times.dtype), label, guidance)  # type: ignore[arg-type]
+
+        _write(_Part(generator, predict), asked, target / f"{generator.name}-predict.onnx")
+        _write(_Part(generator, generator.images_of), {"x": noise}, target / f"{generator.name}-decode.onnx")
+    else:
+        inputs = {"noise": noise, "label": label}
+        _write(_Part(generator, generator.draw), inputs, target / f"{generator.name}-draw.onnx")
+    about = {"title": ARM_NAMES[generator.name], "size": generator.image_size, "shape": generator.noise_shape}
+    return {**about, **facts}
 
 
-Parts = dict[str, tuple[nn.Module, dict[str, Tensor]]]
-"""The networks of a generator by name, each with an example of its inputs by theirs."""
-LABEL = torch.tensor([0])
+def _path(generator: LatentGenerator, steps: int) -> list[dict[str, Any]]:
+    """What a page does, in order: ask the network at a `time` about a sum, or, without a time, show the sum.
+
+    `weights` of the sum: of the noise, and of every answer of the network so far. A solver is linear in
+    these, so that unit vectors in their place say what it makes of them.
+    """
+    todo: list[dict[str, Any]] = []
+    units = iter(torch.eye(1 + MOST_PASSES, dtype=torch.float64).view(-1, 1, 1, 1, 1 + MOST_PASSES))
+
+    def noted(x: Tensor, **at: float) -> None:
+        known = 1 + sum("time" in each for each in todo)
+        todo.append({**at, "weights": [float(f"{weight:.9g}") for weight in x.flatten()[:known].tolist()]})
+
+    def predict(x: Tensor, time: float) -> Tensor:
+        noted(x, time=time)
+        return next(units)
+
+    for x in generator.solve(next(units), predict, steps, generator.settings.solver):
+        noted(x)
+    return todo
 
 
-def _parts_of_vae(vae: VAE) -> tuple[Parts, dict[str, Any]]:
-    noise = torch.zeros(1, vae.settings.latent_size)
-    return {"decode": (_DecodeNoise(vae), {"noise": noise, "label": LABEL})}, {}
+class _Part(nn.Module):
+    """A function of a generator as a network of its own."""
 
-
-def _parts_of_gan(gan: GAN) -> tuple[Parts, dict[str, Any]]:
-    noise = torch.zeros(1, gan.settings.latent_size)
-    return {"decode": (gan.synthesis, {"noise": noise, "label": LABEL})}, {}
-
-
-def _parts_of_diffusion(diffusion: Diffusion) -> tuple[Parts, dict[str, Any]]:
-    settings, noise = diffusion.settings, torch.zeros(1, *diffusion.shape)
-    asked = {"noisy": noise, "time": torch.tensor([1]), "label": LABEL, "guidance": torch.tensor(2.0)}
-    facts = {
-        "guidance": settings.guidance, "steps": settings.sampling_steps, "solver": settings.solver,
-        "schedules": {number: _schedule(diffusion, number)
-                      for number in sorted({settings.sampling_steps, *settings.curve_steps})},
-    }  # fmt: skip
-    decode = _DecodeLatents(diffusion), {"noise": noise}
-    return {"denoise": (_Denoise(diffusion), asked), "decode": decode}, facts
-
-
-PARTS: dict[type[Generator], Callable[[Any], tuple[Parts, dict[str, Any]]]] = {
-    VAE: _parts_of_vae, GAN: _parts_of_gan, Diffusion: _parts_of_diffusion,
-}  # fmt: skip
-"""How a page samples a generator; one that is not here is not shown in pages."""
-
-
-def _schedule(diffusion: Diffusion, steps: int) -> dict[str, list]:
-    # Without log(alpha / sigma), which may be infinite, for which JSON has no word; the page takes the log.
-    return dict(zip(("time", "alpha", "sigma"), diffusion.schedule(steps)[:3], strict=True))
-
-
-class _DecodeNoise(nn.Module):
-    """What `VAE.sample` does with noise. ONNX can solve no equations: the prior's root stands ready."""
-
-    root: Tensor
-
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, generator: Generator, function: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.vae = vae
-        ones = torch.eye(vae.settings.latent_size)
-        middle = vae.to_prior(torch.zeros(1, len(ones)), torch.tensor([0]))
-        self.register_buffer("root", (vae.to_prior(ones, torch.zeros(len(ones)).long()) - middle).detach())
+        self.generator, self.function = generator, function
 
-    def forward(self, noise: Tensor, label: Tensor) -> Tensor:
-        drawn = noise @ self.root
-        if self.vae.settings.fitted_prior:
-            drawn = drawn + self.vae.prior_mean[label]
-        return self.vae.decode(drawn, label).clamp(-1, 1)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
 
 
-class _DecodeLatents(nn.Module):
-    def __init__(self, diffusion: Diffusion) -> None:
-        super().__init__()
-        self.representation = diffusion.representation
+class _WithInverses(TorchFunctionMode):
+    """ONNX can solve no equations: inverses of triangular matrices, which must be weights, stand ready."""
 
-    def forward(self, clean: Tensor) -> Tensor:
-        return self.representation.decode(clean).clamp(-1, 1)
-
-
-class _Denoise(nn.Module):
-    def __init__(self, diffusion: Diffusion) -> None:
-        super().__init__()
-        self.diffusion = diffusion
-
-    def forward(self, noisy: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
-        return self.diffusion.predict_clean(noisy, time, label, guidance)  # type: ignore[arg-type]
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        if function is not torch.linalg.solve_triangular:
+            return function(*arguments, **(named or {}))
+        matrix, right = arguments
+        return torch.tensor(function(matrix, torch.eye(len(matrix)), **named).tolist()) @ right
 
 
 def _write(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _WithInverses():
         # It warns of what the trace holds fixed: one image, and a guidance that is not skipped at 1.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -180,17 +165,8 @@ def _halve(model: onnx.ModelProto) -> None:
 
 
 def _present(paths: dict[str, Path]) -> dict[str, Path]:
-    """Those of the files that are there, and of generators that a page can sample."""
-    return {name: path for name, path in paths.items() if path.is_file() and REGISTRY[name].kind in PARTS}
-
-
-def _not_shown(folder: Path) -> str:
-    """Which generators of the run a page cannot sample; "" if it can all."""
-    names = [
-        each.title for name, each in REGISTRY.items()
-        if (folder / f"generators/{name}/{WEIGHTS}").is_file() and each.kind not in PARTS
-    ]  # fmt: skip
-    return f"No way is written yet to draw in a browser with: {', '.join(names)}." if names else ""
+    """Those of the files that are there."""
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def _export_all(paths: dict[str, Path], target: Path) -> tuple[dict[str, Any], int]:

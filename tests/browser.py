@@ -18,6 +18,9 @@ AXE = (Path(__file__).parent / "axe/axe.min.js").read_text()
 SERIOUS = """rules => axe.run({preload: false, ...rules}).then(found => found.violations.filter(v => ["serious", "critical"].includes(v.impact))
     .map(v => `${v.id}: ${v.help}, ${v.nodes.length} times, first ${v.nodes[0].html.slice(0, 200)}`))"""
 MATHEMATICS = "span.math, div.math"
+HEAVY = 5 * 10**6
+"""Bytes that a page and what belongs to it alone may have; what all pages share, a browser loads once."""
+SHARED = {"_static", "mathjax"}
 MAC_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 
 
@@ -82,8 +85,8 @@ def problems_of(site: Path, accessibility: bool = True) -> list[str]:
     """All that is wrong with the pages of a built report; an empty list if nothing is.
 
     On every page: no console error or warning, no failed request, none to another host, all images loaded and
-    described, every equation drawn, no sideways scrolling on a desktop or a phone, and, which takes seconds a
-    page, no serious finding by axe-core in light or in dark.
+    described, every equation drawn, no more than `HEAVY` bytes, no sideways scrolling on a desktop or a phone,
+    and, which takes seconds a page, no serious finding by axe-core in light or in dark.
     """
     problems: list[str] = []
     pages = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
@@ -100,6 +103,8 @@ def problems_of(site: Path, accessibility: bool = True) -> list[str]:
 
 def _page_problems(page: Page, path: Path, accessibility: bool) -> list[str]:
     problems: list[str] = []
+    files: set[Path] = set()
+    page.on("request", lambda request: files.add(Path(unquote(urlparse(request.url).path))))
     page.on(
         "console",
         lambda m: problems.append(f"{m.type}: {m.text}") if m.type in {"error", "warning"} else None,
@@ -128,6 +133,9 @@ def _page_problems(page: Page, path: Path, accessibility: bool) -> list[str]:
             problems.append(f"image not loaded: {source}")
         if not alt or alt == source or alt.endswith(Path(source).name):
             problems.append(f"image without a description: {source}")
+    size = sum(file.stat().st_size for file in files if file.is_file() and not SHARED & set(file.parts))
+    if size > HEAVY:
+        problems.append(f"heavy: {size / 1e6:.1f} MB, and a page may have {HEAVY / 1e6:.0f}")
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):

@@ -312,8 +312,12 @@ def test_the_browser_check_sees_faults(tmp_path: Path) -> None:
         """<html><body><script src="https://example.org/x.js"></script><script src="gone.js"></script>
         <script>console.error("broken")</script><img src="gone.png" alt="gone">
         <div style="width:999px">wide</div><button></button><span class="math">x</span>
-        <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></body></html>"""
+        <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><script src="large.js"></script>
+        <script src="_static/large.js"></script></body></html>"""
     )
+    (tmp_path / "_static").mkdir()
+    for name in ("large.js", "_static/large.js"):
+        (tmp_path / name).write_text("/*" + 5_000_000 * " " + "*/")
     found = " ".join(problems_of(tmp_path))
     for fault in (
         "another host: https://example.org",
@@ -324,5 +328,6 @@ def test_the_browser_check_sees_faults(tmp_path: Path) -> None:
         "sideways scrolling at 390",
         "MathJax was not loaded",
         "button-name: ",
+        "heavy: 5.0 MB",
     ):
         assert fault in found

@@ -217,10 +217,13 @@ def test_in_jupyterlab_an_arrow_key_changes_the_picture(lab: str) -> None:
                 picture.wait_for(timeout=20_000)
                 break
         assert colour(source_of(picture.evaluate("image => image.outerHTML"))) == [128, 0, 255]
-        page.get_by_role("slider").focus()
+        slider = page.get_by_role("slider", name="noise level", exact=True)
+        assert slider.get_attribute("aria-valuetext") == "0.5"
+        slider.focus()
         page.keyboard.press("ArrowRight")
         page.locator(".jp-OutputArea-output img[alt^='level 1.0']").wait_for()
         assert colour(source_of(picture.evaluate("image => image.outerHTML"))) == [255, 0, 255]
+        assert slider.get_attribute("aria-valuetext") == "1"
         page.get_by_role("combobox", name="diagnosis").select_option("nv")
         page.locator(".jp-OutputArea-output img[alt*=nv]").wait_for()
         assert colour(source_of(picture.evaluate("image => image.outerHTML"))) == [255, 0, 0]

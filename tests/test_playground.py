@@ -24,20 +24,16 @@ from test_book import make_run
 from hamsynth_utils import book, playground
 from hamsynth_utils.checkpoints import checkpoint_of
 from hamsynth_utils.data.lesions import CLASSES, to_uint8
-from hamsynth_utils.generators import Generator, build_generator, description, diffusion, load_generator
+from hamsynth_utils.generators import Generator, build_generator, description, load_generator
+from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.profile import GENERATORS, load_profile, project_root
-from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.weights import sha256_of, write_weights
 
 ROOT = project_root()
-SHOWN = tuple(name for name in GENERATORS if REGISTRY[name].kind in playground.PARTS)
 DRAWN = """async ([name, noise, label, guidance, steps]) => {
     const network = hamsynthNetworks.networks[name], images = [], begun = performance.now();
-    const add = async (code) => images.push(
-        [...hamsynth.pixels(await hamsynth.decode(name, code, label), network.size).data]);
-    if (!network.schedules) await add(Float32Array.from(noise));
-    else for await (const { clean } of hamsynth.guesses(name, Float32Array.from(noise), label, guidance, steps))
-        await add(clean);
+    for await (const { image } of hamsynth.images(name, Float32Array.from(noise), label, guidance, steps))
+        images.push([...hamsynth.pixels(image, network.size).data]);
     return [images, (performance.now() - begun) / 1000];
 }"""
 
@@ -80,13 +76,12 @@ def described(target: Path) -> dict:
 
 def torch_images(generator: Generator, noise: torch.Tensor, label: int, how: dict, monkeypatch) -> np.ndarray:
     """What the package's own sampling makes of this noise: uint8 [images, S, S, 3]."""
-    for module in ("vae", "gan", "diffusion"):
+    for module in ("base", "latent"):
         monkeypatch.setattr(f"hamsynth_utils.generators.{module}.seeded_noise", lambda *_: noise)
     labels = torch.tensor([label])
-    if isinstance(generator, diffusion.Diffusion):
-        images = torch.cat(list(generator.denoise(labels, 0, **how)))
-    else:
-        images = generator.sample(labels, 0)
+    if not isinstance(generator, LatentGenerator):
+        return to_uint8(generator.sample(labels, 0)).permute(0, 2, 3, 1).numpy()
+    images = torch.cat([generator.images_of(x) for x in generator.path(labels, 0, **how)])
     return to_uint8(images).permute(0, 2, 3, 1).numpy()
 
 
@@ -129,10 +124,30 @@ def test_a_runs_own_networks_survive_half_precision(own_site, monkeypatch) -> No
     site, run = own_site
     with served(site) as address, headless() as browser:
         page, problems = opened(browser, address, "index.html")
-        for name in SHOWN:
-            how = {"guidance": 1.0, "steps": 4} if name == "diffusion" else {}
-            agree(page, run / f"generators/{name}/weights.safetensors", name, how, monkeypatch)
+        hows = {"diffusion": [{"guidance": 1.0, "steps": 4}], "flow": [{"guidance": 1.0, "steps": 1}, {"guidance": 2.0, "steps": 4}]}
+        for name in GENERATORS:
+            for how in hows.get(name, [{}]):
+                agree(page, run / f"generators/{name}/weights.safetensors", name, how, monkeypatch)
         assert problems == []
+
+
+@pytest.mark.parametrize(("name", "solver"), [("diffusion", "ddim"), ("diffusion", "dpm++"), ("flow", "euler"), ("flow", "midpoint")])
+def test_a_page_that_does_what_it_is_told_goes_the_solvers_way(edited_tiny, name, solver) -> None:
+    """With a network that is not linear in x, in the place of the real one."""
+    generator = build_generator(name, load_profile(edited_tiny({name: {"solver": solver}})))
+    noise, shown = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64), []
+
+    def predict(x: torch.Tensor, time: float) -> torch.Tensor:
+        return torch.sin(3 * x + time)
+
+    terms = [noise]
+    for todo in playground._path(generator, 5):
+        x = sum(weight * term for weight, term in zip(todo["weights"], terms, strict=True))
+        terms += [predict(x, todo["time"])] if "time" in todo else []
+        shown += [] if "time" in todo else [x]
+    wanted = list(generator.solve(noise, predict, 5, solver))
+    assert len(terms) == 1 + 5 * (2 if solver == "midpoint" else 1) and len(wanted) >= 5
+    torch.testing.assert_close(torch.stack(shown), torch.stack(wanted), atol=1e-5, rtol=0)
 
 
 def test_noise_is_normal_and_the_seeds_own(own_site) -> None:
@@ -173,12 +188,9 @@ def test_own_networks_are_shown_only_of_the_phantom(tmp_path, monkeypatch) -> No
     theirs = {"gan": sha256_of(released / "generators/gan/weights.safetensors")}
     phantom = shown("phantom")
     assert sources(phantom) == own and "this run's own" in phantom["note"]
-    assert "No way is written" not in phantom["note"]
-    both = shown("phantom", own_networks(tmp_path / "both", ("gan", "flow")))
-    assert list(both["networks"]) == ["gan"] and "in a browser with: flow matching." in both["note"]
     photographs = shown("/data/ham10000")
     assert sources(photographs) == theirs and "not released" in photographs["note"]
-    assert [path.name for path in (tmp_path / "networks").glob("*.onnx")] == ["gan-decode.onnx"]
+    assert [path.name for path in (tmp_path / "networks").glob("*.onnx")] == ["gan-draw.onnx"]
     untrained = shown("phantom", tmp_path / "nothing")
     assert sources(untrained) == theirs and "no network of its own" in untrained["note"]
     size = sum(path.stat().st_size for path in (tmp_path / "networks").glob("*.onnx"))
@@ -198,10 +210,10 @@ def test_weights_too_large_for_half_precision_stay_whole(tmp_path) -> None:
     with torch.no_grad():
         generator.synthesis.start.weight[0, 0] = 1e6
     playground.export(generator, tmp_path / "networks")
-    stored = onnx.load(tmp_path / "networks/gan-decode.onnx").graph.initializer
+    stored = onnx.load(tmp_path / "networks/gan-draw.onnx").graph.initializer
     kinds = {each.name: each.data_type for each in stored}
-    assert kinds["start.weight"] == onnx.TensorProto.FLOAT
-    assert kinds["blocks.0.convolution.weight.half"] == onnx.TensorProto.FLOAT16
+    assert kinds["generator.synthesis.start.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["generator.synthesis.blocks.0.convolution.weight.half"] == onnx.TensorProto.FLOAT16
 
 
 @pytest.fixture(scope="module")
@@ -250,11 +262,23 @@ def test_the_page_draws_steps_walks_and_saves(phantom_report, tmp_path) -> None:
         page.get_by_label("Generator").select_option("diffusion")
         page.get_by_role("button", name="Draw").click()
         status.filter(has_text="diffusion, seed 12: made in").wait_for()
-        assert "step 4 of 4" in page.locator("[data-name=time]").inner_text()
+        assert "after 4 of 4 passes" in page.locator("[data-name=time]").inner_text()
         last = lesion(page, "lesion")
         page.get_by_role("slider", name="Step").press("Home")
-        assert "step 1 of 4" in page.locator("[data-name=time]").inner_text()
+        assert "after 1 of 4 passes" in page.locator("[data-name=time]").inner_text()
         assert (lesion(page, "lesion") != last).any()
+
+        page.get_by_label("Generator").select_option("flow")
+        assert page.get_by_label("Steps").locator("option").all_inner_texts() == ["1", "2", "4"]
+        page.get_by_label("Steps").select_option("1")
+        page.get_by_role("slider", name="Guidance", exact=True).press("End")
+        assert page.locator("[data-name=guidance]").inner_text() == "5"
+        page.get_by_role("button", name="Draw").click()
+        status.filter(has_text="flow matching, seed 12: made in").wait_for()
+        assert "after 1 of 1 passes of the network, the last at time 0" in page.locator("[data-name=time]").inner_text()
+        page.get_by_role("slider", name="Step").press("Home")
+        assert "the noise" in page.locator("[data-name=time]").inner_text()
+        assert "the noise" in page.get_by_role("slider", name="Step").get_attribute("aria-valuetext")
 
         page.get_by_role("slider", name="Way").press("Home")
         status.filter(has_text="0 % of the way from seed 1 to seed 2").wait_for()

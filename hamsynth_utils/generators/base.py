@@ -24,6 +24,7 @@ class Generator(Trainable):
     tables: CSV files of its room that a released checkpoint keeps.
     sampling_options: what `sample` takes besides labels and seed.
     image_size: S, height and width in pixels.
+    noise_shape: of the noise that one image is drawn from; set by the constructor.
     """
 
     name: ClassVar[str]
@@ -31,6 +32,7 @@ class Generator(Trainable):
     main_loss: ClassVar[str] = "training"
     tables: ClassVar[tuple[str, ...]] = ("history", "budget")
     sampling_options: ClassVar[tuple[str, ...]] = ()
+    noise_shape: tuple[int, ...]
 
     def __init__(self, image_size: int, settings: Any) -> None:
         super().__init__()
@@ -44,12 +46,21 @@ class Generator(Trainable):
         """
 
     @abstractmethod
-    def sample(self, labels: Tensor, seed: int) -> Tensor:
+    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """The images [N, 3, S, S] in [-1, 1] that standard normal noise [N, *noise_shape] makes of labels.
+
+        Nothing else may be random: a report's page does the same in the reader's browser.
+        """
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, seed: int, **how: Any) -> Tensor:
         """One image for each label, float [N, 3, S, S] in [-1, 1], on the generator's device.
 
         Image i is drawn from the seed `seed + i` alone, so that any one of them can be made again.
-        Raises InputError for a label that is no class.
+        how: some of the `sampling_options`. Raises InputError for a label that is no class.
         """
+        labels = self.checked(labels)
+        return self.draw(seeded_noise(self.noise_shape, seed, len(labels), self.device), labels, **how)
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int

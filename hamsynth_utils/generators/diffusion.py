@@ -5,7 +5,6 @@ The U-Net and the forward process are denoising-diffusion-pytorch's.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.base import seeded_noise
-from hamsynth_utils.generators.latent import LatentGenerator, LatentSettings, guided
+from hamsynth_utils.generators.latent import LatentGenerator, LatentSettings, Prediction, guided
 from hamsynth_utils.perception import perceptual_distance
 from hamsynth_utils.settings import Rate, Settings, TrainingSettings
 
@@ -57,7 +56,7 @@ class Diffusion(LatentGenerator):
     settings_class: ClassVar[type[Settings]] = DiffusionSettings
     main_loss: ClassVar[str] = "denoising"
     tables: ClassVar[tuple[str, ...]] = ("history", "budget", "sampling")
-    sampling_options: ClassVar[tuple[str, ...]] = ("guidance", "steps", "solver")
+    solvers: ClassVar[tuple[str, ...]] = SOLVERS
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
     def __init__(self, image_size: int, settings: DiffusionSettings) -> None:
@@ -142,45 +141,29 @@ class Diffusion(LatentGenerator):
         return (angle * 2 / torch.pi * (self.settings.timesteps - 1)).round().long()
 
     @torch.no_grad()
-    def sample(self, labels: Tensor, seed: int, **how: Any) -> Tensor:
-        """As `Generator.sample`; `how` may name guidance, steps and solver, see `guesses`."""
-        clean = deque(self.guesses(labels, seed, **how), maxlen=1).pop()
-        return self.images_of(clean)
-
-    @torch.no_grad()
     def denoise(self, labels: Tensor, seed: int, **how: Any) -> Iterator[Tensor]:
         """The guess of the clean image after each step, [N, 3, S, S] in [-1, 1]; the last is the sample."""
-        for clean in self.guesses(labels, seed, **how):
+        for clean in self.path(labels, seed, **how):
             yield self.images_of(clean)
 
-    @torch.no_grad()
-    def guesses(
-        self,
-        labels: Tensor,
-        seed: int,
-        guidance: float | None = None,
-        steps: int | None = None,
-        solver: str | None = None,
-    ) -> Iterator[Tensor]:
-        """The guess of x_0 after each step of a solver, [N, *shape]; each step is one pass of the network.
+    @property
+    def steps_to_try(self) -> tuple[int, ...]:
+        return tuple(sorted({self.settings.sampling_steps, *self.settings.curve_steps}))
 
-        `guidance`, `steps` and `solver` replace those of the settings.
+    def solve(self, x: Tensor, predict: Prediction, steps: int, solver: str) -> Iterator[Tensor]:
+        """The guess of x_0 after each step of a solver; each step is one pass of the network.
+
         ddim: deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
         dpm++: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), which draws a line through the last two
         guesses where DDIM takes the last one as it is. The first step, which has only one guess, and the
         last, where the line would reach too far, are DDIM's.
         """
-        settings = self.settings
-        guidance, steps, solver = self.chosen(guidance, steps, solver, SOLVERS)
-        if not 2 <= steps <= settings.timesteps:
-            raise InputError(f"steps must lie in 2 to {settings.timesteps}, but is {steps}")
-        labels = self.checked(labels)
-        x = seeded_noise(self.shape, seed, len(labels), self.device)
+        if not 2 <= steps <= self.settings.timesteps:
+            raise InputError(f"steps must lie in 2 to {self.settings.timesteps}, but is {steps}")
         times, alpha, sigma, log_snr = self.schedule(steps)
         last = None
         for step, time in enumerate(times):
-            t = torch.full((len(labels),), time, device=self.device)
-            clean = self.predict_clean(x, t, labels, guidance)
+            clean = predict(x, time)
             yield clean
             if step + 1 == len(times):
                 return
@@ -201,8 +184,9 @@ class Diffusion(LatentGenerator):
         return times.tolist(), signal.sqrt().tolist(), (1 - signal).sqrt().tolist(), log_snr.tolist()
 
     @torch.no_grad()
-    def predict_clean(self, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:
+    def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
         """The guess of x_0 from x_t with guidance, cut off at the representation's limit."""
+        t = torch.as_tensor(time, device=x.device).expand(len(x))
         clean = self.clean_from(guided(self.process.model, x, t, labels, guidance), x, t)
         return clean.float().clamp(-self.representation.limit, self.representation.limit)
 

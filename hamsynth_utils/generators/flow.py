@@ -6,7 +6,6 @@ lines that pass through a point at a time. A sample is where a noise arrives tha
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.base import seeded_noise
-from hamsynth_utils.generators.latent import LatentGenerator, LatentSettings, guided
+from hamsynth_utils.generators.latent import LatentGenerator, LatentSettings, Prediction, guided
 from hamsynth_utils.settings import Count, Settings, TrainingSettings
 
 SOLVERS = ("euler", "midpoint")
@@ -39,7 +38,7 @@ class Flow(LatentGenerator):
     name: ClassVar[str] = "flow"
     settings_class: ClassVar[type[Settings]] = FlowSettings
     main_loss: ClassVar[str] = "velocity"
-    sampling_options: ClassVar[tuple[str, ...]] = ("guidance", "steps", "solver")
+    solvers: ClassVar[tuple[str, ...]] = SOLVERS
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
     def __init__(self, image_size: int, settings: FlowSettings) -> None:
@@ -64,41 +63,30 @@ class Flow(LatentGenerator):
         velocity = self.network((1 - t) * noise + t * x, TIME_SCALE * times, labels, **told).float()
         return (velocity - (x - noise)).square().mean((1, 2, 3))
 
-    @torch.no_grad()
-    def sample(self, labels: Tensor, seed: int, **how: Any) -> Tensor:
-        """As `Generator.sample`; `how` may name guidance, steps and solver, see `path`."""
-        return self.images_of(deque(self.path(labels, seed, **how), maxlen=1).pop())
+    def solve(self, x: Tensor, predict: Prediction, steps: int, solver: str) -> Iterator[Tensor]:
+        """The noise x, then x after each of `steps` equal steps of time.
 
-    @torch.no_grad()
-    def path(
-        self,
-        labels: Tensor,
-        seed: int,
-        guidance: float | None = None,
-        steps: int | None = None,
-        solver: str | None = None,
-    ) -> Iterator[Tensor]:
-        """The noise, then x after each of `steps` equal steps of time: [N, *shape].
-
-        `guidance`, `steps` and `solver` replace those of the settings. euler goes on as it sets out; midpoint
-        asks again half way, and takes the whole step with the velocity found there.
+        euler goes on as it sets out; midpoint asks again half way, and takes the whole step with the velocity
+        found there.
         """
-        guidance, steps, solver = self.chosen(guidance, steps, solver, SOLVERS)
         if steps < 1:
             raise InputError(f"steps must be a number from 1 up, but is {steps}")
-        labels = self.checked(labels)
-        x = seeded_noise(self.shape, seed, len(labels), self.device)
         yield x
         for step in range(steps):
-            velocity = self.velocity(x, step / steps, labels, guidance)
+            velocity = predict(x, step / steps)
             if solver == "midpoint":
-                velocity = self.velocity(x + velocity / (2 * steps), (step + 0.5) / steps, labels, guidance)
+                velocity = predict(x + velocity / (2 * steps), (step + 0.5) / steps)
             x = x + velocity / steps
             yield x
 
-    def velocity(self, x: Tensor, time: float, labels: Tensor, guidance: float) -> Tensor:
-        """The network's velocity at x and a time in [0, 1], with guidance."""
-        times = torch.full((len(x),), TIME_SCALE * time, device=x.device)
+    @property
+    def steps_to_try(self) -> tuple[int, ...]:
+        """With one step the path is a straight line."""
+        return tuple(sorted({1, 2, self.settings.sampling_steps, 2 * self.settings.sampling_steps}))
+
+    def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
+        """The velocity at x and a time in [0, 1], with guidance."""
+        times = torch.as_tensor(TIME_SCALE * time, device=x.device).expand(len(x))
         return guided(self.network, x, times, labels, guidance).float()
 
     def membership_losses(

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hamsynth_utils.data.lesions import CLASSES
-from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.perception import MAP_CHANNELS, feature_maps
 from hamsynth_utils.settings import Count, Rate, Settings, TrainingSettings
 
@@ -55,6 +55,7 @@ class GAN(Generator):
 
     def __init__(self, image_size: int, settings: GANSettings) -> None:
         super().__init__(image_size, settings)
+        self.noise_shape = (settings.latent_size,)
         self.synthesis = SynthesisNetwork(image_size, settings.latent_size, settings.width)
         self.discriminator = ProjectedDiscriminator(image_size)
 
@@ -121,11 +122,8 @@ class GAN(Generator):
         between = (other - latent[:half]).abs().mean(1)
         return (between / (apart.abs().mean((1, 2, 3)) + 0.02)).mean()
 
-    @torch.no_grad()
-    def sample(self, labels: Tensor, seed: int) -> Tensor:
-        labels = self.checked(labels)
-        latent = seeded_noise((self.settings.latent_size,), seed, len(labels), self.device)
-        return self.synthesis(latent, labels)
+    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
+        return self.synthesis(noise, labels)
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int

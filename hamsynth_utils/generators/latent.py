@@ -6,7 +6,10 @@ cheaper. The U-Net is denoising-diffusion-pytorch's.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +19,11 @@ from torch import Tensor, nn
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.autoencoder import Autoencoder, AutoencoderSettings
-from hamsynth_utils.generators.base import Generator
+from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.settings import Count, Settings
+
+Prediction = Callable[[Tensor, float], Tensor]
+"""(x, time) -> what a network says of it."""
 
 
 class LatentSettings(Settings):
@@ -49,12 +55,16 @@ class FoldedPixels(nn.Module):
 
 
 class LatentGenerator(Generator):
-    """A generator of x, which an autoencoder or folding decodes to images.
+    """A generator of x, which an autoencoder or folding decodes to images; a solver leads x there from noise.
 
     representation: what x is, an `Autoencoder`'s latents or `FoldedPixels`. An autoencoder is trained before
     (see `rooms.train_generator`) and held fixed here; its weights are saved with the others.
-    shape: [channels, side, side] of x.
+    shape: [channels, side, side] of x, and of the noise.
+    solvers: those that `solve` knows.
     """
+
+    sampling_options: ClassVar[tuple[str, ...]] = ("guidance", "steps", "solver")
+    solvers: ClassVar[tuple[str, ...]]
 
     def __init__(self, image_size: int, settings: LatentSettings) -> None:
         super().__init__(image_size, settings)
@@ -64,7 +74,7 @@ class LatentGenerator(Generator):
             else Autoencoder(settings.autoencoder)
         )
         side = image_size // self.representation.factor
-        self.shape = (self.representation.channels, side, side)
+        self.shape = self.noise_shape = (self.representation.channels, side, side)
 
     def new_network(self) -> Unet:
         """An untrained U-Net (x, t, y) -> output of x's shape; `class_drop` of the labels are not told."""
@@ -86,10 +96,37 @@ class LatentGenerator(Generator):
         """The images [N, 3, S, S] in [-1, 1] that x stands for."""
         return self.representation.decode(x).clamp(-1, 1)
 
-    def chosen(
-        self, guidance: float | None, steps: int | None, solver: str | None, solvers: tuple[str, ...]
-    ) -> tuple[float, int, str]:
-        """How to sample: the settings' guidance, steps and solver in place of those that are None.
+    @abstractmethod
+    def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
+        """What the network, with guidance, says of x at a time, or at times [N]; of x's shape."""
+
+    @abstractmethod
+    def solve(self, x: Tensor, predict: Prediction, steps: int, solver: str) -> Iterator[Tensor]:
+        """What there is to see while a solver leads x from noise to the data, the sample last.
+
+        Linear in x and in what `predict` says, from which a report's page learns how to do the same.
+        """
+
+    @property
+    def steps_to_try(self) -> tuple[int, ...]:
+        """Numbers of steps that a report's page offers."""
+        return (self.settings.sampling_steps,)
+
+    def draw(self, noise: Tensor, labels: Tensor, **how: Any) -> Tensor:
+        """As `Generator.draw`; for `how` see `solved`."""
+        return self.images_of(deque(self.solved(noise, labels, **how), maxlen=1).pop())
+
+    @torch.no_grad()
+    def path(self, labels: Tensor, seed: int, **how: Any) -> Iterator[Tensor]:
+        """What `solve` yields, each [N, *shape], on the way to a sample; for `how` see `solved`."""
+        labels = self.checked(labels)
+        yield from self.solved(seeded_noise(self.shape, seed, len(labels), self.device), labels, **how)
+
+    def solved(
+        self, noise: Tensor, labels: Tensor,
+        guidance: float | None = None, steps: int | None = None, solver: str | None = None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """What `solve` yields from noise; `guidance`, `steps` and `solver` replace those of the settings.
 
         Raises InputError for a guidance below 1, or a solver that is none of `solvers`.
         """
@@ -98,9 +135,9 @@ class LatentGenerator(Generator):
         solver = self.settings.solver if solver is None else solver
         if not 1 <= guidance < float("inf"):
             raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
-        if solver not in solvers:
-            raise InputError(f"no solver is called {solver!r}; there are {', '.join(solvers)}")
-        return guidance, steps, solver
+        if solver not in self.solvers:
+            raise InputError(f"no solver is called {solver!r}; there are {', '.join(self.solvers)}")
+        return self.solve(noise, lambda x, time: self.predict(x, time, labels, guidance), steps, solver)
 
     def representation_losses(self, images: Tensor, x: Tensor) -> dict[str, Tensor]:
         """`autoencoder`, its mean absolute error [N] on images whose latents are x; nothing without one."""

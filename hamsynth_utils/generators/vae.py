@@ -52,6 +52,7 @@ class VAE(Generator):
     def __init__(self, image_size: int, settings: VAESettings) -> None:
         super().__init__(image_size, settings)
         width, latent = settings.width, settings.latent_size
+        self.noise_shape = (latent,)
         channels = [width, 2 * width, 4 * width, 4 * width]
         self.grid = image_size // 2 ** len(channels)
         features = channels[-1] * self.grid**2
@@ -144,10 +145,7 @@ class VAE(Generator):
             {"params": priors, "lr": 10 * learning_rate, "weight_decay": 0.0},
         ]
 
-    @torch.no_grad()
-    def sample(self, labels: Tensor, seed: int) -> Tensor:
-        labels = self.checked(labels)
-        noise = seeded_noise((self.settings.latent_size,), seed, len(labels), self.device)
+    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
         return self.decode(self.to_prior(noise, labels), labels).clamp(-1, 1)
 
     def membership_losses(

@@ -40,23 +40,23 @@ class Best(torch.nn.Module):
 
 def test_the_best_velocity_leads_every_noise_to_its_place_in_the_data(flow):
     """The path is t m + sqrt((1 - t)^2 + t^2 s^2) x_0; Euler errs by the step, midpoint by its square or less."""
-    flow.velocity = lambda x, time, *_: best_velocity(x, time)
+    flow.predict = lambda x, time, *_: best_velocity(x, time)
     noise = seeded_noise(flow.shape, 3, 2, torch.device("cpu"))
 
     def error(solver: str, steps: int) -> float:
-        *_, end = flow.path(LABELS[:2], 3, 1.0, steps, solver)
+        *_, end = flow.path(LABELS[:2], 3, guidance=1.0, steps=steps, solver=solver)
         return float((end - (MEAN + DEVIATION * noise)).abs().max())
 
     assert error("euler", 160) == pytest.approx(error("euler", 80) / 2, rel=0.1)
     assert error("midpoint", 20) < error("midpoint", 10) / 3.5
     assert error("midpoint", 20) < error("euler", 40) / 3
-    _, half, _ = flow.path(LABELS[:2], 3, 1.0, 2, "euler")
+    _, half, _ = flow.path(LABELS[:2], 3, guidance=1.0, steps=2, solver="euler")
     torch.testing.assert_close(half, noise + best_velocity(noise, 0.0) / 2)
 
 
 def test_where_all_images_are_one_a_single_step_arrives(flow):
-    flow.velocity = lambda x, time, *_: (MEAN - x) / (1 - time)
-    *_, end = flow.path(LABELS[:2], 0, 1.0, 1, "euler")
+    flow.predict = lambda x, time, *_: (MEAN - x) / (1 - time)
+    *_, end = flow.path(LABELS[:2], 0, guidance=1.0, steps=1, solver="euler")
     torch.testing.assert_close(end, torch.full_like(end, MEAN))
 
 
@@ -85,8 +85,8 @@ def test_guidance_goes_from_the_output_without_class_past_the_one_with_it(flow):
     with torch.no_grad():
         told = flow.network(x, times, labels, cond_drop_prob=0.0)
         untold = flow.network(x, times, labels, cond_drop_prob=1.0)
-        torch.testing.assert_close(flow.velocity(x, 0.4, labels, 1.0), told)
-        found = flow.velocity(x, 0.4, labels, 2.5)
+        torch.testing.assert_close(flow.predict(x, 0.4, labels, 1.0), told)
+        found = flow.predict(x, 0.4, labels, 2.5)
     torch.testing.assert_close(found, untold + 2.5 * (told - untold), atol=1e-5, rtol=1e-4)
 
 
@@ -96,7 +96,7 @@ def test_an_attacker_gets_the_error_at_fixed_places_of_fixed_lines(flow):
         found = flow.membership_losses(images, labels, seed=5, noise_levels=2)
         x, errors = flow.representation.encode(images), []
         for time, noise in zip((0.25, 0.75), seeded_noise(flow.shape, 5, 2, torch.device("cpu")), strict=True):
-            velocity = flow.velocity((1 - time) * noise + time * x, time, labels, 1.0)
+            velocity = flow.predict((1 - time) * noise + time * x, time, labels, 1.0)
             errors.append((velocity - (x - noise)).square().flatten(1).mean(1))
     torch.testing.assert_close(found["velocity"], (errors[0] + errors[1]) / 2)
 

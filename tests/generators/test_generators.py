@@ -297,7 +297,7 @@ def test_guidance_moves_away_from_the_unconditional_guess(edited_tiny):
     with_class = diffusion.process.model(x, t, labels, cond_drop_prob=0.0)
     without = diffusion.process.model(x, t, labels, cond_drop_prob=1.0)
     expected = (without + 2.5 * (with_class - without)).clamp(-1, 1)
-    torch.testing.assert_close(diffusion.predict_clean(x, t, labels, 2.5), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(diffusion.predict(x, t, labels, 2.5), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_dpm_solver_is_nearer_the_exact_path_than_ddim_which_is_of_first_order(edited_tiny):
@@ -311,7 +311,7 @@ def test_dpm_solver_is_nearer_the_exact_path_than_ddim_which_is_of_first_order(e
         a = signal[t].view(-1, 1, 1, 1)
         return mean + a.sqrt() * deviation**2 / (a * deviation**2 + 1 - a) * (x - a.sqrt() * mean)
 
-    diffusion.predict_clean = best_guess
+    diffusion.predict = best_guess
     noise = seeded_noise(diffusion.shape, 3, 2, torch.device("cpu")).double()
     begin, end = signal[-1], signal[0]
     scale = (begin * deviation**2 + 1 - begin).sqrt()
@@ -319,7 +319,7 @@ def test_dpm_solver_is_nearer_the_exact_path_than_ddim_which_is_of_first_order(e
     exact = best_guess(at_end, torch.zeros(2, dtype=torch.long), None, None)
 
     def error(solver, steps):
-        *_, clean = diffusion.guesses(torch.tensor([1, 2]), 3, 1.0, steps, solver)
+        *_, clean = diffusion.path(torch.tensor([1, 2]), 3, guidance=1.0, steps=steps, solver=solver)
         return float((clean - exact).abs().max())
 
     assert error("ddim", 40) == pytest.approx(error("ddim", 20) / 2, rel=0.1)

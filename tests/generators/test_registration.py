@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.settings import Settings, TrainingSettings
 
 
@@ -37,15 +37,13 @@ class Toy(Generator):
 
     def __init__(self, image_size: int, settings: ToySettings) -> None:
         super().__init__(image_size, settings)
+        self.noise_shape = (3, image_size, image_size)
         self.colour = nn.Parameter(torch.zeros(7, 3))
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {"loss": (images.mean((2, 3)) - self.colour[labels]).square().mean()}
 
-    @torch.no_grad()
-    def sample(self, labels: Tensor, seed: int) -> Tensor:
-        labels = self.checked(labels)
-        noise = seeded_noise((3, self.image_size, self.image_size), seed, len(labels), self.device)
+    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
         return (self.colour[labels][:, :, None, None] + self.settings.noise * noise).clamp(-1, 1)
 '''
 LINE = '        Registration("toy", "Toy", "toy paint", "04_toy"),\n'
@@ -63,6 +61,7 @@ from hamsynth_utils.run import Run
 run = Run.open("a", sys.argv[1])
 toy = train_generator(run, "toy", progress_bar=False).module
 make_synthetic(run, "toy", progress_bar=False)
+playground.write_playground(run.folder / "page", run.folder, "phantom")
 train, made = part_of(run, "train"), synthetic_of(run, "toy")
 colours = (toy.colour.detach().cpu() + 1) * 127.5
 real, drawn = ([each.images[each.labels == i].float().mean((0, 2, 3)) for i in range(7)] for each in (train, made))
@@ -77,7 +76,7 @@ print(json.dumps({
     "attacked": [losses[MAIN_LOSS["toy"]].tolist(), expected.tolist()],
     "arm": [generator_of("toy"), len(training_set("toy", train, made, 0.1)) - len(train), len(training_set("toy_only", train, made, 0.1)) - len(made)],
     "probed": [job.arm for job in jobs_of(run)], "arms": run.profile.arms,
-    "card": "Generator: toy paint" in model_cards(run.folder), "in a page": playground._not_shown(run.folder),
+    "card": "Generator: toy paint" in model_cards(run.folder), "in a page": (run.folder / "page/networks.js").read_text(),
 }))
 """
 
@@ -117,7 +116,7 @@ def test_a_toy_in_one_file_and_one_line_goes_all_the_way(copied):
     generator, more, alone = said["arm"]
     assert generator == "toy" and more > 0 and alone == 0
     assert {"toy", "toy_only"} <= set(said["probed"]) and "toy" in said["arms"]
-    assert "toy paint" in said["in a page"]
+    assert '"title": "toy paint"' in said["in a page"]
 
 
 def test_a_generators_facts_agree_with_its_class():

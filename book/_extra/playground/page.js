@@ -39,34 +39,31 @@
     "hamsynth:sampling": `in the browser ${sampling}`.trim(), "hamsynth:checkpoint": networks[name].checkpoint,
   });
 
-  /* Of the diffusion steps that were last drawn: the image after each, and its time. */
-  let steps = [];
+  /* The images that were last made, from noise to sample. */
+  let path = [];
   const showStep = () => {
-    const at = Number(field("step").value), { image, time, about, of } = steps[at - 1];
-    draw(canvas("lesion"), image, networks.diffusion.size, about, `${of}, step ${at} of ${steps.length}`);
-    page.querySelector("[data-name=time]").textContent =
-      `step ${at} of ${steps.length}: the network's guess of the clean image at time ${time}`;
+    const { image, passes, time, all, about, of, size } = path[Number(field("step").value) - 1];
+    const text = passes ? `after ${passes} of ${all} passes of the network, the last at time ${Number(time.toFixed(3))}`
+      : "the noise, before any pass of the network";
+    draw(canvas("lesion"), image, size, about, passes === all ? of : `${of}, ${text}`);
+    page.querySelector("[data-name=time]").textContent = text;
+    field("step").setAttribute("aria-valuetext", text);
   };
 
   const make = async () => {
-    const name = field("generator").value, network = networks[name], seed = Number(field("seed").value);
-    const noise = hamsynth.noiseFor(network, seed), of = `${classes[label()].name}, ${network.title}, seed ${seed}`;
+    const name = field("generator").value, { title, size, paths } = networks[name], seed = Number(field("seed").value);
+    const of = `${classes[label()].name}, ${title}, seed ${seed}`, guidance = field("guidance").value, steps = field("number").value;
+    const all = paths?.[steps].filter(({ time }) => time !== undefined).length, found = [];
     const begun = performance.now();
-    page.querySelector("[data-name=steps]").hidden = !network.schedules;
-    if (network.schedules) {
-      const guidance = Number(field("guidance").value), number = field("number").value, found = [];
-      const about = aboutOf(name, seed, `guidance=${guidance} steps=${number}`);
-      for await (const { clean, time } of hamsynth.guesses(name, noise, label(), guidance, number)) {
-        found.push({ image: await hamsynth.decode(name, clean), time, about, of });
-        steps = found;
-        field("step").max = found.length; // before the value, which it limits
-        field("step").value = found.length;
-        showStep();
-        await new Promise(requestAnimationFrame);
-      }
-    } else {
-      const image = await hamsynth.decode(name, noise, label());
-      draw(canvas("lesion"), image, network.size, aboutOf(name, seed, ""), of);
+    page.querySelector("[data-name=steps]").hidden = !paths;
+    for await (const each of hamsynth.images(name, hamsynth.noiseFor(networks[name], seed), label(), Number(guidance), steps)) {
+      const sampling = paths ? `guidance=${guidance} steps=${steps} passes=${each.passes}` : "";
+      found.push({ ...each, all, about: aboutOf(name, seed, sampling), of, size });
+      path = found;
+      field("step").max = found.length; // before the value, which it limits
+      field("step").value = found.length;
+      showStep();
+      await new Promise(requestAnimationFrame);
     }
     page.querySelector("[data-name=save]").disabled = false;
     return `${of}: made in ${((performance.now() - begun) / 1000).toFixed(2)} s.`;
@@ -75,7 +72,7 @@
   const walk = async () => {
     const seeds = [Number(field("from").value), Number(field("to").value)], share = Number(field("share").value) / 100;
     const codes = seeds.map((seed) => hamsynth.noiseFor(networks.vae, seed));
-    const image = await hamsynth.decode("vae", hamsynth.between(...codes, share), label());
+    const { value: { image } } = await hamsynth.images("vae", hamsynth.between(...codes, share), label()).next();
     const of = `${classes[label()].name}, VAE, ${share * 100} % of the way from seed ${seeds[0]} to seed ${seeds[1]}`;
     draw(canvas("walk"), image, networks.vae.size, aboutOf("vae", seeds.join(" to "), `share=${share}`), of);
     page.querySelector("[data-name=save-walk]").disabled = false;
@@ -106,16 +103,20 @@
   options(field("class"), classes.map(({ dx, name }, i) => [i, `${name} (${dx})`]));
   field("class").value = classes.findIndex(({ dx }) => dx === "mel");
   page.querySelector("[data-name=walk]").hidden = !networks.vae;
-  if (networks.diffusion) {
-    options(field("number"), Object.keys(networks.diffusion.schedules).map((number) => [number, number]));
-    field("number").value = networks.diffusion.steps;
-    field("guidance").value = networks.diffusion.guidance;
-  }
-  const choices = () => {
-    page.querySelector("[data-name=diffusion]").hidden = !networks[field("generator").value]?.schedules;
-    page.querySelector("[data-name=guidance]").textContent = field("guidance").value;
+  const sayGuidance = () => { page.querySelector("[data-name=guidance]").textContent = field("guidance").value; };
+  /* What the generator that is now chosen can be told. */
+  const offer = () => {
+    const { paths, steps, guidance } = networks[field("generator").value] || {};
+    page.querySelector("[data-name=sampling]").hidden = !paths;
+    field("number").replaceChildren();
+    if (paths) {
+      options(field("number"), Object.keys(paths).map((number) => [number, number]));
+      field("number").value = steps;
+      field("guidance").value = guidance;
+    }
+    sayGuidance();
   };
-  choices();
+  offer();
 
   if (location.protocol === "file:") {
     page.querySelector("[data-name=blocked]").hidden = false;
@@ -124,7 +125,8 @@
   }
 
   page.addEventListener("input", (event) => {
-    choices();
+    if (event.target.name === "generator") offer();
+    sayGuidance();
     if (event.target.name === "step") showStep();
     if (event.target.name === "share") want(walk);
   });

@@ -35,38 +35,26 @@ window.hamsynth = window.hamsynth || {};
     return a.map((value, i) => (here * value + there * b[i]) / Math.sin(angle));
   };
 
-  /* The image that a network decodes: noise, or a diffusion model's latents, to floats [3 * S * S] in [-1, 1]. */
-  hamsynth.decode = async (name, noise, label) => {
-    const network = hamsynthNetworks.networks[name];
-    const inputs = { noise: [noise, [1, ...network.shape]] };
-    if (!network.schedules) inputs.label = [label];
-    return run(`${name}-decode`, inputs);
-  };
-
-  /* A diffusion model's guesses of the clean latents, one after each step of its solver; the last one is the
-     sample. As `Diffusion.guesses`: DPM-Solver++(2M) (Lu et al. 2022) or DDIM (Song et al. 2021). */
-  hamsynth.guesses = async function* (name, noise, label, guidance, steps) {
-    const network = hamsynthNetworks.networks[name];
-    const { time, alpha, sigma } = network.schedules[steps];
-    const logSnr = (step) => Math.log(alpha[step] / sigma[step]);
-    let noisy = noise, last = null;
-    for (let step = 0; step < time.length; step++) {
-      const clean = await run(`${name}-denoise`, {
-        noisy: [noisy, [1, ...network.shape]], time: [time[step]], label: [label],
-        guidance: [Float32Array.of(guidance), []],
-      });
-      yield { clean, time: time[step] };
-      if (step + 1 === time.length) return;
-      let ratio = 0;
-      if (network.solver === "dpm++" && last && step + 2 < time.length) {
-        ratio = (logSnr(step + 1) - logSnr(step)) / (logSnr(step) - logSnr(step - 1)) / 2;
+  /* The image [3 * S * S] in [-1, 1] that a network makes of noise. One that asks its network many times has a
+     path: each image on it, the last one the sample, comes after so many `passes`, the last of them at a `time`. */
+  hamsynth.images = async function* (name, noise, label, guidance, steps) {
+    const { shape, paths } = hamsynthNetworks.networks[name], ofShape = (values) => [values, [1, ...shape]];
+    if (!paths) {
+      yield { image: await run(`${name}-draw`, { noise: ofShape(noise), label: [label] }) };
+      return;
+    }
+    const terms = [noise];
+    let last;
+    for (const { weights, time } of paths[steps]) {
+      const x = ofShape(noise.map((_, i) => weights.reduce((sum, weight, k) => sum + weight * terms[k][i], 0)));
+      if (time === undefined) {
+        yield { image: await run(`${name}-decode`, { x }), passes: terms.length - 1, time: last };
+      } else {
+        last = time;
+        terms.push(await run(`${name}-predict`, {
+          x, time: [Float32Array.of(time), [1]], label: [label], guidance: [Float32Array.of(guidance), []],
+        }));
       }
-      const before = noisy, earlier = last;
-      noisy = clean.map((guess, i) => {
-        const toward = ratio ? guess + ratio * (guess - earlier[i]) : guess;
-        return alpha[step + 1] * toward + sigma[step + 1] * (before[i] - alpha[step] * toward) / sigma[step];
-      });
-      last = clean;
     }
   };
 
