@@ -4,12 +4,20 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
-from conftest import ROOT
+import torch
+import yaml
+from conftest import ROOT, TINY, merged
 from test_road import Road, wait_until_gone
+
+from hamsynth_utils.rooms import train_generator
+from hamsynth_utils.run import Run
+from hamsynth_utils.weights import read_weights
 
 CLUSTER = Path(__file__).parent / "slurm/cluster.sh"
 # As make report SLURM=1 does, but for jobs that last seconds.
@@ -81,6 +89,58 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(road: Road)
         if name in classifiers:
             asked = facts["NumCPUs"], facts["MinMemoryNode"], facts["TimeLimit"]
             assert asked == ("1", "4G", "12:00:00"), said
+
+
+TRAINS = """
+import json, os, time
+from hamsynth_utils import training
+from hamsynth_utils.rooms import train_generator
+from hamsynth_utils.run import Run
+
+batches = training._batches
+
+
+def noted(lesions, settings, seed, start, total):
+    with open(os.environ["CALLS"], "a") as calls:
+        print(json.dumps([os.environ["SLURM_JOB_ID"], os.getpid(), start]), file=calls)
+    for step, index in batches(lesions, settings, seed, start, total):
+        while start == 0 and step == 20:  # whoever began at the beginning comes no further
+            time.sleep(0.1)
+        yield step, index
+
+
+training._batches = noted
+train_generator(Run.open("007", profile, "phantom", 3), "gan", progress_bar=False)
+"""
+
+
+def test_a_training_whose_job_is_killed_and_queued_again_goes_on_from_its_checkpoint(road: Road) -> None:
+    """By papermill itself, to the weights of a training that nobody killed, bit for bit."""
+    shutil.rmtree(road.folder / "stand in")
+    (road.run / "run.yaml").unlink()
+    profile = road.folder / "my profile.yaml"
+    training = {"steps": 30, "checkpoint_seconds": 1.0e-9}
+    profile.write_text(yaml.safe_dump(merged(TINY, {"data": {"phantom_images": 300}, "gan": {"training": training}})))
+    run = Run.open("007", str(profile), "phantom", 3, root=road.run.parent)
+    for name, source in (("01_dataset", "pass"), ("03_gan", TRAINS)):
+        language = {"language_info": {"name": "python"}}
+        notebook = nbformat.v4.new_notebook(metadata=language, cells=[nbformat.v4.new_code_cell(source)])
+        nbformat.write(notebook, road.checkout / f"notebooks/{name}.ipynb")
+    snakemake = road.start(*PLACE, target=("notebooks/03_gan.ipynb",))
+    checkpoint = run.folder / "generators/gan/checkpoint.safetensors"
+    while not checkpoint.is_file() or int(read_weights(checkpoint)[1]["step"]) < 20:
+        assert snakemake.poll() is None, "the road ended before its GAN"
+        time.sleep(0.1)
+    ((job, process_id, start),) = road.calls()
+    scontrol("requeue", job)
+    wait_until_gone(process_id)
+    code, said = road.finish()
+    assert code == 0, said
+    assert start == 0 and [(again, at) for again, _, at in road.calls()] == [(job, 20)]
+    unbroken = Run.open("unbroken", str(profile), "phantom", 3, root=road.run.parent)
+    train_generator(unbroken, "gan", progress_bar=False)
+    killed, whole = (read_weights(each.folder / "generators/gan/weights.safetensors")[0] for each in (run, unbroken))
+    assert killed.keys() == whole.keys() and all(torch.equal(value, whole[key]) for key, value in killed.items())
 
 
 def scontrol(*arguments: str) -> str:
