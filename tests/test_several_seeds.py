@@ -89,8 +89,9 @@ def compared(tmp_path_factory):
             made[arm, seed, "image"] = answers(table.iloc[other.test], share, draw)
             made[arm, seed, "image"].to_csv(room / "predictions.csv", index=False)
     (run.folder / "metrics/estimates").mkdir(parents=True)
-    gains = ["arm", "against", "metric", "value", "low", "high"]
-    pd.DataFrame(columns=gains).to_csv(run.folder / "metrics/probe_gains.csv", index=False)
+    for name, key in (("gains", ["against", "metric"]), ("sweep", ["ratio"])):
+        columns = ["arm", *key, "value", "low", "high"]
+        pd.DataFrame(columns=columns).to_csv(run.folder / f"metrics/probe_{name}.csv", index=False)
     for name in ("privacy", "fairness"):
         pd.DataFrame(columns=ESTIMATES).to_csv(run.folder / f"metrics/estimates/{name}.csv", index=False)
     execute(run, "06_evaluation", profile)
@@ -123,13 +124,17 @@ def test_the_other_split_stands_beside_the_runs_own_and_shows_what_leaked(compar
     run, made, _ = compared
     table = run.lesions().table
     met = leaked(table, run.split("image"))
-    frame = pd.read_csv(run.folder / "metrics/splits.csv").set_index(["arm", "split by", "test images"])
-    assert len(frame) == 3 + 2 * 3  # three cheap arms by lesion, two of them by image and in three parts
-    assert set(frame["seeds"]) == {len(SEEDS)} and set(frame["n"].xs("image", level=1).xs("leaked", level=1)) == {met.sum()}
+    frame = pd.read_csv(run.folder / "metrics/splits.csv")
+    assert set(frame["arm"]) == {"real", "oversample"} and set(frame["seeds"]) == {len(SEEDS)}
+    row = frame[frame["metric"] == "accuracy"].set_index(["arm", "split", "part"]).loc["oversample"]
+    assert row["n"]["image", "leaked"] == met.sum()
+    shares = {}
     for part, mask in {"leaked": met, "not leaked": ~met, "all": np.ones(len(met), dtype=bool)}.items():
-        by_hand = 100 * np.mean([accuracy(made["oversample", s, "image"][mask]) for s in SEEDS])
-        (text,) = frame["accuracy"].xs("image", level=1).xs(part, level=1).filter(like="oversampl")
-        assert float(text.split()[0]) == pytest.approx(by_hand, abs=0.051)
+        shares[part] = np.mean([accuracy(made["oversample", s, "image"][mask]) for s in SEEDS])
+        assert row["value"]["image", part] == pytest.approx(shares[part])
+    gap = row.loc["image", "leaked less not leaked"]
+    assert gap["value"] == pytest.approx(shares["leaked"] - shares["not leaked"])
+    assert gap["low"] > 0  # every leaked image was answered rightly, and half of the others
 
 
 def test_claims_say_how_far_two_trainings_of_an_arm_lie_apart(compared):
