@@ -132,7 +132,7 @@ def test_the_other_split_stands_beside_the_runs_own_and_shows_what_leaked(compar
     for part, mask in {"leaked": met, "not leaked": ~met, "all": np.ones(len(met), dtype=bool)}.items():
         shares[part] = np.mean([accuracy(made["oversample", s, "image"][mask]) for s in SEEDS])
         assert row["value"]["image", part] == pytest.approx(shares[part])
-    gap = row.loc["image", "leaked less not leaked"]
+    gap = row.loc[("image", "leaked less not leaked"), :]
     assert gap["value"] == pytest.approx(shares["leaked"] - shares["not leaked"])
     assert gap["low"] > 0  # every leaked image was answered rightly, and half of the others
 
