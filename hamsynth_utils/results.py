@@ -122,7 +122,8 @@ def answer_in_words(folder: Path = REFERENCE) -> str:
     rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
     profile = record["profile"]
     estimates = pd.read_csv(folder / "metrics/estimates/evaluation.csv")
-    own = estimates[(estimates["arm"] == "real") & estimates["reference"].isna()].set_index("statistic")
+    own = estimates[estimates["protocol"] == profile["data"]["protocol"]]
+    own = own[(own["arm"] == "real") & own["reference"].isna()].set_index("statistic")
     real, accuracy = own.loc[METRIC], own.loc["accuracy"]
     invented = rows[[generator_of(arm) is not None for arm in rows["arm"]]]
     other = rows.drop(invented.index)
