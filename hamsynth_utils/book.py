@@ -236,11 +236,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="the run folder")
     parser.add_argument("--minutes", action="store_true", help="only print the minutes of each chapter")
     parser.add_argument("--keep", type=Path, help="only keep the run's numbers in this folder")
+    parser.add_argument("--note", default="", help="with --keep: what a reader must know of the run")
     parser.add_argument("--since", type=float, help="with --minutes: when the command began, in seconds")
     options = parser.parse_args(arguments)
     try:
         if options.keep:
-            keep(options.folder, options.keep, {name: m for name, (m, _) in minutes(options.folder).items()})
+            lengths = {name: m for name, (m, _) in minutes(options.folder).items()}
+            keep(options.folder, options.keep, lengths, options.note)
         elif options.minutes:
             _print_minutes(options.folder, options.since)
         else:

@@ -42,10 +42,11 @@ FIGURES = (
 """The figures of the chapters that show numbers or synthetic images, and no real one."""
 
 
-def keep(run: Path, target: Path, minutes: dict[str, float]) -> None:
+def keep(run: Path, target: Path, minutes: dict[str, float], note: str = "") -> None:
     """Keep the numbers of the finished run in the folder `run` as the folder `target`, in place of an older.
 
-    minutes: of each notebook. Raises InputError for a run that has not come to its verdicts.
+    minutes: of each notebook. note: what a reader must know of how this run was made.
+    Raises InputError for a run that has not come to its verdicts.
     """
     if not (run / "metrics/verdicts.csv").is_file():
         raise InputError(f"{run} has no metrics/verdicts.csv: finish it with make report first")
@@ -53,6 +54,7 @@ def keep(run: Path, target: Path, minutes: dict[str, float]) -> None:
     record["images"] = name_of(record["data"], read_table(run / "data/lesions/table.csv"))
     record["data"] = Path(record["data"]).name
     record["minutes"] = {name: round(length, 1) for name, length in minutes.items()}
+    record["note"] = note
     with replacing(target) as folder:
         folder.mkdir()
         (folder / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
@@ -68,7 +70,7 @@ def keep(run: Path, target: Path, minutes: dict[str, float]) -> None:
         (folder / "figures").mkdir()
         for name, (picture, _) in figures.items():
             (folder / f"figures/{name}.png").write_bytes(picture)
-        (folder / "README.md").write_text(_contents(figures))
+        (folder / "README.md").write_text(_contents(figures, note))
 
 
 def kept_figures(run: Path) -> dict[str, tuple[bytes, str]]:
@@ -84,7 +86,7 @@ def kept_figures(run: Path) -> dict[str, tuple[bytes, str]]:
     return {name: found[name] for name in FIGURES if name in found}
 
 
-def _contents(figures: dict[str, tuple[bytes, str]]) -> str:
+def _contents(figures: dict[str, tuple[bytes, str]], note: str) -> str:
     """What a reader of the folder finds first."""
     pictures = "\n".join(f"![{alt}](figures/{name}.png)\n" for name, (_, alt) in figures.items())
     return f"""# What a run came to
@@ -93,6 +95,8 @@ def _contents(figures: dict[str, tuple[bytes, str]]) -> str:
 classifier said of each test image. No real image is here. Images of lesions below are **synthetic**: they
 show no patient, are licensed CC BY-NC-SA 4.0, and are for research and education only, never for diagnosis.
 What to see in a figure, and how it came about, is in the chapters.
+
+{note}
 
 {pictures}"""
 
@@ -157,6 +161,7 @@ with a generator's images lies to the right of those without invented images.
 
 These numbers are kept in `results/{folder.name}`. In about {hours:.0f} hours of notebooks on the reference
 machine ({record["device"]}), `make report DATA=path/to/ham10000 PROFILE={profile}` makes them again.
+{record.get("note", "")}
 """
 
 

@@ -96,7 +96,7 @@ def test_what_is_kept_holds_no_image_and_no_path(tmp_path):
         for name in ("fig-dataset-classes", "fig-dataset-leak")
     ]  # fmt: skip
     (run / "notebooks/01_dataset.ipynb").write_text(json.dumps({"cells": [{"metadata": {}}, *cells]}))
-    keep(run, tmp_path / "kept", {"01_dataset": 1.234})
+    keep(run, tmp_path / "kept", {"01_dataset": 1.234}, "Made twice.")
     files = sorted(
         str(path.relative_to(tmp_path / "kept")) for path in (tmp_path / "kept").rglob("*") if path.is_file()
     )
@@ -106,7 +106,9 @@ def test_what_is_kept_holds_no_image_and_no_path(tmp_path):
     ]  # fmt: skip
     assert (tmp_path / "kept/figures/fig-dataset-leak.png").read_bytes() == b"fig-dataset-leak"
     assert "![alt of fig-dataset-leak](figures/fig-dataset-leak.png)" in (tmp_path / "kept/README.md").read_text()
+    assert "\n\nMade twice.\n\n" in (tmp_path / "kept/README.md").read_text()
     text = (tmp_path / "kept/run.yaml").read_text()
+    assert yaml.safe_load(text)["note"] == "Made twice."
     assert "secret" not in text and yaml.safe_load(text)["minutes"] == {"01_dataset": 1.2}
     assert yaml.safe_load(text)["images"] == "the folder ham10000, which is not HAM10000", "its name is no proof"
 
