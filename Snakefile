@@ -186,9 +186,28 @@ rule probes:
         EXECUTE
 
 
-rule evaluation:
+rule fidelity:
     input:
         GENERATORS,
+        notebook=NOTEBOOKS / "06_fidelity.ipynb",
+    output:
+        "notebooks/06_fidelity.ipynb",
+    log:
+        "logs/06_fidelity.log",
+    threads: PROFILE["threads"]
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=240,
+    params:
+        name="06_fidelity",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
+rule evaluation:
+    input:
+        "notebooks/06_fidelity.ipynb",
         PROBES,
         CLASSIFIERS,
         notebook=NOTEBOOKS / "06_evaluation.ipynb",
@@ -267,7 +286,7 @@ rule fairness:
 
 rule release:
     input:
-        "notebooks/06_evaluation.ipynb",
+        "notebooks/06_fidelity.ipynb",
         "notebooks/07_privacy.ipynb",
         "notebooks/07_fairness.ipynb",
         limits=ROOT / "book/release.yaml",

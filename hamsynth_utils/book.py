@@ -138,13 +138,16 @@ def build(folder: Path, root: Path | None = None) -> Path:
 
 def executed_notebooks(folder: Path) -> list[Path]:
     """The notebooks of a run that were executed to the end, in the order of the road."""
+    toc = yaml.safe_load((project_root() / "_toc.yml").read_text())
+    road = [Path(chapter["file"]).name for chapter in toc["parts"][0]["chapters"]]
 
-    def key(path: Path) -> tuple[str, str, int, int]:
+    def key(path: Path) -> tuple[int, str, int, int]:
         chapter, *execution = path.stem.split("-")
+        place = road.index(chapter) if chapter in road else len(road)
         if not execution:
-            return chapter, "", 0, 0
+            return place, "", 0, 0
         arm, seed, *split = execution
-        return chapter, "".join(split), ARMS.index(arm), int(seed)
+        return place, "".join(split), ARMS.index(arm), int(seed)
 
     paths = (folder / "notebooks").glob("*.ipynb")
     return sorted((path for path in paths if not path.stem.endswith(".partial")), key=key)

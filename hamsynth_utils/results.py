@@ -31,7 +31,7 @@ FIGURES = (
     "fig-dataset-imbalance", "fig-dataset-leak",
     "fig-vae-samples", "fig-gan-samples", "fig-diffusion-samples", "fig-gan-beside", "fig-diffusion-steps",
     "fig-probes-arms", "fig-probes-ratio",
-    "fig-evaluation-distance", "fig-evaluation-precision", "fig-evaluation-probe", "fig-evaluation-accuracy",
+    "fig-fidelity-distance", "fig-fidelity-precision", "fig-fidelity-probe", "fig-evaluation-accuracy",
     "fig-evaluation-class-gains", "fig-evaluation-class-scores", "fig-evaluation-confusion",
     "fig-evaluation-pr", "fig-evaluation-distance-gain", "fig-evaluation-ratio",
     "fig-privacy-near", "fig-privacy-membership", "fig-privacy-losses", "fig-privacy-patient",

@@ -21,7 +21,7 @@ from hamsynth_utils.results import REFERENCE, gains
 
 ROOT = project_root()
 CHAPTERS = (
-    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_privacy", "07_guarantee", "07_fairness", "07_release", "08_claims",
+    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_fidelity", "06_evaluation", "07_privacy", "07_guarantee", "07_fairness", "07_release", "08_claims",
 )  # fmt: skip
 EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0", "real-0-image")
 DATA = "/secret place/skin pictures"
@@ -64,10 +64,10 @@ def make_run(folder: Path) -> Path:
 
 def executed(name: str, folder: Path) -> dict:
     """A notebook with everything a chapter has: glue, equations, a numbered figure, a citation, a fold."""
-    # 05 is that of the classifier, and there are several 07.
+    # 05 is that of the classifier, 06 that of its evaluation, and there are several 07.
     chapter = (
         name.partition("_")[2]
-        if name in ("04_flow", "05_probes", "07_guarantee", "07_fairness", "07_release")
+        if name in ("04_flow", "05_probes", "06_fidelity", "07_guarantee", "07_fairness", "07_release")
         else name[:2]
     )
     png = io.BytesIO()

@@ -26,7 +26,7 @@ from hamsynth_utils.student import write_student_version
 from hamsynth_utils.synthesis import read_synthetic
 
 CHAPTERS = (
-    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_evaluation", "07_privacy", "07_guarantee", "07_fairness", "07_release", "08_claims",
+    "01_dataset", "02_vae", "03_gan", "04_diffusion", "05_probes", "06_fidelity", "06_evaluation", "07_privacy", "07_guarantee", "07_fairness", "07_release", "08_claims",
 )  # fmt: skip
 
 

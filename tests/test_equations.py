@@ -75,7 +75,7 @@ def test_the_source_reports_equations_are_there():
     labels = {label for notebook in NOTEBOOKS.values() for label, _ in equations(notebook)}
     assert {
         "eq-vae-elbo", "eq-gan-minimax", "eq-diffusion-loss", "eq-diffusion-reverse", "eq-vit-attention",
-        "eq-evaluation-frechet",
+        "eq-fidelity-frechet",
     } <= labels  # fmt: skip
 
 

@@ -40,7 +40,7 @@ if Path(os.environ["CALLS"] + ".alone").exists():
 while Path(os.environ["CALLS"] + ".slow").exists() and "08" in target:
     time.sleep(0.1)
 """
-LAST = ("06_evaluation", "07_fairness", "07_privacy", "07_release", "08_claims")
+LAST = ("06_fidelity", "06_evaluation", "07_fairness", "07_privacy", "07_release", "08_claims")
 CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_vit", "05_probes", "07_guarantee", *LAST)
 
 

@@ -94,6 +94,7 @@ def compared(tmp_path_factory):
         pd.DataFrame(columns=columns).to_csv(run.folder / f"metrics/probe_{name}.csv", index=False)
     for name in ("privacy", "fairness"):
         pd.DataFrame(columns=ESTIMATES).to_csv(run.folder / f"metrics/estimates/{name}.csv", index=False)
+    execute(run, "06_fidelity", profile)
     execute(run, "06_evaluation", profile)
     claims = execute(run, "08_claims", profile)
     execute(run, "09_external", profile, external="phantom")

@@ -73,6 +73,7 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(road: Road)
         "03_gan",
         "04_diffusion",
         "05_probes",
+        "06_fidelity",
         "06_evaluation",
         "07_privacy",
         "07_fairness",

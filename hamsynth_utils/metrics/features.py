@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from unittest import mock
 
@@ -29,6 +30,14 @@ KERNEL_NAME = {"inception": "KID", "vit": "KD-ViT", "efficientnet_lite0": "KD-li
 """What the kernel distance of an extractor's features may be called."""
 
 EXTRACTORS = tuple(DISTANCE_NAME)
+
+
+def main_extractor(names: Collection[str]) -> str:
+    """Of the extractors that are to be had the one to argue with: Inception, whose distance is the FID, else
+    eyes that no generator was trained to please.
+    """
+    return next(name for name in EXTRACTORS if name in names)
+
 
 INCEPTION_URL = inception.FID_WEIGHTS_URL
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
