@@ -14,7 +14,7 @@ from opacus.accountants import create_accountant
 from opacus.accountants.utils import get_noise_multiplier
 
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import PrivateSettings
+from hamsynth_utils.sections import PrivateSettings
 
 NO_BOUND = math.inf
 """The epsilon of a training without noise and without cut gradients: it promises nothing."""

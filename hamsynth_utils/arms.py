@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import TrivialAugmentWide
 
+from hamsynth_utils.batches import Augment
 from hamsynth_utils.classifier import refuse_synthetic
 from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_uint8, to_unit_range
@@ -25,7 +26,6 @@ from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import generator_of, known_arm
 from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.synthesis import first_of_each, ratio_counts, top_up_counts
-from hamsynth_utils.training import Augment
 
 
 def training_set(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hamsynth_utils.data.augment import views
 from hamsynth_utils.data.lesions import CLASSES, LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import ClassifierSettings
+from hamsynth_utils.sections import ClassifierSettings
 from hamsynth_utils.tokens import Tokens
 from hamsynth_utils.trainable import Share, Trainable
 

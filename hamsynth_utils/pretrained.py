@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from hamsynth_utils.classifier import Classifier
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import ClassifierSettings
+from hamsynth_utils.sections import ClassifierSettings
 from hamsynth_utils.weights import read_weights, sha256_of
 
 HUB_SECONDS = 5.0

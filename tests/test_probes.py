@@ -11,9 +11,10 @@ from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.data.split import leaked
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.fine_tuning import fine_tune
 from hamsynth_utils.probes import ProbeJob, jobs_of, run_probes
 from hamsynth_utils.profile import ARMS, load_profile
-from hamsynth_utils.rooms import fine_tune, make_synthetic, part_of, train_generator
+from hamsynth_utils.rooms import make_synthetic, part_of, train_generator
 from hamsynth_utils.run import Run
 from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.tokens import Tokens, TokenViews

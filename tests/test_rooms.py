@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
+from hamsynth_utils.fine_tuning import fine_tune
 from hamsynth_utils.generators import build_generator, description
-from hamsynth_utils.rooms import fine_tune, synthetic_of
+from hamsynth_utils.rooms import synthetic_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import synthesize
 from hamsynth_utils.weights import read_weights, write_weights

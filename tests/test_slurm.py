@@ -98,7 +98,7 @@ from hamsynth_utils import training
 from hamsynth_utils.rooms import train_generator
 from hamsynth_utils.run import Run
 
-batches = training._batches
+batches = training.index_batches
 
 
 def noted(lesions, settings, seed, start, total):
@@ -110,7 +110,7 @@ def noted(lesions, settings, seed, start, total):
         yield step, index
 
 
-training._batches = noted
+training.index_batches = noted
 train_generator(Run.open("007", profile, "phantom", 3), "gan", progress_bar=False)
 """
 

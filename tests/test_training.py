@@ -19,12 +19,7 @@ from hamsynth_utils.generators import build_generator
 from hamsynth_utils.profile import GENERATORS, load_profile
 from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.trainable import Trainable
-from hamsynth_utils.training import (
-    _batches,
-    learning_rate_factor,
-    resolve_precision,
-    train,
-)
+from hamsynth_utils.training import learning_rate_factor, resolve_precision, train
 from hamsynth_utils.weights import read_weights
 
 LESIONS = make_phantom(120, seed=0)
@@ -91,29 +86,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut short")
     with pytest.raises(InputError, match=r"checkpoint\.safetensors is damaged"):
         fit(Mean(), tmp_path)
-
-
-def test_every_epoch_visits_every_image_once_whatever_the_batch_size():
-    steps = settings(batch_size=50)
-    drawn = np.concatenate([index for _, index in _batches(LESIONS, steps, seed=1, start=0, total=12)])
-    for epoch in range(5):
-        assert np.array_equal(np.sort(drawn[epoch * 120 : (epoch + 1) * 120]), np.arange(120))
-
-
-def test_batches_do_not_depend_on_where_one_starts():
-    for balance in (0.0, 0.7):
-        whole = dict(_batches(LESIONS, settings(class_balance=balance), seed=1, start=0, total=20))
-        rest = dict(_batches(LESIONS, settings(class_balance=balance), seed=1, start=13, total=20))
-        assert all(np.array_equal(whole[step], rest[step]) for step in rest)
-
-
-def test_full_class_balance_draws_each_class_equally_often():
-    drawn = np.concatenate(
-        [i for _, i in _batches(LESIONS, settings(class_balance=1.0), seed=0, start=0, total=400)]
-    )
-    present = np.unique(LESIONS.labels.numpy())
-    shares = np.bincount(LESIONS.labels.numpy()[drawn], minlength=7)[present] / len(drawn)
-    assert np.abs(shares - 1 / len(present)).max() < 0.02
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():

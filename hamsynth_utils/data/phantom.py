@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from hamsynth_utils.data.lesions import CLASSES, COLUMNS, LesionSet, labels_of
-from hamsynth_utils.data.phantom_paint import lesion_mask, photograph
+from hamsynth_utils.data.phantom_photos import lesion_mask, photograph
 from hamsynth_utils.errors import InputError
 
 IMAGE_SHARES = dict(zip(CLASSES, np.array([327, 514, 1099, 115, 1113, 6705, 142]) / 10015, strict=True))

@@ -20,7 +20,7 @@ from hamsynth_utils.data.lesions import to_unit_range
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.perception import efficientnet_lite0
 from hamsynth_utils.pretrained import build_classifier
-from hamsynth_utils.profile import ClassifierSettings
+from hamsynth_utils.sections import ClassifierSettings
 from hamsynth_utils.writing import replacing
 
 DISTANCE_NAME = {"inception": "FID", "vit": "FD-ViT", "efficientnet_lite0": "FD-lite0"}
