@@ -40,7 +40,7 @@ if Path(os.environ["CALLS"] + ".alone").exists():
 while Path(os.environ["CALLS"] + ".slow").exists() and "08" in target:
     time.sleep(0.1)
 """
-LAST = ("06_fidelity", "06_evaluation", "07_fairness", "07_privacy", "07_release", "08_claims")
+LAST = ("06_evaluation", "06_fidelity", "07_fairness", "07_privacy", "07_release", "08_claims")
 CHAPTERS = ("01_dataset", "02_vae", "03_gan", "04_diffusion", "05_vit", "05_probes", "07_guarantee", *LAST)
 
 
@@ -207,7 +207,7 @@ def test_a_run_that_gains_a_seed_and_an_arm_repeats_only_what_compares_them(road
     (road.run / "run.yaml").write_text(yaml.safe_dump(record))
     assert road.finish()[0] == 0
     new = [f"05_vit-{name}" for name in ("real-1", "gan-1", "vae-0", "vae-7", "vae-1", "augment-1-image")]
-    again = [name for name in LAST if name != "07_privacy"]  # which attacks the generators alone
+    again = set(LAST) - {"06_fidelity", "07_privacy"}  # which look at the generators alone
     assert sorted(name for name, *_ in road.calls()) == sorted([*new, *again])
 
 
@@ -219,7 +219,7 @@ def test_the_chapter_of_a_generator_is_executed_where_the_profile_has_it(road: R
     (road.run / "run.yaml").write_text(yaml.safe_dump(record))
     assert road.finish()[0] == 0
     names = [name for name, *_ in road.calls()]
-    waiting = ("05_vit-flow-0", "05_vit-flow-7", "05_probes", "06_evaluation", "07_privacy")
+    waiting = ("05_vit-flow-0", "05_vit-flow-7", "05_probes", "06_fidelity", "06_evaluation", "07_privacy")
     assert all(names.index("04_flow") < names.index(name) for name in waiting)
 
 
@@ -267,7 +267,7 @@ def test_an_external_set_is_opened_last_and_only_where_one_is_given(road: Road) 
     assert road.finish()[0] == 0
     calls = road.calls()
     names = [name for name, *_ in calls]
-    assert names[-2:] == ["08_claims", "09_external"] and len(names) == 17
+    assert names[-2:] == ["08_claims", "09_external"] and len(names) == 18
     assert calls[-1][1] == {"data": config["data"], "profile": config["profile"], "run": "007", "seed": "3",
                             "external": "/clinic: photos"}  # fmt: skip
 
