@@ -375,3 +375,24 @@ def test_a_mixture_shows_the_images_of_each_class_and_the_gain_at_its_ratio() ->
     assert [line.get_xydata().tolist() for line in drawn] == [[[0.5, 2.0]]]
     with pytest.raises(InputError, match=r"one row at ratio 0\.7"):
         figures.mixture_panels(real, synthetic, gains, 0.7)
+
+
+def ratios(**change: object) -> pd.DataFrame:
+    frame = pd.DataFrame({"images": ["floor"] * 3 + ["gan"] * 3, "cycles": [1, 2, 3] * 2, "value": [1.0, 1, 1, 1, 0.1, 2]})
+    return frame.assign(low=frame["value"] * 0.9, high=frame["value"] * 1.1).assign(**change)
+
+
+def test_spectra_are_drawn_on_a_logarithmic_axis_with_their_names() -> None:
+    axes = figures.spectrum_curves(ratios()).axes[0]
+    at_one, floor, gan = axes.lines
+    assert axes.get_yscale() == "log" and at_one.get_ydata()[0] == 1
+    assert list(gan.get_ydata()) == [1, 0.1, 2] and same_color(gan.get_color(), figures.ARM_COLOURS["gan"])
+    assert same_color(floor.get_color(), figures.GREY)
+    assert {text.get_text() for text in axes.texts} == {"GAN", "other real images"}
+    assert len(axes.collections) == 2
+
+
+@pytest.mark.parametrize("frame", [ratios().iloc[:0], ratios(low=0.0), ratios().drop(columns="high")], ids=["empty", "zero", "no high"])
+def test_spectra_that_cannot_be_drawn_are_refused(frame: pd.DataFrame) -> None:
+    with pytest.raises(InputError, match="at least one row|has no column"):
+        figures.spectrum_curves(frame)

@@ -18,6 +18,7 @@ from hamsynth_utils.figures.distances import distance_curves
 from hamsynth_utils.figures.estimates import estimate_rows, gain_curves
 from hamsynth_utils.figures.images import class_grid, image_grid, image_rows, overlay
 from hamsynth_utils.figures.panels import confusion_panels
+from hamsynth_utils.figures.spectra import spectrum_curves
 from hamsynth_utils.figures.style import (
     ARM_COLOURS,
     ARM_NAMES,
@@ -60,6 +61,7 @@ __all__ = [
     "mixture_panels",
     "overlay",
     "precision_recall_panels",
+    "spectrum_curves",
     "styled",
     "threshold_panels",
 ]

@@ -31,7 +31,7 @@ MOST_UPRIGHT = 5
 """Labels under an axis that fit side by side; more are turned."""
 
 
-def _plain_log(axis: Axis) -> None:
+def plain_log(axis: Axis) -> None:
     """Ticks of a logarithmic axis as plain numbers, as many as its range can carry."""
     low, high = axis.get_view_interval()
     subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
@@ -63,7 +63,7 @@ def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
     if log:
         axes.set_xscale("log")
         axes.set_xlim(1, 2.2 * max(max(lesions.counts.values()) for lesions in parts.values()) + 1)
-        _plain_log(axes.xaxis)
+        plain_log(axes.xaxis)
     else:
         axes.margins(x=0.12)
     axes.margins(y=0.02)
@@ -105,7 +105,7 @@ def loss_curves(
         ends.append((float(line.iloc[-1]), name.replace("_", " "), colour))
     if log:
         axes.set_yscale("log")
-        _plain_log(axes.yaxis)
+        plain_log(axes.yaxis)
     axes.set_xlabel(x)
     axes.set_ylabel(ylabel + (", logarithmic" if log else ""))
     axes.grid(axis="y")
