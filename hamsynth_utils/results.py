@@ -159,10 +159,9 @@ Gain in balanced accuracy over real images alone, in points, with 95 % intervals
 with a generator's images lies to the right of those without invented images.
 ```
 
-These numbers are kept in `results/{folder.name}`. `make report DATA=path/to/ham10000 PROFILE={profile}`
-makes them again; its notebooks, of which a core runs one at a time, took about {hours:.0f} hours in all
-({record["device"]}).
-{record.get("note", "")}
+These numbers are kept in `results/{folder.name}`, whose `README.md` says how that run was made and how its
+pictures look. `make report DATA=path/to/ham10000 PROFILE={profile}` makes them again; its notebooks, of which
+a core runs one at a time, took about {hours:.0f} hours in all ({record["device"]}).
 """
 
 
