@@ -34,8 +34,11 @@ def lesion_draws(lesions: int, draws: int, generator: np.random.Generator) -> np
     """How often each lesion is drawn: int64 [draws, lesions], every row sums to `lesions`.
 
     Drawing lesions with replacement and counting is one multinomial draw (Efron & Tibshirani 1993,
-    section 6.2), so that a statistic of counts needs no loop over images.
+    section 6.2), so that a statistic of counts needs no loop over images. Raises InputError for fewer
+    than two draws, or no lesion.
     """
+    if lesions < 1:
+        raise InputError("a bootstrap over lesions needs at least one lesion: there is no image at all")
     if draws < 2:
         raise InputError(f"a bootstrap interval needs at least 2 draws, not {draws}; 1,000 are usual")
     return generator.multinomial(lesions, np.full(lesions, 1 / lesions), size=draws)

@@ -20,6 +20,7 @@ from hamsynth_utils.metrics.classification import (
     scores,
     scores_of_counts,
 )
+from hamsynth_utils.metrics.intervals import lesion_draws
 
 
 def truth_and_prediction(predictions: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
@@ -177,6 +178,8 @@ def test_missing_lesions_and_files_are_refused(tmp_path):
         bootstrap_scores(predictions, np.arange(9), 100, 0)
     with pytest.raises(InputError, match="at least 2 draws"):
         bootstrap_scores(predictions, np.arange(10), 1, 0)
+    with pytest.raises(InputError, match="needs at least one lesion"):
+        lesion_draws(0, 100, np.random.default_rng(0))
     with pytest.raises(InputError, match="no predictions at"):
         read_predictions(tmp_path / "predictions.csv")
 
