@@ -17,7 +17,7 @@ def radial_power(images: Tensor) -> np.ndarray:
 
     images: [N, 3, S, S], of any range and type -> float64 [N, S // 2], in squares of their units. A Hann
     window fades the border, whose jump from one side to the other would look like detail. Azimuthal
-    averaging as in Durall et al. 2020, section 3.1. Raises InputError for another shape.
+    averaging as in Durall et al. 2020. Raises InputError for another shape.
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise InputError(f"images must be [N, 3, S, S], not {list(images.shape)}")
