@@ -16,5 +16,5 @@ def table(frame: pd.DataFrame, digits: int = 1) -> HTML:
 
 def in_words(row: Mapping[str, Any], value: str = "mean", digits: int = 1, factor: float = 1) -> str:
     """`value (low to high)`: the entry `value` of a row and its `low` and `high`, each times `factor`."""
-    centre, low, high = (f"{factor * row[key]:.{digits}f}" for key in (value, "low", "high"))
+    centre, low, high = (f"{factor * row[key]:z.{digits}f}" for key in (value, "low", "high"))
     return f"{centre} ({low} to {high})"
