@@ -29,6 +29,7 @@ from hamsynth_utils.glossary import terms, with_links
 from hamsynth_utils.playground import write_playground
 from hamsynth_utils.profile import ARMS, project_root
 from hamsynth_utils.quiz import write_quiz
+from hamsynth_utils.reference_page import reference_figures, reference_page
 from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.results import REFERENCE, answer, answer_figure, answer_in_words, keep
 from hamsynth_utils.run_page import chapter_minutes, run_page, this_run
@@ -107,6 +108,10 @@ def stage(folder: Path, root: Path | None = None) -> Path:
             answer_figure().savefig(staged / "answer.svg")
         else:
             (staged / "answer.md").write_text(answer_in_words())
+        (staged / "reference_run.md").write_text(reference_page(REFERENCE))
+        (staged / "reference").mkdir()
+        for path in reference_figures(REFERENCE):
+            shutil.copy(path, staged / "reference")
         (staged / "run.md").write_text(scrub(run_page(folder, record, minutes(folder))))
         (staged / "model_cards.md").write_text(scrub(model_cards(folder)))
     return folder / "book"

@@ -104,8 +104,8 @@ What to see in a figure, and how it came about, is in the chapters.
 def gains(folder: Path) -> pd.DataFrame:
     """What each arm of a kept run gained over real images alone, in points, one row an arm.
 
-    Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds. The arms with
-    synthetic images come first, then the alternatives without any.
+    Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds, and invented: which
+    share of an arm's images is, `some`, `none` or `all`. Rows come in this order.
     """
     table = pd.read_csv(folder / "metrics/differences.csv", dtype={"seed": str})
     table = table[(table["reference"] == "real") & (table["metric"] == METRIC) & (table["seed"] == "all")]
@@ -114,9 +114,11 @@ def gains(folder: Path) -> pd.DataFrame:
     seeds = len(yaml.safe_load((folder / "run.yaml").read_text())["profile"]["seeds"])
     rows = table.rename(columns={"difference": "value", "n_images": "n", "n_lesions": "lesions"})
     rows[["value", "low", "high"]] *= 100
-    rows = rows.assign(seeds=seeds, invented=[generator_of(arm) is not None for arm in rows["arm"]])
-    rows = rows.sort_values("invented", ascending=False, kind="stable")
-    return rows[["arm", "value", "low", "high", "holm", "n", "lesions", "seeds"]].reset_index(drop=True)
+    shares = ["none" if generator_of(arm) is None else "some" if generator_of(arm) == arm else "all"
+              for arm in rows["arm"]]  # fmt: skip
+    rows = rows.assign(seeds=seeds, invented=pd.Categorical(shares, ["some", "none", "all"]))
+    rows = rows.sort_values("invented", kind="stable").reset_index(drop=True)
+    return rows[["arm", "value", "low", "high", "holm", "n", "lesions", "seeds", "invented"]]
 
 
 def answer_in_words(folder: Path = REFERENCE) -> str:
@@ -129,13 +131,13 @@ def answer_in_words(folder: Path = REFERENCE) -> str:
     own = estimates[estimates["protocol"] == profile["data"]["protocol"]]
     own = own[(own["arm"] == "real") & own["reference"].isna()].set_index("statistic")
     real, accuracy = own.loc[METRIC], own.loc["accuracy"]
-    invented = rows[[generator_of(arm) is not None for arm in rows["arm"]]]
-    other = rows.drop(invented.index)
-    cheap = f" Without any invented image: {_in_words(other)}." if len(other) else ""
+    some, none, every = (rows[rows["invented"] == share] for share in ("some", "none", "all"))
+    others = f" Without any invented image: {_in_words(none)}." if len(none) else ""
+    others += f" From invented images alone: {_in_words(every)}." if len(every) else ""
     n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
-    return f"""**The answer of the reference run.** {_verdict(invented)} Balanced accuracy was
+    return f"""**The answer of the reference run.** {_verdict(some)} Balanced accuracy was
 {100 * real["value"]:.1f} % ({100 * real["low"]:.1f} to {100 * real["high"]:.1f}) with real images alone
-(accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by {_in_words(invented)}.{cheap}
+(accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by {_in_words(some)}.{others}
 Images at {profile["data"]["image_size"]} pixels from {record["images"]}, split by
 {profile["data"]["protocol"]}, n = {n:,} test images of {lesions:,} lesions, {seeds} trainings of the
 classifier an arm and one of each generator; in brackets 95 % intervals over lesions and trainings;
@@ -159,15 +161,17 @@ Gain in balanced accuracy over real images alone, in points, with 95 % intervals
 with a generator's images lies to the right of those without invented images.
 ```
 
-These numbers are kept in `results/{folder.name}`, whose `README.md` says how that run was made and how its
-pictures look. `make report DATA=path/to/ham10000 PROFILE={profile}` makes them again; its notebooks, of which
-a core runs one at a time, took about {hours:.0f} hours in all ({record["device"]}).
+{{doc}}`reference_run` has what else that run found, how it was made and how its pictures look; its numbers
+are kept in `results/{folder.name}`. `make report DATA=path/to/ham10000 PROFILE={profile}` makes them again;
+its notebooks, of which a core runs one at a time, took about {hours:.0f} hours in all ({record["device"]}).
 """
 
 
 def answer_figure(folder: Path = REFERENCE) -> Figure:
-    """The figure of `answer`: what each arm gained, with its interval."""
-    return estimate_rows(gains(folder), "gain in balanced accuracy, points", reference=0.0)
+    """The figure of `answer`: what each arm that learns from real images gained, with its interval."""
+    rows = gains(folder)
+    rows = rows[rows["invented"] != "all"]
+    return estimate_rows(rows, "gain in balanced accuracy, points", reference=0.0)
 
 
 def _verdict(invented: pd.DataFrame) -> str:

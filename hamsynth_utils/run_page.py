@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hamsynth_utils.data.external import read_opening
+from hamsynth_utils.tables import markdown_table
 
 
 def this_run(folder: Path, record: dict[str, Any]) -> str:
@@ -50,18 +50,18 @@ def run_page(folder: Path, record: dict[str, Any], minutes: dict[str, tuple[floa
     ]
     sections = [
         "# The run behind this report",
-        _table(("What", "Value"), facts),
+        markdown_table(("What", "Value"), facts),
         "## Minutes",
         "Wall time of each notebook, and the most memory its kernel held. Notebooks may have run side by "
         "side; one that was continued after a stop counts only from there.",
-        _table(("Notebook", "Minutes", "GiB"), [*times, ("all", f"{total:.1f}", "")]),
+        markdown_table(("Notebook", "Minutes", "GiB"), [*times, ("all", f"{total:.1f}", "")]),
         "## Weights the classifiers started from",
         _weights(folder),
         "## What was left out",
         _skipped(folder),
         _extractors(folder),
         "## Versions",
-        _table(("Package", "Version"), record["versions"].items()),
+        markdown_table(("Package", "Version"), record["versions"].items()),
         "## All settings",
         _folded(f"profile {profile['name']}", yaml.safe_dump(profile, sort_keys=False)),
     ]
@@ -83,7 +83,7 @@ def chapter_minutes(minutes: dict[str, tuple[float, float | None]]) -> str:
         memory = max((each for _, each in measured_all if each is not None), default=None)
         rows.append((f"{{doc}}`notebooks/{chapter}`", len(measured_all), f"{mean:.1f}",
                      "-" if memory is None else f"{memory:.1f}"))  # fmt: skip
-    return _table(("Chapter", "Times executed", "Minutes each", "GiB"), rows)
+    return markdown_table(("Chapter", "Times executed", "Minutes each", "GiB"), rows)
 
 
 def _data(record: dict[str, Any]) -> str:
@@ -107,7 +107,7 @@ def _weights(folder: Path) -> str:
         values = {key: _plain(value) for key, value in json.loads(path.read_text()).items()}
         said = "; ".join(f"{key}: {value}" for key, value in values.items())
         rows.append((path.parent.parent.name, path.parent.name.removeprefix("seed-"), said))
-    return _table(("Arm", "Seed", "Weights"), rows) if rows else "No record was kept."
+    return markdown_table(("Arm", "Seed", "Weights"), rows) if rows else "No record was kept."
 
 
 def _skipped(folder: Path) -> str:
@@ -118,7 +118,8 @@ def _skipped(folder: Path) -> str:
             rows = [(row["image_id"], row["reason"]) for row in csv.DictReader(file)]
     if not rows:
         return "No image was skipped."
-    return f"{len(rows)} images could not be read and were skipped.\n\n" + _table(("Image", "Why"), rows)
+    said = f"{len(rows)} images could not be read and were skipped."
+    return f"{said}\n\n{markdown_table(('Image', 'Why'), rows)}"
 
 
 def _extractors(folder: Path) -> str:
@@ -127,7 +128,7 @@ def _extractors(folder: Path) -> str:
     if not unavailable:
         return "Every feature extractor of the profile was used."
     rows = [(name, _plain(reason)) for name, reason in unavailable.items()]
-    return "Feature extractors that could not be used:\n\n" + _table(("Extractor", "Why"), rows)
+    return "Feature extractors that could not be used:\n\n" + markdown_table(("Extractor", "Why"), rows)
 
 
 def _folded(title: str, text: str) -> str:
@@ -139,10 +140,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, str):
         return Path(value).name if value.startswith("/") else value
     return json.dumps(value)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    def line(cells: Iterable[object]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(head), line("---" for _ in head), *(line(row) for row in rows)])

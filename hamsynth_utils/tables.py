@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,3 +18,12 @@ def in_words(row: Mapping[str, Any], value: str = "mean", digits: int = 1, facto
     """`value (low to high)`: the entry `value` of a row and its `low` and `high`, each times `factor`."""
     centre, low, high = (f"{factor * row[key]:z.{digits}f}" for key in (value, "low", "high"))
     return f"{centre} ({low} to {high})"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table of a page in Markdown; what would break its cells is taken care of."""
+
+    def line(cells: Iterable[object]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(head), line("---" for _ in head), *(line(row) for row in rows)])

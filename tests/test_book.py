@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from browser import problems_of
@@ -17,6 +18,7 @@ from hamsynth_utils import book
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import project_root
+from hamsynth_utils.reference_page import PARTS
 from hamsynth_utils.results import REFERENCE, gains
 
 ROOT = project_root()
@@ -174,7 +176,22 @@ def test_the_front_page_opens_with_the_numbers_of_the_reference_run(site: Path) 
     assert f"n = {rows['n'][0]:,} test images of {rows['lesions'][0]:,} lesions" in text
     assert text.index("The answer of the reference run") < text.index("The question.")
     drawn = next((site / "_images").glob("answer*.svg")).read_text()
-    assert all(ARM_NAMES[arm] in drawn for arm in rows["arm"])
+    assert all(ARM_NAMES[arm] in drawn for arm in rows.loc[rows["invented"] != "all", "arm"])
+
+
+def test_the_page_of_the_reference_run_has_its_scores_verdicts_and_figures(site: Path) -> None:
+    text = " ".join(re.sub(r"<[^>]+>", " ", (site / "reference_run.html").read_text()).split())
+    for path in (REFERENCE / "predictions").glob("*/seed-0.csv"):
+        arm, _, split = path.parent.name.partition("-")
+        trainings = [pd.read_csv(each) for each in path.parent.glob("seed-*.csv")]
+        answers = [t[[c for c in t if c.startswith("p_")]].idxmax(axis=1).str[2:] for t in trainings]
+        accuracy = np.mean([(own == t["dx"]).mean() for own, t in zip(answers, trainings, strict=True)])
+        name = ARM_NAMES[arm] + (", split by image" if split else "")
+        assert f"{name} {100 * accuracy:.1f} (" in text, path
+    counts = pd.read_csv(REFERENCE / "metrics/verdicts.csv")["verdict"].value_counts()
+    assert all(f"{count} {verdict}" in text for verdict, count in counts.items())
+    shown = re.findall(r'src="_images/(fig-[\w-]+)\.png"', (site / "reference_run.html").read_text())
+    assert set(shown) == {name for part in PARTS.values() for name in part}
 
 
 def test_a_classifier_notebook_without_marked_results_is_refused(run_folder: Path) -> None:

@@ -24,6 +24,7 @@ from hamsynth_utils.explain import rollout_image
 from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.privacy import nearest_aligned
 from hamsynth_utils.pretrained import build_classifier, load_classifier
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.rooms import part_of
 from hamsynth_utils.run import Run
 from hamsynth_utils.synthesis import read_manifest, read_synthetic, synthesize
@@ -39,7 +40,8 @@ def run(tmp_path_factory) -> Run:
     (folder / "run.yaml").unlink()
     own_networks(folder)
     settings = merged(TINY, {"data": {"phantom_images": 700}})
-    del settings["flow"]  # whose chapter the book of this run then does without
+    for name in (name for name, each in REGISTRY.items() if not each.in_every_run):
+        del settings[name]  # whose chapter the book of this run then does without
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
     run = Run.open("tiny", str(folder / "tiny.yaml"), root=folder.parent)
     run.split()

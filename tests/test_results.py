@@ -15,7 +15,7 @@ from hamsynth_utils.errors import InputError
 from hamsynth_utils.figures import ARM_NAMES
 from hamsynth_utils.profile import project_root
 from hamsynth_utils.registry import REGISTRY
-from hamsynth_utils.results import FIGURES, REFERENCE, answer, gains, keep
+from hamsynth_utils.results import FIGURES, REFERENCE, answer, answer_figure, gains, keep
 
 
 @pytest.fixture
@@ -47,6 +47,18 @@ def kept(tmp_path):
         return folder
 
     return write
+
+
+def test_arms_that_see_no_real_image_are_told_apart(kept):
+    folder = kept(
+        {"vae_only": (-30.0, -34, -26, 0.01), "weighted": (1.1, 0.1, 2, 0.2), "vae": (0.3, -1, 1.5, 0.9)}
+    )
+    said = " ".join(answer(folder).split())
+    assert "No generator's images of rare lesions surely changed how well the classifier does." in said
+    assert "From invented images alone: -30.0 (-34.0 to -26.0) with VAE alone." in said
+    assert "Without any invented image: +1.1 (+0.1 to +2.0) with class weights." in said
+    labels = [label.get_text() for label in answer_figure(folder).axes[0].get_yticklabels()]
+    assert labels == ["VAE", "class weights"]
 
 
 def test_the_answer_follows_from_the_intervals(kept):

@@ -9,7 +9,7 @@ import yaml
 
 from hamsynth_utils.data.lesions import CLASSES
 from hamsynth_utils.errors import InputError
-from hamsynth_utils.profile import parse_profile, recorded_profile
+from hamsynth_utils.profile import GENERATORS, parse_profile, recorded_profile
 from hamsynth_utils.run import Run, main
 
 
@@ -79,7 +79,7 @@ def test_the_commands_seeds_and_arms_come_before_the_profiles(tmp_path, monkeypa
     assert main(asked) == 2
     assert "seeds: this run has 0,1, you ask for 0," in capsys.readouterr().err
     assert main([*asked, "--seeds", "0,1"]) == 0
-    assert recorded_profile(tmp_path / "runs/a")["arms"] == ["real", "vae", "gan", "diffusion", "flow"]
+    assert recorded_profile(tmp_path / "runs/a")["arms"] == ["real", *GENERATORS]
 
 
 def test_other_data_is_refused(tmp_path, tiny_profile, ham10000_slice):

@@ -16,7 +16,9 @@ from hamsynth_utils.data.phantom import make_phantom
 from hamsynth_utils.errors import InputError
 from hamsynth_utils.faults import TrainingDiverged
 from hamsynth_utils.generators import build_generator
+from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.profile import GENERATORS, load_profile
+from hamsynth_utils.registry import REGISTRY
 from hamsynth_utils.settings import TrainingSettings
 from hamsynth_utils.trainable import Trainable
 from hamsynth_utils.training import learning_rate_factor, resolve_precision, train
@@ -182,7 +184,7 @@ def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
     environment = {**os.environ, "HAMSYNTH_RUNS": str(tmp_path), "ACCELERATE_USE_CPU": "true"}
     for count in ("1", "2"):
         subprocess.run([*launch, count, *command, "--run", count], env=environment, check=True)
-    for part in ("autoencoder", name) if name in {"diffusion", "flow"} else (name,):
+    for part in ("autoencoder", name) if issubclass(REGISTRY[name].kind, LatentGenerator) else (name,):
         one, two = (
             pd.read_csv(tmp_path / count / f"generators/{part}/history.csv").drop(columns="seconds")
             for count in ("1", "2")

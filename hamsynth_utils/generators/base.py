@@ -68,7 +68,7 @@ class Generator(Trainable):
         """How badly the trained generator knows each image: losses [N] by name, of noise drawn from `seed`.
 
         The noise must be the same for every image. Here: the loss of the training, of one image at a time,
-        averaged over so many draws.
+        averaged over so many draws. Raises InputError if that is no number.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         losses = torch.zeros(len(images), device=self.device)
@@ -77,6 +77,11 @@ class Generator(Trainable):
                 torch.manual_seed(seed)
                 for _ in range(noise_levels):
                     losses[i] += self(images[i : i + 1], labels[i : i + 1])["loss"] / noise_levels
+        if not torch.isfinite(losses).all():
+            raise InputError(
+                f"{self.name}: its training's loss is no number for one image alone, which attacks nobody; "
+                f"give {type(self).__name__} a membership_losses of its own"
+            )
         return {"training": losses}
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -124,6 +124,7 @@ def test_a_generators_facts_agree_with_its_class():
         assert each.kind.name == name
         assert "training" in each.kind.settings_class.model_fields
         assert (ROOT / f"notebooks/{each.chapter}.ipynb").is_file()
+        assert f"- file: notebooks/{each.chapter}\n" in (ROOT / "_toc.yml").read_text()
     assert tuple(REGISTRY) == GENERATORS
 
 
