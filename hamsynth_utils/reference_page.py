@@ -89,8 +89,8 @@ def _scores(folder: Path, protocol: str) -> str:
     ordered = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
     n, seeds = (" or ".join(f"{number:,.0f}" for number in found[name].unique()) for name in ("n", "seeds"))
     return (
-        f"In per cent, split by {protocol} unless it says otherwise, n = {n} test images, {seeds} trainings an "
-        f"arm:\n\n{markdown_table(('learned from', *SCORES.values()), ordered)}"
+        f"In per cent, split by {protocol} unless it says otherwise, n = {n} test images, {seeds} trainings "
+        f"an arm:\n\n{markdown_table(('learned from', *SCORES.values()), ordered)}"
     )
 
 
