@@ -179,6 +179,8 @@ def bars_with_intervals(
     axes.set_xticks(place, [ARM_NAMES.get(label, label) for label in labels])
     if len(labels) > MOST_UPRIGHT:
         axes.tick_params(axis="x", rotation=30)
+        for label in axes.get_xticklabels():  # each ends under its own bar, so that long ones do not meet
+            label.set(ha="right", rotation_mode="anchor")
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(ylabel)
     drawn = np.concatenate([heights, bottom, top, hollow, level, [0.0]])
