@@ -77,13 +77,17 @@ def _figure(name: str, alt: str) -> str:
 
 
 def _scores(folder: Path, protocol: str) -> str:
-    """One row an arm, under the run's own split."""
+    """One row an arm, and one more under another split, whose leaked share stands beside its scores."""
     found = pd.read_csv(folder / "metrics/estimates/evaluation.csv")
     found = found[found["reference"].isna() & found["statistic"].isin(SCORES)]
+    parts = pd.read_csv(folder / "metrics/splits.csv").set_index(["arm", "metric", "split", "part"])["n"]
     rows = []
     for (arm, split), scores in found.groupby(["arm", "protocol"], sort=False):
         own, by_name = split == protocol, scores.set_index("statistic")
-        name = ARM_NAMES[arm] if own else f"{ARM_NAMES[arm]}, split by {split}"
+        name = ARM_NAMES[arm]
+        if not own:
+            leaked = parts[arm, "accuracy", split, "leaked"] / parts[arm, "accuracy", split, "all"]
+            name += f", split by {split}, {100 * leaked:.1f} % of the test images leaked"
         cells = [in_words(by_name.loc[score], "value", factor=100) for score in SCORES]
         rows.append((not own, [name, *cells]))
     ordered = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
