@@ -149,7 +149,8 @@ def answer(folder: Path = REFERENCE) -> str:
     """The answer of a kept run as MyST Markdown: in words, a figure `answer.svg`, and how to repeat it."""
     rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
     n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
-    profile = record["profile"]["name"]
+    command = f"make report DATA=path/to/ham10000 PROFILE={record['profile']['name']}"
+    command += f" \\\n        ARMS={','.join(record['profile']['arms'])}"
     hours = sum(record["minutes"].values()) / 60
     return f"""{answer_in_words(folder)}
 ```{{figure}} answer.svg
@@ -162,8 +163,11 @@ with a generator's images lies to the right of those without invented images.
 ```
 
 {{doc}}`reference_run` has what else that run found, how it was made and how its pictures look; its numbers
-are kept in `results/{folder.name}`. `make report DATA=path/to/ham10000 PROFILE={profile}` makes them again;
-its notebooks, of which a core runs one at a time, took about {hours:.0f} hours in all ({record["device"]}).
+are kept in `results/{folder.name}`. To make them again:
+
+    {command}
+
+Its notebooks, of which a core runs one at a time, took about {hours:.0f} hours in all ({record["device"]}).
 """
 
 

@@ -26,7 +26,7 @@ def kept(tmp_path):
         folder = tmp_path / "kept"
         (folder / "metrics/estimates").mkdir(parents=True, exist_ok=True)
         record = {
-            "profile": {"name": "cpu", "seeds": [0, 1], "data": {"image_size": 64, "protocol": "lesion"}},
+            "profile": {"name": "cpu", "seeds": [0, 1], "arms": ["real", *rows], "data": {"image_size": 64, "protocol": "lesion"}},
             "minutes": {"01_dataset": 30.0, "02_vae": 90.0}, "device": "CPU, 2 cores", "images": "HAM10000",
         }  # fmt: skip
         (folder / "run.yaml").write_text(yaml.safe_dump(record))
@@ -70,6 +70,7 @@ def test_the_answer_follows_from_the_intervals(kept):
     assert "+0.3 (-1.0 to +1.5) with VAE, +2.0 (+0.4 to +3.5) with GAN." in said
     assert "Without any invented image: +1.1 (+0.1 to +2.0) with class weights." in said
     assert "about 2 hours" in said.replace("\n", " ")
+    assert "PROFILE=cpu \\\n        ARMS=real,vae,gan,weighted\n" in said
     said = answer(kept({"vae": (-2.0, -3.0, -1.0, 0.01), "gan": (1.0, 0.1, 2.0, 0.06)}))
     assert "those of VAE surely lowered it, those of GAN made no sure difference." in said
     said = answer(kept({"vae": (0.3, -1.0, 1.5, 0.9)}))
