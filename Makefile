@@ -56,13 +56,13 @@ report: $(READY)
 	if [ -n "$$WEIGHTS" ]; then $(call absolute,WEIGHTS); export HAMSYNTH_WEIGHTS="$$WEIGHTS"; fi; \
 	case "$$EXTERNAL" in ""|phantom) ;; *) $(call absolute,EXTERNAL);; esac; \
 	$(find_run); export DATA PROFILE RUN HAMSYNTH_RUNS; \
-	$(PY) -m hamsynth_utils.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" \
+	$(PY) -m hamsynth_utils.experiment.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" \
 		--seeds "$$SEEDS" --arms "$$ARMS" --external "$$EXTERNAL" && \
 	$(PY) -c 'import json, os; print(json.dumps({key.lower(): os.environ[key] for key in \
 		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN", "EXTERNAL")}))' > "$$folder/.road.json" && \
 	$(PY) -m snakemake --directory "$$folder" --configfile "$$folder/.road.json" --nolock --rerun-incomplete \
 		--rerun-triggers mtime params input --scheduler greedy $(PLACE) && \
-	$(PY) -m hamsynth_utils.book "$$folder" --minutes --since $$start
+	$(PY) -m hamsynth_utils.report.build "$$folder" --minutes --since $$start
 
 serve: $(READY)
 	@$(find_run); \
@@ -80,7 +80,7 @@ lab: $(READY)
 	$(PY) -m jupyterlab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 student: $(READY)
-	@$(PY) -m hamsynth_utils.student --out "$$OUT"
+	@$(PY) -m hamsynth_utils.report.student --out "$$OUT"
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache

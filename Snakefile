@@ -16,8 +16,10 @@ from filelock import FileLock, Timeout
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
-from hamsynth_utils.profile import generator_of, other_protocol, recorded_profile
-from hamsynth_utils.registry import REGISTRY
+from hamsynth_utils.core.arm_names import generator_of
+from hamsynth_utils.core.arm_names import other_split
+from hamsynth_utils.core.profile import recorded_profile
+from hamsynth_utils.core.registry import REGISTRY
 
 RUN = str(config["run"])
 RUNS = Path(os.environ.get("HAMSYNTH_RUNS") or ROOT / "runs").absolute()
@@ -28,16 +30,16 @@ PARAMETERS += ["-p", "seed", config["seed"]]
 GENERATOR_CHAPTERS = {name: each.chapter for name, each in REGISTRY.items() if PROFILE.get(name)}
 LONGEST = [chapter for name, chapter in GENERATOR_CHAPTERS.items() if "autoencoder" in PROFILE[name]]
 GENERATORS = [f"notebooks/{chapter}.ipynb" for chapter in GENERATOR_CHAPTERS.values()]
-PROBES = "notebooks/05_probes.ipynb"
-CLASSIFIERS = [f"notebooks/05_vit-{arm}-{seed}.ipynb" for arm in PROFILE["arms"] for seed in PROFILE["seeds"]]
-OTHER_SPLIT = other_protocol(PROFILE["data"]["protocol"])
+PROBES = "notebooks/07_controls.ipynb"
+CLASSIFIERS = [f"notebooks/06_vit-{arm}-{seed}.ipynb" for arm in PROFILE["arms"] for seed in PROFILE["seeds"]]
+OTHER_SPLIT = other_split(PROFILE["data"]["split_by"])
 CLASSIFIERS += [
-    f"notebooks/05_vit-{arm}-{seed}-{OTHER_SPLIT}.ipynb"
+    f"notebooks/06_vit-{arm}-{seed}-{OTHER_SPLIT}.ipynb"
     for arm in PROFILE["other_split_arms"] for seed in PROFILE["seeds"]
 ]
 EXTERNAL = str(config.get("external", ""))
 EXECUTE = (
-    "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.watch"
+    "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.experiment.job"
     " {params.name} {log} {sys.executable:q} -m papermill {input.notebook:q} notebooks/{params.name}.partial.ipynb"
     " --kernel python3 --cwd {NOTEBOOKS:q} --log-output --no-progress-bar {params.parameters:q}"
     " && mv notebooks/{params.name}.partial.ipynb {output}"
@@ -71,9 +73,9 @@ onerror:
 
 rule report:
     input:
-        "notebooks/08_claims.ipynb",
-        "notebooks/07_guarantee.ipynb",
-        ["notebooks/09_external.ipynb"] if EXTERNAL else [],
+        "notebooks/15_claims.ipynb",
+        "notebooks/11_guarantee.ipynb",
+        ["notebooks/16_external.ipynb"] if EXTERNAL else [],
         pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in (ROOT / "book").rglob("*") if p.is_file())],
     output:
         update("site/index.html"),
@@ -81,7 +83,7 @@ rule report:
         mem_mb=lambda wildcards, attempt: 2500 * attempt,
         runtime=60,
     shell:
-        "echo 'report: building' >&2; {sys.executable:q} -m hamsynth_utils.book . > /dev/null"
+        "echo 'report: building' >&2; {sys.executable:q} -m hamsynth_utils.report.build . > /dev/null"
 
 
 rule dataset:
@@ -134,20 +136,20 @@ use rule generator as longest_generator with:
 rule classifier:
     input:
         lambda wildcards: "notebooks/" + GENERATOR_CHAPTERS.get(generator_of(wildcards.arm), "01_dataset") + ".ipynb",
-        notebook=NOTEBOOKS / "05_vit.ipynb",
+        notebook=NOTEBOOKS / "06_vit.ipynb",
     output:
-        "notebooks/05_vit-{arm}-{classifier_seed}.ipynb",
+        "notebooks/06_vit-{arm}-{classifier_seed}.ipynb",
     wildcard_constraints:
         arm="|".join(PROFILE["arms"]),
         classifier_seed=r"\d+",
     log:
-        "logs/05_vit-{arm}-{classifier_seed}.log",
+        "logs/06_vit-{arm}-{classifier_seed}.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=720,
     params:
-        name="05_vit-{arm}-{classifier_seed}",
+        name="06_vit-{arm}-{classifier_seed}",
         parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}"],
     shell:
         EXECUTE
@@ -155,32 +157,32 @@ rule classifier:
 
 use rule classifier as other_split_classifier with:
     output:
-        "notebooks/05_vit-{arm}-{classifier_seed}-{protocol}.ipynb",
+        "notebooks/06_vit-{arm}-{classifier_seed}-{split_by}.ipynb",
     wildcard_constraints:
         arm="|".join(PROFILE["other_split_arms"]),
         classifier_seed=r"\d+",
-        protocol=OTHER_SPLIT,
+        split_by=OTHER_SPLIT,
     log:
-        "logs/05_vit-{arm}-{classifier_seed}-{protocol}.log",
+        "logs/06_vit-{arm}-{classifier_seed}-{split_by}.log",
     params:
-        name="05_vit-{arm}-{classifier_seed}-{protocol}",
-        parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}", "-r", "protocol", "{protocol}"],
+        name="06_vit-{arm}-{classifier_seed}-{split_by}",
+        parameters=[*PARAMETERS, "-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}", "-r", "split_by", "{split_by}"],
 
 
 rule probes:
     input:
         GENERATORS,
-        notebook=NOTEBOOKS / "05_probes.ipynb",
+        notebook=NOTEBOOKS / "07_controls.ipynb",
     output:
         PROBES,
     log:
-        "logs/05_probes.log",
+        "logs/07_controls.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
     params:
-        name="05_probes",
+        name="07_controls",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -189,17 +191,17 @@ rule probes:
 rule fidelity:
     input:
         GENERATORS,
-        notebook=NOTEBOOKS / "06_fidelity.ipynb",
+        notebook=NOTEBOOKS / "08_fidelity.ipynb",
     output:
-        "notebooks/06_fidelity.ipynb",
+        "notebooks/08_fidelity.ipynb",
     log:
-        "logs/06_fidelity.log",
+        "logs/08_fidelity.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
     params:
-        name="06_fidelity",
+        name="08_fidelity",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -207,20 +209,20 @@ rule fidelity:
 
 rule evaluation:
     input:
-        "notebooks/06_fidelity.ipynb",
+        "notebooks/08_fidelity.ipynb",
         PROBES,
         CLASSIFIERS,
-        notebook=NOTEBOOKS / "06_evaluation.ipynb",
+        notebook=NOTEBOOKS / "09_evaluation.ipynb",
     output:
-        "notebooks/06_evaluation.ipynb",
+        "notebooks/09_evaluation.ipynb",
     log:
-        "logs/06_evaluation.log",
+        "logs/09_evaluation.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
     params:
-        name="06_evaluation",
+        name="09_evaluation",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -229,17 +231,17 @@ rule evaluation:
 rule privacy:
     input:
         GENERATORS,
-        notebook=NOTEBOOKS / "07_privacy.ipynb",
+        notebook=NOTEBOOKS / "10_privacy.ipynb",
     output:
-        "notebooks/07_privacy.ipynb",
+        "notebooks/10_privacy.ipynb",
     log:
-        "logs/07_privacy.log",
+        "logs/10_privacy.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
     params:
-        name="07_privacy",
+        name="10_privacy",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -249,17 +251,17 @@ rule privacy:
 rule guarantee:
     input:
         "notebooks/01_dataset.ipynb",
-        notebook=NOTEBOOKS / "07_guarantee.ipynb",
+        notebook=NOTEBOOKS / "11_guarantee.ipynb",
     output:
-        "notebooks/07_guarantee.ipynb",
+        "notebooks/11_guarantee.ipynb",
     log:
-        "logs/07_guarantee.log",
+        "logs/11_guarantee.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=720,
     params:
-        name="07_guarantee",
+        name="11_guarantee",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -268,17 +270,17 @@ rule guarantee:
 rule fairness:
     input:
         CLASSIFIERS,
-        notebook=NOTEBOOKS / "07_fairness.ipynb",
+        notebook=NOTEBOOKS / "12_fairness.ipynb",
     output:
-        "notebooks/07_fairness.ipynb",
+        "notebooks/12_fairness.ipynb",
     log:
-        "logs/07_fairness.log",
+        "logs/12_fairness.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
     params:
-        name="07_fairness",
+        name="12_fairness",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -286,21 +288,21 @@ rule fairness:
 
 rule release:
     input:
-        "notebooks/06_fidelity.ipynb",
-        "notebooks/07_privacy.ipynb",
-        "notebooks/07_fairness.ipynb",
+        "notebooks/08_fidelity.ipynb",
+        "notebooks/10_privacy.ipynb",
+        "notebooks/12_fairness.ipynb",
         limits=ROOT / "book/release.yaml",
-        notebook=NOTEBOOKS / "07_release.ipynb",
+        notebook=NOTEBOOKS / "14_release.ipynb",
     output:
-        "notebooks/07_release.ipynb",
+        "notebooks/14_release.ipynb",
     log:
-        "logs/07_release.log",
+        "logs/14_release.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=240,
     params:
-        name="07_release",
+        name="14_release",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -308,22 +310,22 @@ rule release:
 
 rule claims:
     input:
-        "notebooks/06_evaluation.ipynb",
-        "notebooks/07_privacy.ipynb",
-        "notebooks/07_fairness.ipynb",
-        "notebooks/07_release.ipynb",  # for the order of the chapters alone
+        "notebooks/09_evaluation.ipynb",
+        "notebooks/10_privacy.ipynb",
+        "notebooks/12_fairness.ipynb",
+        "notebooks/14_release.ipynb",  # for the order of the chapters alone
         claims=ROOT / "book/claims.yaml",
-        notebook=NOTEBOOKS / "08_claims.ipynb",
+        notebook=NOTEBOOKS / "15_claims.ipynb",
     output:
-        "notebooks/08_claims.ipynb",
+        "notebooks/15_claims.ipynb",
     log:
-        "logs/08_claims.log",
+        "logs/15_claims.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 2500 * attempt,
         runtime=60,
     params:
-        name="08_claims",
+        name="15_claims",
         parameters=PARAMETERS,
     shell:
         EXECUTE
@@ -333,18 +335,18 @@ rule claims:
 rule external:
     input:
         CLASSIFIERS,
-        "notebooks/08_claims.ipynb",
-        notebook=NOTEBOOKS / "09_external.ipynb",
+        "notebooks/15_claims.ipynb",
+        notebook=NOTEBOOKS / "16_external.ipynb",
     output:
-        "notebooks/09_external.ipynb",
+        "notebooks/16_external.ipynb",
     log:
-        "logs/09_external.log",
+        "logs/16_external.log",
     threads: PROFILE["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: 4096 * attempt,
         runtime=120,
     params:
-        name="09_external",
+        name="16_external",
         parameters=[*PARAMETERS, "-r", "external", EXTERNAL],
     shell:
         EXECUTE

@@ -25,23 +25,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hamsynth_utils.data.lesions import LesionSet, to_uint8, to_unit_range
-from hamsynth_utils.generators import build_generator
+from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.settings import TrainingSettings
+from hamsynth_utils.data.lesion_set import LesionSet, to_uint8, to_unit_range
+from hamsynth_utils.experiment.run import Run, part_of
+from hamsynth_utils.experiment.stages import flip_and_turn
+from hamsynth_utils.generators.loading import build_generator
 from hamsynth_utils.metrics.features import cached_features, extract, load_extractor
 from hamsynth_utils.metrics.fidelity import (
     Measure,
     distance_with_interval,
-    floor,
     frechet_distance,
     kernel_distance,
     precision_recall,
+    real_baseline,
 )
-from hamsynth_utils.rooms import flip_and_turn, part_of
-from hamsynth_utils.run import Run
-from hamsynth_utils.settings import TrainingSettings
-from hamsynth_utils.trainable import Trainable
-from hamsynth_utils.training import train
-from hamsynth_utils.writing import replacing
+from hamsynth_utils.training.loop import train
+from hamsynth_utils.training.module import TrainableModule
 
 README = Path(__file__).with_name("README.md")
 REPEATS = 5
@@ -80,17 +80,25 @@ def parser(description: str | None, minutes: float) -> argparse.ArgumentParser:
     """A parser of them."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("data", help="the folder of HAM10000")
-    options.add_argument("--minutes", type=float, default=minutes, help="training time of each side")
-    options.add_argument("--samples", type=int, default=2000, help="images of each side that are measured")
+    options.add_argument(
+        "--minutes", type=float, default=minutes, help="training time of each side"
+    )
+    options.add_argument(
+        "--samples", type=int, default=2000, help="images of each side that are measured"
+    )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--profile", default="cpu")
-    options.add_argument("--keep", action="store_true", help="put the table into benchmarks/README.md")
+    options.add_argument(
+        "--keep", action="store_true", help="put the table into benchmarks/README.md"
+    )
     return options
 
 
 def open_run(options: argparse.Namespace, threads: int = SIDE_THREADS) -> Run:
     """A run that holds the images and their split; from here on torch computes with so many threads."""
-    run = Run.open(f"benchmark-{Path(options.profile).stem}", options.profile, options.data, options.seed)
+    run = Run.open(
+        f"benchmark-{Path(options.profile).stem}", options.profile, options.data, options.seed
+    )
     torch.set_num_threads(threads)
     return run
 
@@ -107,9 +115,13 @@ def side_by_side(options: argparse.Namespace, *sides: Side) -> list[Contestant]:
 
 
 def sampled(
-    name: str, seconds: float, images: int, sample: Callable[[Tensor, int], Tensor],
-    lesions: LesionSet, options: argparse.Namespace,
-) -> Contestant:  # fmt: skip
+    name: str,
+    seconds: float,
+    images: int,
+    sample: Callable[[Tensor, int], Tensor],
+    lesions: LesionSet,
+    options: argparse.Namespace,
+) -> Contestant:
     """A trained side's contestant: it draws an image for each label of `asked`.
 
     sample: labels int64 [N] and a seed to images [N, 3, S, S] in [-1, 1].
@@ -128,7 +140,11 @@ def asked(lesions: LesionSet, options: argparse.Namespace) -> Tensor:
 
 
 def train_for(
-    module: Trainable, lesions: LesionSet, settings: TrainingSettings, minutes: float, seed: int
+    module: TrainableModule,
+    lesions: LesionSet,
+    settings: TrainingSettings,
+    minutes: float,
+    seed: int,
 ) -> tuple[float, int]:
     """Train by the package's own loop for about so many minutes; the seconds and images that it took.
 
@@ -187,23 +203,36 @@ def compare(options: argparse.Namespace, contestants: list[Contestant]) -> pd.Da
             return distance_with_interval(real, features, n, REPEATS, options.seed, measure)
 
         shares = precision_recall(real[picked], features)
-        rows.append({
-            "model": one.name, "minutes": one.seconds / 60, "training images/s": one.images / one.seconds,
-            "samples/s": n / one.sampling_seconds, **_columns(against_real), **shares,
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": one.name,
+                "minutes": one.seconds / 60,
+                "training images/s": one.images / one.seconds,
+                "samples/s": n / one.sampling_seconds,
+                **_columns(against_real),
+                **shares,
+            }
+        )
     most = int(0.45 * len(lesions))
-    rows.append({
-        "model": f"real against real, n = {min(n, most)}",
-        **_columns(lambda measure: floor(
-            real, lesions.table["lesion_id"], min(n, most), REPEATS, options.seed, measure
-        )),
-    })  # fmt: skip
+    rows.append(
+        {
+            "model": f"real against real, n = {min(n, most)}",
+            **_columns(
+                lambda measure: real_baseline(
+                    real, lesions.table["lesion_id"], min(n, most), REPEATS, options.seed, measure
+                )
+            ),
+        }
+    )
     return pd.DataFrame(rows)
 
 
 def _columns(value_of: Callable[[Measure], dict[str, float]]) -> dict[str, float | str]:
     columns: dict[str, float | str] = {}
-    for name, measure, digits in (("FD-lite0", frechet_distance, 1), ("KD-lite0", kernel_distance, 3)):
+    for name, measure, digits in (
+        ("FD-lite0", frechet_distance, 1),
+        ("KD-lite0", kernel_distance, 3),
+    ):
         found = value_of(measure)
         columns[name] = found["mean"]
         columns[f"{name}, 95 %"] = f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
@@ -233,17 +262,22 @@ def report(
         "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines),
         "\n".join(_verdict(what, *target) for what, target in verdicts.items()),
         remark,
-    ]  # fmt: skip
+    ]
     whole = "\n\n".join(part for part in text if part)
     print(f"\n{whole}")
     if options.keep:
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, rest = README.read_text().split(begin)
         after = rest.split(end)[1]
-        with replacing(README.with_name(f"{name}.csv")) as path:
-            table.assign(date=datetime.now(UTC).date(), machine=_machine(), threads=SIDE_THREADS,
-                         samples=options.samples, seed=options.seed).to_csv(path, index=False)  # fmt: skip
-        with replacing(README) as path:
+        with atomic_path(README.with_name(f"{name}.csv")) as path:
+            table.assign(
+                date=datetime.now(UTC).date(),
+                machine=_machine(),
+                threads=SIDE_THREADS,
+                samples=options.samples,
+                seed=options.seed,
+            ).to_csv(path, index=False)
+        with atomic_path(README) as path:
             path.write_text(f"{before}{begin}{whole}\n{end}{after}")
 
 

@@ -18,10 +18,11 @@ from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 from torch import Tensor
 from torchvision.utils import save_image
 
-from hamsynth_utils.data.lesions import LesionSet
+from hamsynth_utils.core.generator_settings import DiffusionSettings
+from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.experiment.run import part_of
 from hamsynth_utils.generators.autoencoder import Autoencoder
-from hamsynth_utils.generators.diffusion import Diffusion, DiffusionSettings
-from hamsynth_utils.rooms import part_of
+from hamsynth_utils.generators.diffusion import Diffusion
 
 RIVAL_STEPS = 15
 AUTOENCODER_SHARE = 0.35
@@ -37,21 +38,31 @@ def trained_diffusion(
     seconds, minutes = 0.0, options.minutes
     if isinstance(ours.representation, Autoencoder) and settings.autoencoder is not None:
         seconds, _ = contest.train_for(
-            ours.representation, lesions, settings.autoencoder.training,
-            AUTOENCODER_SHARE * minutes, options.seed,
-        )  # fmt: skip
+            ours.representation,
+            lesions,
+            settings.autoencoder.training,
+            AUTOENCODER_SHARE * minutes,
+            options.seed,
+        )
         minutes -= seconds / 60
     more, images = contest.train_for(ours, lesions, settings.training, minutes, options.seed)
     print(f"{title}: {seconds / 60:.1f} min of autoencoder, then {images / more:.1f} images/s")
     # As many images as the speed of the diffusion model alone would be in all these seconds.
     return contest.sampled(
-        title, seconds + more, round(images * (seconds + more) / more), ours.sample, lesions, options
+        title,
+        seconds + more,
+        round(images * (seconds + more) / more),
+        ours.sample,
+        lesions,
+        options,
     )
 
 
 def our_side(options: argparse.Namespace) -> contest.Contestant:
     run = contest.open_run(options)
-    return trained_diffusion("HamSynth diffusion", options, run.profile.diffusion, part_of(run, "train"))
+    return trained_diffusion(
+        "HamSynth diffusion", options, run.profile.diffusion, part_of(run, "train")
+    )
 
 
 def readme_side(options: argparse.Namespace) -> contest.Contestant:
@@ -70,11 +81,18 @@ def readme_side(options: argparse.Namespace) -> contest.Contestant:
                 model, image_size=lesions.image_size, timesteps=1000, sampling_timesteps=RIVAL_STEPS
             )
             trainer = Trainer(
-                process, str(folder), train_batch_size=32, train_lr=8e-5, train_num_steps=steps,
-                gradient_accumulate_every=2, ema_decay=0.995, amp=torch.cuda.is_available(),
-                calculate_fid=False, save_and_sample_every=steps + 1,
+                process,
+                str(folder),
+                train_batch_size=32,
+                train_lr=8e-5,
+                train_num_steps=steps,
+                gradient_accumulate_every=2,
+                ema_decay=0.995,
+                amp=torch.cuda.is_available(),
+                calculate_fid=False,
+                save_and_sample_every=steps + 1,
                 results_folder=str(Path(name) / "results"),
-            )  # fmt: skip
+            )
             began = time.monotonic()
             trainer.train()
             return trainer, time.monotonic() - began
@@ -88,17 +106,25 @@ def readme_side(options: argparse.Namespace) -> contest.Contestant:
         torch.manual_seed(seed)
         return averaged.sample(batch_size=len(labels)) * 2 - 1
 
-    return contest.sampled("denoising-diffusion-pytorch", seconds, 64 * steps, sample, lesions, options)
+    return contest.sampled(
+        "denoising-diffusion-pytorch", seconds, 64 * steps, sample, lesions, options
+    )
 
 
 def main() -> None:
     options = contest.arguments(__doc__, minutes=30)
     table = contest.compare(options, contest.side_by_side(options, our_side, readme_side))
     speed, distance = table["training images/s"], table["FD-lite0"]
-    contest.report("diffusion", table, options, {
-        "training images/s, ours over the README's": (speed[0] / speed[1], ">=", 20),
-        "FD-lite0, ours over the README's": (distance[0] / distance[1], "<=", 0.25),
-    }, "Ours: images per second of the diffusion training; its minutes hold the autoencoder.")  # fmt: skip
+    contest.report(
+        "diffusion",
+        table,
+        options,
+        {
+            "training images/s, ours over the README's": (speed[0] / speed[1], ">=", 20),
+            "FD-lite0, ours over the README's": (distance[0] / distance[1], "<=", 0.25),
+        },
+        "Ours: images per second of the diffusion training; its minutes hold the autoencoder.",
+    )
 
 
 if __name__ == "__main__":

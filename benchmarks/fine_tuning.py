@@ -19,12 +19,13 @@ from tempfile import TemporaryDirectory
 import contest
 import pandas as pd
 
-from hamsynth_utils.classifier import predict
+from hamsynth_utils.classifier.predict import predict
+from hamsynth_utils.classifier.pretrained import build_classifier
+from hamsynth_utils.classifier.token_cache import CachedTokenData, cached_tokens
+from hamsynth_utils.experiment.run import part_of
+from hamsynth_utils.experiment.stages import flip_and_turn
 from hamsynth_utils.metrics import comparison
-from hamsynth_utils.pretrained import build_classifier
-from hamsynth_utils.rooms import flip_and_turn, part_of
-from hamsynth_utils.tokens import TokenViews, kept_tokens
-from hamsynth_utils.training import train
+from hamsynth_utils.training.loop import train
 
 TRAININGS = 30
 """Ten arms of three seeds, which share the tokens of the real images."""
@@ -52,12 +53,14 @@ def tuned(options: argparse.Namespace, name: str, precision: str = "auto", **cha
     lesions, test = part_of(run, "train"), part_of(run, "test")
     once, tokens, source = 0.0, None, lesions
     with TemporaryDirectory() as folder:
-        if settings.frozen:
+        if settings.frozen_blocks:
             began = time.monotonic()
-            tokens = kept_tokens(classifier, lesions + test, Path(folder), progress=True)
-            once, source = time.monotonic() - began, TokenViews(lesions, tokens)
+            tokens = cached_tokens(classifier, lesions + test, Path(folder), progress=True)
+            once, source = time.monotonic() - began, CachedTokenData(lesions, tokens)
         began = time.monotonic()
-        training = train(classifier, source, length, Path(folder), seed=options.seed, augment=flip_and_turn)
+        training = train(
+            classifier, source, length, Path(folder), seed=options.seed, augment=flip_and_turn
+        )
         seconds = time.monotonic() - began
         predictions = predict(classifier, test, tokens=tokens)
     return Tuned(name, once, seconds, int(training.history["step"].iloc[-1]), predictions)
@@ -68,11 +71,13 @@ def our_side(options: argparse.Namespace) -> Tuned:
 
 
 def naive_side(options: argparse.Namespace) -> Tuned:
-    return tuned(options, "whole images, every block, float32", precision="no", frozen=0, pool=1)
+    return tuned(
+        options, "whole images, every block, float32", precision="no", frozen_blocks=0, token_pool=1
+    )
 
 
 def other_side(options: argparse.Namespace) -> Tuned:
-    return tuned(options, "whole images, every block", frozen=0, pool=1)
+    return tuned(options, "whole images, every block", frozen_blocks=0, token_pool=1)
 
 
 def main() -> None:
@@ -81,14 +86,16 @@ def main() -> None:
     options = parser.parse_args()
     sides = contest.side_by_side(options, our_side, naive_side, other_side)
     run = contest.open_run(options, contest.CORES)
-    lesions, draws = part_of(run, "test").table["lesion_id"], run.profile.evaluation.bootstrap
+    lesions, draws = part_of(run, "test").table["lesion_id"], run.profile.evaluation.n_resamples
     rows, found = [], {}
     for side in sides:
         row = {
-            "loop": side.name, "once, min": side.once / 60, "a training, min": side.training / 60,
+            "loop": side.name,
+            "once, min": side.once / 60,
+            "a training, min": side.training / 60,
             f"{TRAININGS} trainings, min": (side.once + TRAININGS * side.training) / 60,
             "steps/s": side.steps / side.training,
-        }  # fmt: skip
+        }
         for metric in ("accuracy", "balanced_accuracy"):
             statistic = comparison.statistics()[metric]
             one = comparison.estimate(
@@ -106,10 +113,17 @@ def main() -> None:
         f"The loop over whole images in the package's precision took {whole[2] / whole[0]:.1f} times as long."
     )
     options.samples = len(lesions)
-    contest.report("fine_tuning", table, options, {
-        f"minutes of {TRAININGS} trainings, naive over ours": (whole[1] / whole[0], ">=", 8),
-        "accuracy, ours minus naive, upper end of its 95 % interval": (gap["high"], ">=", 0.0),
-    }, remark, "test images, intervals: 95 % over their lesions")  # fmt: skip
+    contest.report(
+        "fine_tuning",
+        table,
+        options,
+        {
+            f"minutes of {TRAININGS} trainings, naive over ours": (whole[1] / whole[0], ">=", 8),
+            "accuracy, ours minus naive, upper end of its 95 % interval": (gap["high"], ">=", 0.0),
+        },
+        remark,
+        "test images, intervals: 95 % over their lesions",
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamsynth_utils.rooms import part_of
+from hamsynth_utils.experiment.run import part_of
 
 LATENT = 100
 
@@ -41,13 +41,16 @@ def dcgan_side(options: argparse.Namespace) -> contest.Contestant:
     torch.manual_seed(options.seed)
     generator, discriminator = (net.to(memory_format=torch.channels_last) for net in dcgan())
     forger, critic = (
-        torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
+        torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        for net in (generator, discriminator)
     )
     began, seen = time.monotonic(), 0
     for images, _ in contest.batches_for(lesions, 64, options):
         fake = generator(torch.randn(len(images), LATENT, 1, 1))
         critic.zero_grad()
-        (F.softplus(-discriminator(images)) + F.softplus(discriminator(fake.detach()))).mean().backward()
+        (
+            F.softplus(-discriminator(images)) + F.softplus(discriminator(fake.detach()))
+        ).mean().backward()
         critic.step()
         forger.zero_grad()
         (-F.softplus(discriminator(fake))).mean().backward()  # log(1 - D(G(z))), to be made small
@@ -60,7 +63,9 @@ def dcgan_side(options: argparse.Namespace) -> contest.Contestant:
         draw = torch.Generator().manual_seed(seed)
         return generator(torch.randn(len(labels), LATENT, 1, 1, generator=draw))
 
-    return contest.sampled("minimax DCGAN", time.monotonic() - began, seen, sample, lesions, options)
+    return contest.sampled(
+        "minimax DCGAN", time.monotonic() - began, seen, sample, lesions, options
+    )
 
 
 def our_side(options: argparse.Namespace) -> contest.Contestant:
@@ -71,10 +76,15 @@ def main() -> None:
     options = contest.arguments(__doc__, minutes=20)
     table = contest.compare(options, contest.side_by_side(options, our_side, dcgan_side))
     distance, recall = table["FD-lite0"], table["recall"]
-    contest.report("gan", table, options, {
-        "FD-lite0, ours over DCGAN": (distance[0] / distance[1], "<=", 0.5),
-        "recall, ours minus DCGAN": (recall[0] - recall[1], ">", 0.0),
-    })  # fmt: skip
+    contest.report(
+        "gan",
+        table,
+        options,
+        {
+            "FD-lite0, ours over DCGAN": (distance[0] / distance[1], "<=", 0.5),
+            "recall, ours minus DCGAN": (recall[0] - recall[1], ">", 0.0),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -12,15 +12,21 @@ import argparse
 import contest
 from diffusion import trained_diffusion
 
-from hamsynth_utils.generators.diffusion import DiffusionSettings
-from hamsynth_utils.rooms import part_of
+from hamsynth_utils.core.generator_settings import DiffusionSettings
+from hamsynth_utils.experiment.run import part_of
 
 
 def folded(settings: DiffusionSettings) -> DiffusionSettings:
     """The settings that served folded pixels best: a U-Net of three levels, a perceptual term of its own."""
-    change = {"autoencoder": None, "patch": 4, "width": 64, "width_factors": (1, 2, 4), "perceptual": 0.3}
+    change = {
+        "autoencoder": None,
+        "patch": 4,
+        "width": 64,
+        "dim_mults": (1, 2, 4),
+        "perceptual_weight": 0.3,
+    }
     training = settings.training.model_copy(update={"learning_rate": 6.0e-4})
-    return settings.model_copy(update={**change, "noise_shift": 2.0, "training": training})
+    return settings.model_copy(update={**change, "schedule_shift": 2.0, "training": training})
 
 
 def latent_side(options: argparse.Namespace) -> contest.Contestant:
@@ -30,16 +36,23 @@ def latent_side(options: argparse.Namespace) -> contest.Contestant:
 
 def folded_side(options: argparse.Namespace) -> contest.Contestant:
     run = contest.open_run(options)
-    return trained_diffusion("folded pixels", options, folded(run.profile.diffusion), part_of(run, "train"))
+    return trained_diffusion(
+        "folded pixels", options, folded(run.profile.diffusion), part_of(run, "train")
+    )
 
 
 def main() -> None:
     options = contest.arguments(__doc__, minutes=30)
     table = contest.compare(options, contest.side_by_side(options, latent_side, folded_side))
     distance = table["FD-lite0"]
-    contest.report("representation", table, options, {
-        "FD-lite0, latents over folded pixels": (distance[0] / distance[1], "<=", 1.0),
-    })  # fmt: skip
+    contest.report(
+        "representation",
+        table,
+        options,
+        {
+            "FD-lite0, latents over folded pixels": (distance[0] / distance[1], "<=", 1.0),
+        },
+    )
 
 
 if __name__ == "__main__":

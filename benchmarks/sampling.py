@@ -15,11 +15,11 @@ import contest
 import torch
 from torch import Tensor
 
-from hamsynth_utils.checkpoints import checkpoint_of
-from hamsynth_utils.data.lesions import LesionSet
-from hamsynth_utils.generators import load_generator
+from hamsynth_utils.core.paths import checkpoint_of
+from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.experiment.run import part_of
 from hamsynth_utils.generators.diffusion import Diffusion
-from hamsynth_utils.rooms import part_of
+from hamsynth_utils.generators.loading import load_generator
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def ddpm(diffusion: Diffusion, labels: Tensor, seed: int) -> Tensor:
     return diffusion.representation.decode(x).clamp(-1, 1)
 
 
-def few_steps(options: argparse.Namespace) -> contest.Contestant:
+def overfit_steps(options: argparse.Namespace) -> contest.Contestant:
     diffusion, lesions = opened(options)
     name = f"{diffusion.settings.solver}, {diffusion.settings.sampling_steps} steps"
     return contest.sampled(name, 1, 0, diffusion.sample, lesions, options)
@@ -59,13 +59,18 @@ def main() -> None:
     parser = contest.parser(__doc__, minutes=0)
     parser.add_argument("--checkpoint", type=Path, default=checkpoint_of("diffusion"))
     options = parser.parse_args()
-    table = contest.compare(options, contest.side_by_side(options, few_steps, many_steps))
+    table = contest.compare(options, contest.side_by_side(options, overfit_steps, many_steps))
     table = table.drop(columns=["minutes", "training images/s"])
     speed, distance = table["samples/s"], table["FD-lite0"]
-    contest.report("sampling", table, options, {
-        "samples/s, ours over DDPM": (speed[0] / speed[1], ">=", 10),
-        "FD-lite0, ours over DDPM": (distance[0] / distance[1], "<=", 1.1),
-    })  # fmt: skip
+    contest.report(
+        "sampling",
+        table,
+        options,
+        {
+            "samples/s, ours over DDPM": (speed[0] / speed[1], ">=", 10),
+            "FD-lite0, ours over DDPM": (distance[0] / distance[1], "<=", 1.1),
+        },
+    )
 
 
 if __name__ == "__main__":

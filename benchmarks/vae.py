@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamsynth_utils.rooms import part_of
+from hamsynth_utils.experiment.run import part_of
 
 
 class PlainVAE(nn.Module):
@@ -60,7 +60,9 @@ def plain_side(options: argparse.Namespace) -> contest.Contestant:
 
     @torch.no_grad()
     def sample(labels: Tensor, seed: int) -> Tensor:
-        return vae.decode(torch.randn(len(labels), vae.latent, generator=torch.Generator().manual_seed(seed)))
+        return vae.decode(
+            torch.randn(len(labels), vae.latent, generator=torch.Generator().manual_seed(seed))
+        )
 
     return contest.sampled("plain VAE", time.monotonic() - began, seen, sample, lesions, options)
 

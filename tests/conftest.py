@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from hamsynth_utils.data.lesions import CLASSES, LesionSet
+from hamsynth_utils.data.lesion_set import CLASSES, LesionSet
 from hamsynth_utils.metrics.classification import PROBABILITIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,43 +31,71 @@ TINY = {
     "threads": 1,
     "data": {"phantom_images": 1000},
     "vae": {
-        "latent_size": 8, "width": 8, "fitted_prior": True,
+        "latent_size": 8,
+        "width": 8,
+        "fitted_prior": True,
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
     "gan": {
-        "latent_size": 8, "width": 8, "textbook_steps": 4,
+        "latent_size": 8,
+        "width": 8,
+        "dcgan_demo_steps": 4,
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
     "diffusion": {
-        "width": 8, "width_factors": [1, 2], "timesteps": 50, "sampling_steps": 4,
+        "width": 8,
+        "dim_mults": [1, 2],
+        "timesteps": 50,
+        "sampling_steps": 4,
         "autoencoder": {
-            "channels": 4, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}
+            "channels": 4,
+            "width": 8,
+            "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
         },
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
     "flow": {
-        "width": 8, "width_factors": [1, 2], "sampling_steps": 2, "solver": "euler",
+        "width": 8,
+        "dim_mults": [1, 2],
+        "sampling_steps": 2,
+        "solver": "euler",
         "autoencoder": {
-            "channels": 4, "width": 8, "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3}
+            "channels": 4,
+            "width": 8,
+            "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
         },
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
-    "synthesis": {"minority_share": 0.1, "evaluation_images": 80},
+    "synthesis": {"minority_fraction": 0.1, "evaluation_images": 80},
     "classifier": {
-        "model": "vit_tiny_patch16_224", "depth": 1, "input_size": 32, "weights": "none",
+        "model": "vit_tiny_patch16_224",
+        "depth": 1,
+        "input_size": 32,
+        "weights": "none",
         "training": {"steps": 6, "batch_size": 16, "learning_rate": 1.0e-3},
     },
     "probe": {
-        "seeds": 2, "views": 1, "ratios": [1.0],
+        "seeds": 2,
+        "tta_views": 1,
+        "ratios": [1.0],
         "training": {"steps": 6, "batch_size": 16, "learning_rate": 1.0e-2},
     },
-    "evaluation": {"extractors": ["efficientnet_lite0"], "repeats": 2, "bootstrap": 100},
+    "evaluation": {"extractors": ["efficientnet_lite0"], "n_subsets": 2, "n_resamples": 100},
     "privacy": {
-        "attacked": 100, "noise_levels": 1, "patients": 10, "other_images": 0,
+        "n_attacked": 100,
+        "noise_levels": 1,
+        "n_sibling_lesions": 10,
+        "n_other_images": 0,
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
-    "private": {"sampling_rate": 0.02, "steps": 3, "latent_size": 4, "few": 10, "few_steps": 3},
-}  # fmt: skip
+    "dp": {
+        "sampling_rate": 0.02,
+        "steps": 3,
+        "latent_size": 4,
+        "overfit_lesions": 10,
+        "overfit_steps": 3,
+    },
+}
 """Every setting as small as it goes: the road in seconds, to test that it holds, not where it leads."""
 
 
@@ -96,7 +124,9 @@ def tiny_profile(edited_tiny) -> str:
     return edited_tiny({})
 
 
-def link_slice(source: Path, target: Path, images_per_class: int, nv: int = 1, copy: bool = False) -> Path:
+def link_slice(
+    source: Path, target: Path, images_per_class: int, nv: int = 1, copy: bool = False
+) -> Path:
     """A small HAM10000 of `source`'s layout: whole lesions, up to so many images a class, of nv `nv` times."""
     table = pd.read_csv(source / "HAM10000_metadata.csv")
     most = table["dx"].map(lambda dx: images_per_class * (nv if dx == "nv" else 1))
@@ -131,7 +161,9 @@ def ham10000_copy(ham10000_folder, tmp_path) -> Path:
 def make_predictions(n: int, seed: int = 0, skill: float = 1.5, classes: int = 7) -> pd.DataFrame:
     """A predictions table of `n` images of the first `classes` classes, the later ones more frequent."""
     generator = np.random.default_rng(seed)
-    labels = generator.choice(classes, n, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
+    labels = generator.choice(
+        classes, n, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum()
+    )
     logits = generator.normal(size=(n, 7))
     logits[np.arange(n), labels] += skill
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

@@ -1,1 +1,17 @@
-"""Images, metadata and splits: HAM10000 as it is published, and the embedded phantom."""
+"""Images with their labels and tables: reading, drawing, splitting, augmenting."""
+
+from hamsynth_utils.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "augmentation": "augment views",
+        "duplicates": "SAME_PHOTO",
+        "external": "read_external",
+        "ham10000": "dataset_name read_ham10000",
+        "lesion_set": "CLASSES CLASS_NAMES LesionSet labels_of to_uint8 to_unit_range",
+        "segmentation": "lesion_masks",
+        "split": "image_split leaked leaked_share lesion_groups lesion_split",
+        "synthetic": "SUMS read_manifest read_synthetic",
+    },
+)

@@ -15,21 +15,22 @@ import argparse
 import json
 import shutil
 import sys
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import pooch
 import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from hamsynth_utils.data.layout import find_layout, read_metadata
-from hamsynth_utils.data.transfer import ResumingDownloader, check_status
-from hamsynth_utils.errors import InputError
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.layouts import find_layout, read_metadata
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Source:
 
 
 ISIC_FILES = ("GroundTruth.zip", "Input.zip", "LesionGroupings.csv")
+
+
 SOURCES = {
     "dataverse": Source(
         "https://dataverse.harvard.edu",
@@ -62,7 +65,10 @@ SOURCES = {
     ),
     "isic": Source(
         "https://isic-challenge-data.s3.amazonaws.com/2018",
-        {f"ISIC2018_Task3_Training_{name}": f"ISIC2018_Task3_Training_{name}" for name in ISIC_FILES},
+        {
+            f"ISIC2018_Task3_Training_{name}": f"ISIC2018_Task3_Training_{name}"
+            for name in ISIC_FILES
+        },
         {f"ISIC2018_Task3_Test_{name}": f"ISIC2018_Task3_Test_{name}" for name in ISIC_FILES[:2]},
     ),
 }
@@ -115,7 +121,9 @@ def _workplace(folder: Path) -> Iterator[Path]:
             yield work
         shutil.rmtree(work)
     except Timeout as error:
-        raise InputError(f"another download into {folder} is at work: wait for it to end") from error
+        raise InputError(
+            f"another download into {folder} is at work: wait for it to end"
+        ) from error
     except OSError as error:
         raise InputError(
             f"cannot write to {folder}: {error.strerror or error}. Free space or make it writable. Then "
@@ -142,9 +150,15 @@ def _published_md5(url: str) -> dict[str, str]:
         response = requests.get(url, timeout=(10, 60))
         check_status(response)
         files = [entry["dataFile"] for entry in response.json()["data"]["latestVersion"]["files"]]
-        return {str(file["id"]): f"md5:{file['md5']}" for file in files if "originalFileFormat" not in file}
+        return {
+            str(file["id"]): f"md5:{file['md5']}"
+            for file in files
+            if "originalFileFormat" not in file
+        }
     except (requests.RequestException, KeyError, TypeError) as error:
-        raise InputError(f"{url} cannot be read: {error!r}. Try again later, or --source isic") from error
+        raise InputError(
+            f"{url} cannot be read: {error!r}. Try again later, or --source isic"
+        ) from error
 
 
 def _pinned(folder: Path) -> dict[str, str]:
@@ -157,7 +171,9 @@ def _pinned(folder: Path) -> dict[str, str]:
 
 def _pin(folder: Path, work: Path, name: str, sha256: str) -> None:
     temporary = work / "sha256.json"
-    temporary.write_text(json.dumps(_pinned(folder) | {name: sha256}, indent=2, sort_keys=True) + "\n")
+    temporary.write_text(
+        json.dumps(_pinned(folder) | {name: sha256}, indent=2, sort_keys=True) + "\n"
+    )
     temporary.replace(folder / "sha256.json")
 
 
@@ -177,7 +193,9 @@ def _put(file: Path, target: Path, progress: bool) -> None:
         with zipfile.ZipFile(file) as archive:
             members = archive.namelist()
             _refuse_outside(file, members)
-            for member in tqdm(members, f"unpacking {file.name}", unit=" files", disable=not progress):
+            for member in tqdm(
+                members, f"unpacking {file.name}", unit=" files", disable=not progress
+            ):
                 archive.extract(member, unpacked)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         file.unlink()
@@ -201,7 +219,9 @@ def _refuse_outside(file: Path, members: Iterable[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Fetch the official archives; the exit code is 0, or 2 with one line that says what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m hamsynth_utils.data.download", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m hamsynth_utils.data.download", description=main.__doc__
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--source", choices=sorted(SOURCES), default="dataverse")
     parser.add_argument(
@@ -215,6 +235,95 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+CHUNK = 64 * 1024
+
+
+BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+
+
+ATTEMPTS = 5
+"""Failures in a row, without one new byte, after which a transfer is given up."""
+
+
+class ResumingDownloader:
+    """A downloader for pooch that goes on where a transfer broke, in this call or in an earlier one.
+
+    partial: the unfinished file, kept until the transfer is complete.
+    """
+
+    def __init__(self, partial: Path, progress: bool, pause: float) -> None:
+        self.partial, self.progress, self.pause = partial, progress, pause
+
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+        failures = 0
+        while True:
+            before = self._size()
+            try:
+                self._transfer(url)
+                break
+            except BROKEN as error:
+                failures = 1 if self._size() > before else failures + 1
+                if failures == ATTEMPTS:
+                    raise InputError(
+                        f"the transfer of {url} broke {ATTEMPTS} times in a row: {error}. {self._size():,} "
+                        "bytes are kept: call again to go on from there"
+                    ) from error
+                wait = self.pause * 2 ** (failures - 1)
+                print(f"the transfer broke ({error}): going on in {wait:.0f} s", file=sys.stderr)
+                time.sleep(wait)
+        self.partial.replace(output_file)
+
+    def _size(self) -> int:
+        return self.partial.stat().st_size if self.partial.exists() else 0
+
+    def _transfer(self, url: str) -> None:
+        """Append what is missing to the partial file; raises one of BROKEN where a new try may help."""
+        start = self._size()
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
+            sent = response.headers.get("Content-Range", "")
+            if response.status_code == 416 and sent == f"bytes */{start}":
+                return
+            if response.status_code == 416 or (
+                response.status_code == 206 and not sent.startswith(f"bytes {start}-")
+            ):
+                self.partial.unlink()
+                raise requests.ConnectionError(
+                    f"the server cannot go on at byte {start:,}: starting over"
+                )
+            check_status(response)
+            if response.status_code == 200:
+                start = 0
+            length = response.headers.get("Content-Length")
+            total = start + int(length) if length else None
+            with (
+                self.partial.open("ab" if start else "wb") as file,
+                tqdm(
+                    desc=self.partial.stem,
+                    initial=start,
+                    total=total,
+                    unit="B",
+                    unit_scale=True,
+                    disable=not self.progress,
+                ) as bar,
+            ):
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        if total is not None and self._size() != total:
+            raise requests.ConnectionError(f"got {self._size():,} of {total:,} bytes")
+
+
+def check_status(response: requests.Response) -> None:
+    """Server trouble may pass, so it counts as BROKEN; a refusal will not, so it is an InputError."""
+    if response.status_code == 429 or response.status_code >= 500:
+        raise requests.ConnectionError(f"the server answers {response.status_code}")
+    if not response.ok:
+        raise InputError(
+            f"{response.url} cannot be fetched: the server answers {response.status_code}"
+        )
 
 
 if __name__ == "__main__":

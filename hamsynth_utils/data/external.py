@@ -14,19 +14,16 @@ are a little too narrow where a lesion was photographed twice.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
+from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.ham10000 import read_images
-from hamsynth_utils.data.layout import (
+from hamsynth_utils.data.layouts import (
     NOT_A_LESION,
     Layout,
     files_in,
@@ -34,18 +31,16 @@ from hamsynth_utils.data.layout import (
     images_of,
     read_metadata,
 )
-from hamsynth_utils.data.lesions import CLASSES, LesionSet, labels_of
-from hamsynth_utils.data.phantom import make_phantom
-from hamsynth_utils.data.photos import SAME_PHOTO, thumbnails
-from hamsynth_utils.data.split import Split
-from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.privacy import nearest_distances
+from hamsynth_utils.data.lesion_set import CLASSES, LesionSet, labels_of
+from hamsynth_utils.data.phantom.generate import make_phantom
 
 COLUMNS = ("image", *(name.upper() for name in CLASSES))
+
+
 ISIC_TEST = "isic2018_task3_test_groundtruth"
+
+
 PHANTOM_IMAGES = 300
-RECORD = "external.json"
-"""In a run's folder: that it has opened an external set, and which."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +66,9 @@ def find_external(folder: Path) -> Layout:
     files = files_in(folder)
     tables = [name for name in files if name.lower().endswith(".csv")]
     found = [name for name in tables if ISIC_TEST in name.lower()]
-    found = found or [name for name in tables if len(set(_header(folder / name)) & set(COLUMNS[1:])) > 1]
+    found = found or [
+        name for name in tables if len(set(_header(folder / name)) & set(COLUMNS[1:])) > 1
+    ]
     if not found:
         raise InputError(
             f"no ground truth in {folder} or the folders in it: looked for "
@@ -119,10 +116,14 @@ def check_external(source: str, data: str) -> None:
     if source != "phantom":
         read_truth(find_external(Path(source).expanduser()))
     elif data != "phantom":
-        raise InputError("the phantom can test only a run on the phantom: name a folder as the external set")
+        raise InputError(
+            "the phantom can test only a run on the phantom: name a folder as the external set"
+        )
 
 
-def read_external(source: str, image_size: int = 64, seed: int = 0, progress: bool = True) -> ExternalSet:
+def read_external(
+    source: str, image_size: int = 64, seed: int = 0, progress: bool = True
+) -> ExternalSet:
     """The external set in a folder, its images cropped and resized just as a run's own.
 
     source: the folder, or `phantom` for a small phantom drawn from `seed`, whose lesions are known.
@@ -143,82 +144,13 @@ def read_external(source: str, image_size: int = 64, seed: int = 0, progress: bo
                 f"{len(broken):,} of {len(table):,} images in {folder} are broken: {first_names(named)}. "
                 "Fetch them again: an external set is tested on as a whole"
             )
-        lesions = LesionSet(torch.from_numpy(pixels), torch.from_numpy(labels_of(table["dx"])), table)
+        lesions = LesionSet(
+            torch.from_numpy(pixels), torch.from_numpy(labels_of(table["dx"])), table
+        )
         contents = [sha256 for *_, sha256 in records]
     rows = zip(lesions.table["image_id"], lesions.table["dx"], contents, strict=True)
     sha256 = hashlib.sha256("\n".join(sorted(map(" ".join, rows))).encode()).hexdigest()
     return ExternalSet(lesions, sha256)
-
-
-def nearest_photos(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """How far each image [N, 3, H, W] is from the most similar of the others [M, 3, H, W], and its row: [N].
-
-    The distance is the root mean squared difference of two `THUMBNAIL` pixels wide pictures, in grey levels:
-    0 for equal pixels, small for one photo that was stored again or at another resolution.
-    """
-    a, b = (thumbnails(these).flatten(1).numpy() for these in (images, others))
-    distance, row = nearest_distances(a, b)
-    return distance / np.sqrt(a.shape[1]), row
-
-
-def shared_photos(external: LesionSet, lesions: LesionSet, split: Split) -> pd.DataFrame:
-    """Images of the external set that the run has too: image_id, run_image_id, part of the run, distance.
-
-    Compared is what the pictures show, not what the files are called: a photo is shared where it is nearer
-    than `SAME_PHOTO` to one of the run's. On HAM10000 at 64 pixels, 1,000 random photos stored again as JPEG
-    of quality 75 came within 0.7 of themselves, at half the resolution within 0.2, with both within 1.1. Not
-    one of 3,004 held-out photos came within 3 of a training photo of another lesion (the nearest: 5.4), nor
-    any of all 10,015 photos of one of another lesion (4.5). Of 3,207 pairs of photos of one lesion, a grey
-    zone, 13 count as one photo. Turned, flipped, cropped or recoloured copies are not found.
-    """
-    distance, row = nearest_photos(external.images, lesions.images)
-    part = np.full(len(lesions), "train", dtype=object)
-    part[split.validation], part[split.test] = "validation", "test"
-    found = pd.DataFrame(
-        {
-            "image_id": external.table["image_id"].to_numpy(),
-            "run_image_id": lesions.table["image_id"].to_numpy()[row],
-            "part": part[row],
-            "distance": distance,
-        }
-    )
-    return found[distance < SAME_PHOTO].reset_index(drop=True)
-
-
-def refuse_shared(shared: pd.DataFrame, images: int) -> None:
-    """Raises InputError if any of the external set's so many images is `shared`, naming them."""
-    if shared.empty:
-        return
-    counts = shared["part"].value_counts()
-    present = [part for part in ("train", "validation", "test") if part in counts]
-    parts = ", ".join(f"{counts[part]:,} of its {part} part" for part in present)
-    named = [f"{row.image_id} is {row.run_image_id} ({row.part})" for row in shared.itertuples()]
-    raise InputError(
-        f"{len(shared):,} of the {images:,} images of the external set are photos that the run has too "
-        f"({parts}): {first_names(named)}. What a run has seen is no external test: take them out, or take "
-        "another set"
-    )
-
-
-def read_opening(folder: Path) -> dict[str, Any] | None:
-    """What a run's folder records of its external set, None if it has opened none.
-
-    opened: when, UTC; folder: the set's name; images; classes: images of each; sha256: of the set's content;
-    classifiers: those finished then, `<arm>/seed-<seed>`, with the SHA-256 of their weights.
-    """
-    path = folder / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def refuse_another(folder: Path, external: ExternalSet) -> None:
-    """Raises InputError if the run in `folder` has opened another external set than this one."""
-    record = read_opening(folder)
-    if record is not None and record["sha256"] != external.sha256:
-        raise InputError(
-            f"{folder} has opened the external set {record['folder']} ({record['images']:,} images) on "
-            f"{record['opened']}, and this is another: a run is tested outside once. Take another name "
-            "(RUN=...)"
-        )
 
 
 def _header(path: Path) -> list[str]:

@@ -21,6 +21,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,12 +29,19 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from hamsynth_utils.data.layout import NOT_A_LESION, find_layout, first_names, read_metadata, read_text
-from hamsynth_utils.data.lesions import LesionSet, labels_of
-from hamsynth_utils.errors import InputError
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.layouts import (
+    NOT_A_LESION,
+    find_layout,
+    first_names,
+    read_metadata,
+    read_text,
+)
+from hamsynth_utils.data.lesion_set import LesionSet, labels_of
 
 IDENTITY = "e1a87097f87fc4ae180433741388137151472f018318f82ba635e4bdf67806b1"
 """SHA-256 of HAM10000's 10,015 image ids with their diagnoses, sorted, one a line."""
+
 
 NO_PAIRS = pd.DataFrame({"image_id_a": [], "image_id_b": []}, dtype=object)
 
@@ -51,7 +59,7 @@ class Reading:
     skipped: pd.DataFrame
 
 
-def name_of(data: str, table: pd.DataFrame) -> str:
+def dataset_name(data: str, table: pd.DataFrame) -> str:
     """Whose images a run has, in words: HAM10000's, the phantom's, or those of a folder that is neither.
 
     data: that of the run; table: with image_id and dx. A folder is HAM10000 if it has all of its image ids,
@@ -82,7 +90,9 @@ def read_ham10000(
     if unnamed:
         told = f"{len(unnamed):,} images not in {layout.metadata.name} are left out: {first_names(unnamed)}"
         print(told, file=sys.stderr)
-    pixels, records, broken = read_images(folder, [layout.images[i] for i in ids], image_size, progress)
+    pixels, records, broken = read_images(
+        folder, [layout.images[i] for i in ids], image_size, progress
+    )
     if broken and (not skip_broken or len(broken) == len(ids)):
         named = [f"{records[position][0]} ({reason})" for position, reason in broken.items()]
         raise InputError(
@@ -93,12 +103,16 @@ def read_ham10000(
     records = [_read_file(folder, file)[0] for file in texts if file and file.is_file()] + records
     index = pd.DataFrame(records, columns=["file", "size", "mtime_ns", "sha256"])
     skipped = [(ids[position], reason) for position, reason in broken.items()]
-    skipped += [(i, "not a lesion" if i in NOT_A_LESION else "not in the metadata") for i in unnamed]
+    skipped += [
+        (i, "not a lesion" if i in NOT_A_LESION else "not in the metadata") for i in unnamed
+    ]
     keep = np.setdiff1d(np.arange(len(ids)), list(broken))
     table = table.iloc[keep].reset_index(drop=True)
     pixels = pixels[keep] if broken else pixels
     lesions = LesionSet(torch.from_numpy(pixels), torch.tensor(labels_of(table["dx"])), table)
-    return Reading(lesions, index, pd.DataFrame(skipped, columns=["image_id", "reason"], dtype=object))
+    return Reading(
+        lesions, index, pd.DataFrame(skipped, columns=["image_id", "reason"], dtype=object)
+    )
 
 
 def read_images(
@@ -116,17 +130,26 @@ def read_images(
         try:
             record, content = _read_file(folder, file)
         except OSError as error:
-            return (file.relative_to(folder).as_posix(), 0, 0, ""), f"cannot be read: {error.strerror}"
+            return (
+                file.relative_to(folder).as_posix(),
+                0,
+                0,
+                "",
+            ), f"cannot be read: {error.strerror}"
         try:
             pixels[position] = _decode(content, image_size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = "is not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            reason = (
+                "is not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            )
             return record, reason
         return record, None
 
     with ThreadPoolExecutor() as pool:
         work = pool.map(read, range(len(files)))
-        results = list(tqdm(work, "reading images", len(files), unit=" images", disable=not progress))
+        results = list(
+            tqdm(work, "reading images", len(files), unit=" images", disable=not progress)
+        )
     broken = {position: reason for position, (_, reason) in enumerate(results) if reason}
     return pixels, [record for record, _ in results], broken
 
@@ -149,7 +172,10 @@ def changes_since(folder: Path, index: pd.DataFrame) -> str | None:
             status = os.stat(path)
             if status.st_size == size and status.st_mtime_ns == mtime_ns:
                 return False
-            return status.st_size != size or hashlib.sha256(Path(path).read_bytes()).hexdigest() != sha256
+            return (
+                status.st_size != size
+                or hashlib.sha256(Path(path).read_bytes()).hexdigest() != sha256
+            )
         except OSError:
             return True
 
@@ -183,10 +209,23 @@ def _decode(content: bytes, image_size: int) -> np.ndarray:
         # A large JPEG decodes faster at a half or a quarter; the resize still gets twice the target.
         factor = 2 * image_size / min(image.size)
         if factor < 1:
-            image.draft(None, (int(np.ceil(image.width * factor)), int(np.ceil(image.height * factor))))
+            image.draft(
+                None, (int(np.ceil(image.width * factor)), int(np.ceil(image.height * factor)))
+            )
         short = min(image.size)
         left, top = (image.width - short) / 2, (image.height - short) / 2
         square = image.convert("RGB").resize(
-            (image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short)
+            (image_size, image_size),
+            Image.Resampling.BICUBIC,
+            box=(left, top, left + short, top + short),
         )
     return np.asarray(square).transpose(2, 0, 1)
+
+
+def data_of(record: dict[str, Any]) -> str:
+    """The data of a run in words; record: what its `run.yaml` holds."""
+    return (
+        "the phantom"
+        if record["data"] == "phantom"
+        else "HAM10000 (Tschandl, Rosendahl, Kittler 2018)"
+    )

@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hamsynth_utils.data.lesions import CLASSES, labels_of
-from hamsynth_utils.errors import InputError
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.lesion_set import CLASSES, labels_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ def lesion_split(
     table: pd.DataFrame,
     near_duplicates: pd.DataFrame,
     seed: int,
-    validation_share: float = 0.1,
-    test_share: float = 0.2,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
 ) -> Split:
     """Split whole lesions, near-duplicates united with their lesions first, each class in the given shares.
 
@@ -43,34 +43,36 @@ def lesion_split(
     Raises InputError for missing lesion ids, shares that leave nothing to train on, or a class that has
     no image in some part.
     """
-    return _split(table, lesion_groups(table, near_duplicates), seed, validation_share, test_share)
+    return _split(
+        table, lesion_groups(table, near_duplicates), seed, validation_fraction, test_fraction
+    )
 
 
 def image_split(
-    table: pd.DataFrame, seed: int, validation_share: float = 0.1, test_share: float = 0.2
+    table: pd.DataFrame, seed: int, validation_fraction: float = 0.1, test_fraction: float = 0.2
 ) -> Split:
     """Split single images at random, each class in the given shares: one lesion's photos fall on both sides.
 
     With the default shares the source report's 80/20; the validation part is taken out of the 80 %.
     Raises InputError as `lesion_split` does, except that no lesion ids are needed.
     """
-    return _split(table, np.arange(len(table)), seed, validation_share, test_share)
+    return _split(table, np.arange(len(table)), seed, validation_fraction, test_fraction)
 
 
-def split_by(
-    protocol: str,
+def make_split(
+    split_by: str,
     table: pd.DataFrame,
     near_duplicates: pd.DataFrame,
     seed: int,
-    validation_share: float,
-    test_share: float,
+    validation_fraction: float,
+    test_fraction: float,
 ) -> Split:
-    """`lesion_split` or `image_split`, by the name of the protocol: "lesion" or "image"."""
-    if protocol == "lesion":
-        return lesion_split(table, near_duplicates, seed, validation_share, test_share)
-    if protocol == "image":
-        return image_split(table, seed, validation_share, test_share)
-    raise InputError(f"no split protocol is called {protocol!r}; there are lesion and image")
+    """`lesion_split` or `image_split`, by the name of the split_by: "lesion" or "image"."""
+    if split_by == "lesion":
+        return lesion_split(table, near_duplicates, seed, validation_fraction, test_fraction)
+    if split_by == "image":
+        return image_split(table, seed, validation_fraction, test_fraction)
+    raise InputError(f"no split split_by is called {split_by!r}; there are lesion and image")
 
 
 def lesion_groups(table: pd.DataFrame, near_duplicates: pd.DataFrame) -> np.ndarray:
@@ -89,12 +91,16 @@ def lesion_groups(table: pd.DataFrame, near_duplicates: pd.DataFrame) -> np.ndar
     return connected_components(edges, directed=False)[1][lesion]
 
 
-def leaked_share(table: pd.DataFrame, split: Split, near_duplicates: pd.DataFrame | None = None) -> float:
+def leaked_share(
+    table: pd.DataFrame, split: Split, near_duplicates: pd.DataFrame | None = None
+) -> float:
     """Share (0 to 1) of the test images that are `leaked`. Raises InputError if a lesion id is missing."""
     return float(leaked(table, split, near_duplicates).mean())
 
 
-def leaked(table: pd.DataFrame, split: Split, near_duplicates: pd.DataFrame | None = None) -> np.ndarray:
+def leaked(
+    table: pd.DataFrame, split: Split, near_duplicates: pd.DataFrame | None = None
+) -> np.ndarray:
     """Bool [test images]: whose lesion also has an image in train or validation.
 
     near_duplicates: lesions that these pairs join count as one, as in `lesion_groups`; if left out, every
@@ -116,15 +122,21 @@ def _lesions(table: pd.DataFrame) -> np.ndarray:
 
 
 def _split(
-    table: pd.DataFrame, groups: np.ndarray, seed: int, validation_share: float, test_share: float
+    table: pd.DataFrame,
+    groups: np.ndarray,
+    seed: int,
+    validation_fraction: float,
+    test_fraction: float,
 ) -> Split:
-    if validation_share <= 0 or test_share <= 0 or validation_share + test_share >= 1:
+    if validation_fraction <= 0 or test_fraction <= 0 or validation_fraction + test_fraction >= 1:
         raise InputError(
-            f"validation_share {validation_share} and test_share {test_share}: each must be above 0, "
+            f"validation_fraction {validation_fraction} and test_fraction {test_fraction}: each must be above 0, "
             "their sum below 1"
         )
     labels = labels_of(table["dx"])
-    frame = pd.DataFrame({"group": groups, "label": labels, "image_id": table["image_id"].to_numpy()})
+    frame = pd.DataFrame(
+        {"group": groups, "label": labels, "image_id": table["image_id"].to_numpy()}
+    )
     # A group in a canonical order, so that the draw does not depend on the order of the rows. The few groups
     # that near-duplicates make of two classes count for the rarer class, where every image weighs most.
     frame["rarity"] = np.bincount(labels, minlength=len(CLASSES))[labels]
@@ -136,12 +148,14 @@ def _split(
         sizes = units["size"][units["label"] == label]
         order = rng.permutation(sizes.index.to_numpy())
         total = int(sizes.sum())
-        for name, share in (("test", test_share), ("validation", validation_share)):
+        for name, share in (("test", test_fraction), ("validation", validation_fraction)):
             taken = _fill(order, sizes.to_dict(), max(1, round(share * total)))
             part[taken] = name
             order = order[~np.isin(order, taken)]
     name_of_row = part.reindex(groups).to_numpy()
-    split = Split(*(np.flatnonzero(name_of_row == name) for name in ("train", "validation", "test")))
+    split = Split(
+        *(np.flatnonzero(name_of_row == name) for name in ("train", "validation", "test"))
+    )
     for name, index in split.parts().items():
         absent = np.setdiff1d(labels, labels[index])
         if len(absent):

@@ -1,82 +1,18 @@
-"""Generators, all conditional on the class, behind one interface; `registry.py` lists them."""
+"""Class-conditional generators behind one interface, and sampling from them."""
 
-from __future__ import annotations
+from hamsynth_utils.core.lazy import lazy_exports
 
-import json
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
-
-from hamsynth_utils.data.lesions import CLASSES
-from hamsynth_utils.errors import InputError
-from hamsynth_utils.generators.base import Generator
-from hamsynth_utils.registry import REGISTRY
-from hamsynth_utils.weights import read_weights
-
-if TYPE_CHECKING:
-    from hamsynth_utils.profile import Profile
-
-MADE_WITH = ("hamsynth", "torch", "denoising-diffusion-pytorch")
-
-
-def build_generator(name: str, profile: Profile) -> Generator:
-    """An untrained generator of the profile's image size; raises InputError for one that is not in it."""
-    settings = profile.generator_settings(name)
-    return REGISTRY[name].kind(profile.data.image_size, settings)
-
-
-FORMAT = "1"
-"""Raised when weights of an older version no longer mean what they meant."""
-
-
-def description(generator: Generator) -> dict[str, str]:
-    """What must be stored beside its weights so that `load_generator` can rebuild it."""
-    return {
-        "format": FORMAT,
-        "made_with": ", ".join(f"{name} {version(name)}" for name in MADE_WITH),
-        "generator": generator.name,
-        "settings": json.dumps(generator.settings.model_dump(mode="json")),
-        "image_size": str(generator.image_size),
-        "classes": ",".join(CLASSES),
-    }
-
-
-def load_generator(path: Path, name: str | None = None) -> Generator:
-    """The trained generator in a .safetensors file, in evaluation mode on the CPU.
-
-    name: refuse a file that holds another generator. Raises InputError for a file that is missing, cut
-    short, of another format, class list or network, or not a generator's.
-    """
-    tensors, metadata = read_weights(path)
-    kind_name = metadata.get("generator")
-    if kind_name not in REGISTRY:
-        raise InputError(f"{path} holds no generator (its metadata says {kind_name!r})")
-    if name is not None and name != kind_name:
-        raise InputError(f"{path} holds a {kind_name}, not a {name}")
-    made_with = metadata.get("made_with", "another version")
-    if metadata.get("format") != FORMAT:
-        raise InputError(
-            f"{path} was made with {made_with}, in format {metadata.get('format')}; this is "
-            f"hamsynth {version('hamsynth')}, which reads format {FORMAT}: use that version, or train anew"
-        )
-    if metadata["classes"] != ",".join(CLASSES):
-        raise InputError(f"{path} was trained on the classes {metadata['classes']}, not {','.join(CLASSES)}")
-    kind = REGISTRY[kind_name].kind
-    try:
-        settings = kind.settings_class.model_validate_json(metadata["settings"])
-    except ValidationError as error:
-        unknown = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
-        raise InputError(
-            f"{path} was made with {made_with}, whose settings this version does not know: {unknown}"
-        ) from error
-    generator = kind(int(metadata["image_size"]), settings)
-    try:
-        generator.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}, made with {made_with}, does not fit this version's {kind_name}: "
-            f"{str(error).splitlines()[-1].strip()}"
-        ) from error
-    return generator.eval()
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "autoencoder": "Autoencoder",
+        "base": "seeded_noise",
+        "diffusion": "Diffusion",
+        "flow": "Flow TIME_SCALE",
+        "gan": "FINITE_DIFFERENCE_SIGMA augment_differentiably",
+        "latent": "PixelUnshuffle",
+        "loading": "build_generator checkpoint_metadata load_generator",
+        "perceptual": "feature_maps perceptual_distance",
+        "vae": "gaussian_negative_log_likelihood kl_to_standard_normal private_vae",
+    },
+)

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
+from hamsynth_utils.core.generator_settings import AutoencoderSettings
+from hamsynth_utils.generators.perceptual import perceptual_distance
 from hamsynth_utils.generators.vae import ResidualBlock
-from hamsynth_utils.perception import perceptual_distance
-from hamsynth_utils.settings import Count, Settings, TrainingSettings
-from hamsynth_utils.trainable import Trainable
+from hamsynth_utils.training.module import TrainableModule
 
 
-class AutoencoderSettings(Settings):
-    factor: Literal[4, 8] = 8
-    """The latents have image_size / factor positions a side, each of `channels` numbers."""
-    channels: Count = 16
-    width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
-    perceptual: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the perceptual distance between an image and its reconstruction."""
-    noise: Annotated[float, Field(ge=0)] = 0.2
-    """Standard deviation of the noise that the decoder must bear, where the latents' is one."""
-    training: TrainingSettings
-
-
-class Autoencoder(Trainable):
+class Autoencoder(TrainableModule):
     """Images [N, 3, S, S] in [-1, 1] to latents [N, channels, S / factor, S / factor], and back.
 
     Each channel of the latents is normalised to mean 0 and variance 1 over the images, so that a diffusion
@@ -51,19 +36,31 @@ class Autoencoder(Trainable):
 
         encoder: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(48, 2 * width, 3, padding=1)]
         encoder += [ResidualBlock(2 * width)]
-        decoder: list[nn.Module] = [nn.Conv2d(settings.channels, deep, 3, padding=1), ResidualBlock(deep)]
+        decoder: list[nn.Module] = [
+            nn.Conv2d(settings.channels, deep, 3, padding=1),
+            ResidualBlock(deep),
+        ]
         if settings.factor == 8:
             encoder += [nn.Conv2d(2 * width, deep, 4, stride=2, padding=1), ResidualBlock(deep)]
-            decoder += [nn.Upsample(scale_factor=2), nn.Conv2d(deep, deep, 3, padding=1), ResidualBlock(deep)]
+            decoder += [
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(deep, deep, 3, padding=1),
+                ResidualBlock(deep),
+            ]
         else:
             encoder += [nn.Conv2d(2 * width, deep, 1), ResidualBlock(deep)]
             decoder += [ResidualBlock(deep)]
         encoder += [nn.SiLU(), nn.Conv2d(deep, settings.channels, 1)]
         decoder += [
-            nn.Upsample(scale_factor=2), nn.Conv2d(deep, width, 3, padding=1), ResidualBlock(width),
-            nn.SiLU(), nn.Upsample(scale_factor=2, mode="bilinear"),
-            nn.Conv2d(width, width // 2, 3, padding=1), nn.SiLU(), nn.Conv2d(width // 2, 3, 3, padding=1),
-        ]  # fmt: skip
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(deep, width, 3, padding=1),
+            ResidualBlock(width),
+            nn.SiLU(),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(width, width // 2, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width // 2, 3, 3, padding=1),
+        ]
         self.encoder = nn.Sequential(*encoder)
         self.colour_in = nn.Conv2d(3, settings.channels, 1)
         self.colour_out = nn.Conv2d(settings.channels, 3, 1)
@@ -84,11 +81,11 @@ class Autoencoder(Trainable):
         """`absolute_error` per pixel value, `perceptual` a distance; the labels are not looked at."""
         latents = self.encode(images)
         noise = self.share.normal(*latents.shape, device=latents.device)
-        decoded = self.decode(latents + self.settings.noise * noise)
+        decoded = self.decode(latents + self.settings.latent_noise_std * noise)
         error = F.l1_loss(decoded, images)
         difference = perceptual_distance(images, decoded).mean()
         return {
-            "loss": error + self.settings.perceptual * difference,
+            "loss": error + self.settings.perceptual_weight * difference,
             "absolute_error": error.detach(),
             "perceptual": difference.detach(),
         }

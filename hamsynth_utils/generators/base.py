@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hamsynth_utils.data.lesions import CLASSES
-from hamsynth_utils.errors import InputError
-from hamsynth_utils.settings import Settings
-from hamsynth_utils.trainable import Trainable
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.settings import Settings
+from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.training.module import TrainableModule
 
 
-class Generator(Trainable):
+class Generator(TrainableModule):
     """A class-conditional generator of images [N, 3, S, S] in [-1, 1].
 
     name: what it is called in profiles, folders and arms, as in `registry.py`.
     settings_class: of its section in a profile; with a `training`.
-    main_loss: of `membership_losses`, the one that it is judged by: that of its training, chosen before any
+    membership_statistic: of `membership_losses`, the one that it is judged by: that of its training, chosen before any
         was measured.
     tables: CSV files of its room that a released checkpoint keeps.
     sampling_options: what `sample` takes besides labels and seed.
@@ -29,8 +29,8 @@ class Generator(Trainable):
 
     name: ClassVar[str]
     settings_class: ClassVar[type[Settings]]
-    main_loss: ClassVar[str] = "training"
-    tables: ClassVar[tuple[str, ...]] = ("history", "budget")
+    membership_statistic: ClassVar[str] = "training"
+    tables: ClassVar[tuple[str, ...]] = ("history", "snapshot_distances")
     sampling_options: ClassVar[tuple[str, ...]] = ()
     noise_shape: tuple[int, ...]
 
@@ -60,7 +60,9 @@ class Generator(Trainable):
         how: some of the `sampling_options`. Raises InputError for a label that is no class.
         """
         labels = self.checked(labels)
-        return self.draw(seeded_noise(self.noise_shape, seed, len(labels), self.device), labels, **how)
+        return self.draw(
+            seeded_noise(self.noise_shape, seed, len(labels), self.device), labels, **how
+        )
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
@@ -97,8 +99,10 @@ class Generator(Trainable):
         if labels.dtype != torch.int64 or labels.ndim != 1:
             raise InputError(f"labels must be int64 [N], not {labels.dtype} {tuple(labels.shape)}")
         if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(CLASSES)):
-            raise InputError(f"labels must lie in 0 to {len(CLASSES) - 1}, but span "
-                             f"{int(labels.min())} to {int(labels.max())}")  # fmt: skip
+            raise InputError(
+                f"labels must lie in 0 to {len(CLASSES) - 1}, but span "
+                f"{int(labels.min())} to {int(labels.max())}"
+            )
         return labels.to(self.device)
 
 

@@ -6,47 +6,21 @@ The U-Net and the forward process are denoising-diffusion-pytorch's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from hamsynth_utils.errors import InputError
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.generator_settings import DiffusionSettings
+from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.generators.base import seeded_noise
-from hamsynth_utils.generators.latent import LatentGenerator, LatentSettings, Prediction, guided
-from hamsynth_utils.perception import perceptual_distance
-from hamsynth_utils.settings import Rate, Settings, TrainingSettings
+from hamsynth_utils.generators.latent import LatentGenerator, Prediction, guided
+from hamsynth_utils.generators.perceptual import perceptual_distance
 
 SOLVERS = ("ddim", "dpm++")
-
-
-class DiffusionSettings(LatentSettings):
-    timesteps: Annotated[int, Field(ge=2)] = 1000
-    objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
-    noise_shift: Rate = 2.0
-    """How much more noise than in the cosine schedule: the signal-to-noise ratio is divided by its square."""
-    largest_weight: Annotated[float, Field(ge=1)] = 5.0
-    """Upper bound of the loss weight SNR + 1 of pred_x0. Low: shapes are learned first; high: fine detail."""
-    perceptual: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the perceptual distance between the clean image and the guess of it, for folded pixels."""
-    class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
-    guidance: Annotated[float, Field(ge=1)] = 1.5
-    """Used until one of `guidance_scales` is chosen, on validation images, after the training."""
-    guidance_scales: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.5, 2.0, 3.0)
-    sampling_steps: Annotated[int, Field(ge=2)] = 15
-    solver: Literal["ddim", "dpm++"] = "dpm++"
-    curve_steps: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10, 15, 30)
-    """Numbers of steps with which the solvers are compared."""
-    training: TrainingSettings
-
-    @model_validator(mode="after")
-    def one_perceptual_term(self) -> DiffusionSettings:
-        if self.autoencoder is not None and self.perceptual > 0:
-            raise ValueError("with an autoencoder, perceptual must be 0: the autoencoder has one of its own")
-        return self
 
 
 class Diffusion(LatentGenerator):
@@ -54,8 +28,8 @@ class Diffusion(LatentGenerator):
 
     name: ClassVar[str] = "diffusion"
     settings_class: ClassVar[type[Settings]] = DiffusionSettings
-    main_loss: ClassVar[str] = "denoising"
-    tables: ClassVar[tuple[str, ...]] = ("history", "budget", "sampling")
+    membership_statistic: ClassVar[str] = "denoising"
+    tables: ClassVar[tuple[str, ...]] = ("history", "snapshot_distances", "sampling")
     solvers: ClassVar[tuple[str, ...]] = SOLVERS
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
@@ -77,7 +51,7 @@ class Diffusion(LatentGenerator):
             # Seen from x0, the loss of v-prediction weighs SNR + 1; unbounded, it would be all about
             # images that are hardly noisy.
             signal = self.process.alphas_cumprod
-            self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.largest_weight)
+            self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.max_snr_weight)
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Weighted squared error of the network's prediction at random times, per channel value.
@@ -88,18 +62,18 @@ class Diffusion(LatentGenerator):
         """
         with torch.no_grad():
             x = self.representation.encode(images)
-        times = self.shifted_times(self.share.uniform(len(images), device=images.device))
+        times = self.shifted_timesteps(self.share.uniform(len(images), device=images.device))
         noise = self.share.normal(*x.shape, device=x.device)
-        told = self.share.uniform(len(x), device=x.device) >= self.settings.class_drop
+        told = self.share.uniform(len(x), device=x.device) >= self.settings.cond_drop_prob
         errors, output, noisy = self.prediction_error(x, times, noise, labels, cond_keep_mask=told)
         error = errors.mean()
-        if self.settings.perceptual == 0:
+        if self.settings.perceptual_weight == 0:
             return {"loss": error}
-        clean = self.representation.decode(self.clean_from(output, noisy, times))
+        clean = self.representation.decode(self.predict_x0(output, noisy, times))
         visible = (self.process.loss_weight[times] / self.process.loss_weight.max()).sqrt()
         difference = (visible * perceptual_distance(images, clean)).mean()
         return {
-            "loss": error + self.settings.perceptual * difference,
+            "loss": error + self.settings.perceptual_weight * difference,
             "error": error.detach(),
             "perceptual": difference.detach(),
         }
@@ -121,7 +95,7 @@ class Diffusion(LatentGenerator):
         errors = F.mse_loss(output, target, reduction="none").mean((1, 2, 3))
         return self.process.loss_weight[times] * errors, output, noisy
 
-    def clean_from(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def predict_x0(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The guess of x_0 that the network's output for x_t means."""
         if self.settings.objective == "pred_noise":
             return self.process.predict_start_from_noise(x, t, output)
@@ -129,25 +103,27 @@ class Diffusion(LatentGenerator):
             return self.process.predict_start_from_v(x, t, output)
         return output
 
-    def shifted_times(self, uniform: Tensor) -> Tensor:
+    def shifted_timesteps(self, uniform: Tensor) -> Tensor:
         """Places in [0, 1] on the cosine schedule -> times 0 to T - 1, more of them where noise is strong.
 
         Neighbouring pixels say nearly the same, so that the shape of a large image is still to be seen under
         noise that would hide a small one, and is decided where the schedule has few times left. The
-        signal-to-noise ratio is divided by `noise_shift`^2 (Hoogeboom et al. 2023, eq. 5):
-        t = 2 / pi * atan(noise_shift * tan(pi / 2 * u)).
+        signal-to-noise ratio is divided by `schedule_shift`^2 (Hoogeboom et al. 2023, eq. 5):
+        t = 2 / pi * atan(schedule_shift * tan(pi / 2 * u)).
         """
-        angle = torch.atan(self.settings.noise_shift * torch.tan(uniform.double() * torch.pi / 2))
+        angle = torch.atan(
+            self.settings.schedule_shift * torch.tan(uniform.double() * torch.pi / 2)
+        )
         return (angle * 2 / torch.pi * (self.settings.timesteps - 1)).round().long()
 
     @torch.no_grad()
     def denoise(self, labels: Tensor, seed: int, **how: Any) -> Iterator[Tensor]:
         """The guess of the clean image after each step, [N, 3, S, S] in [-1, 1]; the last is the sample."""
         for clean in self.path(labels, seed, **how):
-            yield self.images_of(clean)
+            yield self.decode_images(clean)
 
     @property
-    def steps_to_try(self) -> tuple[int, ...]:
+    def offered_steps(self) -> tuple[int, ...]:
         return tuple(sorted({self.settings.sampling_steps, *self.settings.curve_steps}))
 
     def solve(self, x: Tensor, predict: Prediction, steps: int, solver: str) -> Iterator[Tensor]:
@@ -178,16 +154,21 @@ class Diffusion(LatentGenerator):
     def schedule(self, steps: int) -> tuple[list[int], list[float], list[float], list[float]]:
         """Of so many steps, noisiest first: the times, alpha and sigma of x_t = alpha x_0 + sigma noise, and
         log(alpha / sigma). Times that fall together are taken once."""
-        times = self.shifted_times(torch.linspace(1, 0, steps)).unique().flip(0)
+        times = self.shifted_timesteps(torch.linspace(1, 0, steps)).unique().flip(0)
         signal = self.process.alphas_cumprod.double().cpu()[times]
         log_snr = (signal / (1 - signal)).log().div(2)
-        return times.tolist(), signal.sqrt().tolist(), (1 - signal).sqrt().tolist(), log_snr.tolist()
+        return (
+            times.tolist(),
+            signal.sqrt().tolist(),
+            (1 - signal).sqrt().tolist(),
+            log_snr.tolist(),
+        )
 
     @torch.no_grad()
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
         """The guess of x_0 from x_t with guidance, cut off at the representation's limit."""
         t = torch.as_tensor(time, device=x.device).expand(len(x))
-        clean = self.clean_from(guided(self.process.model, x, t, labels, guidance), x, t)
+        clean = self.predict_x0(guided(self.process.model, x, t, labels, guidance), x, t)
         return clean.float().clamp(-self.representation.limit, self.representation.limit)
 
     def membership_losses(
@@ -199,8 +180,10 @@ class Diffusion(LatentGenerator):
         places = (torch.arange(noise_levels) + 0.5) / noise_levels
         noises = seeded_noise(self.shape, seed, noise_levels, self.device)
         errors = torch.zeros(len(x), device=self.device)
-        for time, noise in zip(self.shifted_times(places).tolist(), noises, strict=True):
+        for time, noise in zip(self.shifted_timesteps(places).tolist(), noises, strict=True):
             t = torch.full((len(x),), time, device=self.device)
-            error, _, _ = self.prediction_error(x, t, noise.expand_as(x), labels, cond_drop_prob=0.0)
+            error, _, _ = self.prediction_error(
+                x, t, noise.expand_as(x), labels, cond_drop_prob=0.0
+            )
             errors += error / noise_levels
         return {"denoising": errors, **self.representation_losses(images, x)}

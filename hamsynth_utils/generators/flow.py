@@ -7,29 +7,22 @@ lines that pass through a point at a time. A sample is where a noise arrives tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from hamsynth_utils.errors import InputError
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.generator_settings import FlowSettings
+from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.generators.base import seeded_noise
-from hamsynth_utils.generators.latent import LatentGenerator, LatentSettings, Prediction, guided
-from hamsynth_utils.settings import Count, Settings, TrainingSettings
+from hamsynth_utils.generators.latent import LatentGenerator, Prediction, guided
 
 SOLVERS = ("euler", "midpoint")
+
+
 TIME_SCALE = 1000
 """The U-Net's embedding of time tells numbers up to about so many apart."""
-
-
-class FlowSettings(LatentSettings):
-    class_drop: Annotated[float, Field(ge=0, le=1)] = 0.15
-    guidance: Annotated[float, Field(ge=1)] = 1.5
-    sampling_steps: Count = 6
-    solver: Literal["euler", "midpoint"] = "midpoint"
-    """Of second order, midpoint asks the network twice a step."""
-    training: TrainingSettings
 
 
 class Flow(LatentGenerator):
@@ -37,7 +30,7 @@ class Flow(LatentGenerator):
 
     name: ClassVar[str] = "flow"
     settings_class: ClassVar[type[Settings]] = FlowSettings
-    main_loss: ClassVar[str] = "velocity"
+    membership_statistic: ClassVar[str] = "velocity"
     solvers: ClassVar[tuple[str, ...]] = SOLVERS
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
@@ -51,10 +44,12 @@ class Flow(LatentGenerator):
             x = self.representation.encode(images)
         times = self.share.uniform(len(x), device=x.device)
         noise = self.share.normal(*x.shape, device=x.device)
-        told = self.share.uniform(len(x), device=x.device) >= self.settings.class_drop
+        told = self.share.uniform(len(x), device=x.device) >= self.settings.cond_drop_prob
         return {"loss": self.velocity_error(x, times, noise, labels, cond_keep_mask=told).mean()}
 
-    def velocity_error(self, x: Tensor, times: Tensor, noise: Tensor, labels: Tensor, **told: Any) -> Tensor:
+    def velocity_error(
+        self, x: Tensor, times: Tensor, noise: Tensor, labels: Tensor, **told: Any
+    ) -> Tensor:
         """Squared error [N] of the velocity on the lines from noise to x, at times [N] in [0, 1].
 
         told: which of the labels the network is told, see denoising-diffusion-pytorch's Unet.
@@ -80,7 +75,7 @@ class Flow(LatentGenerator):
             yield x
 
     @property
-    def steps_to_try(self) -> tuple[int, ...]:
+    def offered_steps(self) -> tuple[int, ...]:
         """With one step the path is a straight line."""
         return tuple(sorted({1, 2, self.settings.sampling_steps, 2 * self.settings.sampling_steps}))
 
@@ -97,8 +92,13 @@ class Flow(LatentGenerator):
         x = self.representation.encode(images)
         noises = seeded_noise(self.shape, seed, noise_levels, self.device)
         errors = [
-            self.velocity_error(x, torch.full((len(x),), (k + 0.5) / noise_levels, device=x.device),
-                                noise.expand_as(x), labels, cond_drop_prob=0.0)
+            self.velocity_error(
+                x,
+                torch.full((len(x),), (k + 0.5) / noise_levels, device=x.device),
+                noise.expand_as(x),
+                labels,
+                cond_drop_prob=0.0,
+            )
             for k, noise in enumerate(noises)
-        ]  # fmt: skip
+        ]
         return {"velocity": torch.stack(errors).mean(0), **self.representation_losses(images, x)}

@@ -12,37 +12,25 @@ forbids the generator to answer every latent with the same image.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.core.generator_settings import GANSettings
+from hamsynth_utils.core.settings import Settings
+from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.generators.base import Generator
-from hamsynth_utils.perception import MAP_CHANNELS, feature_maps
-from hamsynth_utils.settings import Count, Rate, Settings, TrainingSettings
+from hamsynth_utils.generators.perceptual import MAP_CHANNELS, feature_maps
 
-PENALTY_STEP = 0.1
+FINITE_DIFFERENCE_SIGMA = 0.1
 """Standard deviation of the perturbation over which the discriminator's gradient is measured, where a feature
 map's mean square is one."""
 
+
 PIXEL_SCALE = 2.0
 """Brings the pixels' mean square, about a quarter, to that of a feature map."""
-
-
-class GANSettings(Settings):
-    latent_size: Count = 128
-    width: Count = 32
-    discriminator_rate_factor: Rate = 1.0
-    penalty: Rate = 5.0
-    """Weight of the gradient penalties R1 + R2."""
-    mode_seeking: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the term against images that are the same for different latents."""
-    textbook_steps: Count = 1000
-    """Optimizer steps of the textbook DCGAN that the chapter trains first, to show how it fails."""
-    training: TrainingSettings
 
 
 class GAN(Generator):
@@ -50,7 +38,7 @@ class GAN(Generator):
 
     name: ClassVar[str] = "gan"
     settings_class: ClassVar[type[Settings]] = GANSettings
-    main_loss: ClassVar[str] = "discriminator"
+    membership_statistic: ClassVar[str] = "discriminator"
     betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
 
     def __init__(self, image_size: int, settings: GANSettings) -> None:
@@ -76,12 +64,18 @@ class GAN(Generator):
             real_maps = self.seen(images)
         fake_maps = self.seen(fake)
 
-        seen = [torch.cat([real, made.detach()]) for real, made in zip(real_maps, fake_maps, strict=True)]
-        nudged = [each + PENALTY_STEP * self.share.normal(*each.shape, device=each.device) for each in seen]
+        seen = [
+            torch.cat([real, made.detach()])
+            for real, made in zip(real_maps, fake_maps, strict=True)
+        ]
+        nudged = [
+            each + FINITE_DIFFERENCE_SIGMA * self.share.normal(*each.shape, device=each.device)
+            for each in seen
+        ]
         score = self.discriminator(seen, labels.repeat(2))
         nudged_score = self.discriminator(nudged, labels.repeat(2))
         real_score, fake_score = score.chunk(2)
-        penalty = 2 * ((nudged_score - score) ** 2).mean() / PENALTY_STEP**2  # R1 + R2
+        penalty = 2 * ((nudged_score - score) ** 2).mean() / FINITE_DIFFERENCE_SIGMA**2  # R1 + R2
         discriminator_loss = F.softplus(fake_score - real_score).mean()
 
         self.discriminator.requires_grad_(False)
@@ -93,7 +87,7 @@ class GAN(Generator):
             "loss": generator_loss
             + self.settings.mode_seeking * sameness
             + discriminator_loss
-            + 0.5 * self.settings.penalty * penalty,
+            + 0.5 * self.settings.r1_r2_gamma * penalty,
             "generator": generator_loss.detach(),
             "discriminator": discriminator_loss.detach(),
             "gradient_penalty": penalty.detach(),
@@ -106,7 +100,7 @@ class GAN(Generator):
 
     def seen(self, images: Tensor) -> list[Tensor]:
         """What the discriminator sees of images, augmented: their feature maps, and themselves, halved."""
-        return looked_at(
+        return discriminator_inputs(
             augment_differentiably(images, self.share.uniform(len(images), 5, device=images.device))
         )
 
@@ -129,7 +123,7 @@ class GAN(Generator):
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
     ) -> dict[str, Tensor]:
         """`discriminator`, the negative score of the discriminator (LOGAN, Hayes et al. 2019)."""
-        return {"discriminator": -self.discriminator(looked_at(images), labels).mean(1)}
+        return {"discriminator": -self.discriminator(discriminator_inputs(images), labels).mean(1)}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The discriminator learns `discriminator_rate_factor` times faster (Heusel et al. 2017)."""
@@ -152,7 +146,10 @@ class SynthesisNetwork(nn.Module):
         channels = _channels(image_size // 2, width)[::-1]
         self.class_embedding = nn.Embedding(len(CLASSES), latent_size)
         self.style = nn.Sequential(
-            nn.Linear(2 * latent_size, 256), nn.LeakyReLU(0.2), nn.Linear(256, 256), nn.LeakyReLU(0.2)
+            nn.Linear(2 * latent_size, 256),
+            nn.LeakyReLU(0.2),
+            nn.Linear(256, 256),
+            nn.LeakyReLU(0.2),
         )
         self.start = nn.Linear(2 * latent_size, channels[0] * 4 * 4)
         self.blocks = nn.ModuleList(
@@ -161,16 +158,19 @@ class SynthesisNetwork(nn.Module):
         )
         self.to_rgb = nn.Sequential(
             nn.Upsample(scale_factor=2, mode="bilinear"),
-            nn.Conv2d(width, width // 2, 3, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width // 2, 3, padding=1),
+            nn.LeakyReLU(0.2),
             nn.Conv2d(width // 2, 3, 3, padding=1),
-        )  # fmt: skip
+        )
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
         code = torch.cat([latent, self.class_embedding(labels)], dim=1)
         style = self.style(code)
         x = self.start(code).view(len(latent), -1, 4, 4)
         for number, block in enumerate(self.blocks):
-            x = block(x if number == 0 else F.interpolate(x, scale_factor=2.0, mode="nearest"), style)
+            x = block(
+                x if number == 0 else F.interpolate(x, scale_factor=2.0, mode="nearest"), style
+            )
         return torch.tanh(self.to_rgb(x).float())
 
 
@@ -249,7 +249,7 @@ class Critic(nn.Module):
         return (self.score(features) + (features * direction).sum(1, keepdim=True)).flatten(1)
 
 
-def looked_at(images: Tensor) -> list[Tensor]:
+def discriminator_inputs(images: Tensor) -> list[Tensor]:
     """What a `ProjectedDiscriminator` judges of images: their feature maps, and themselves, halved."""
     return [*feature_maps(images), PIXEL_SCALE * F.avg_pool2d(images, 2)]
 
@@ -269,7 +269,9 @@ def augment_differentiably(images: Tensor, draws: Tensor) -> Tensor:
 
     shift = ((2 * draw[3:5, :, 0, 0, 0] - 1) * (size // 8)).round().long()  # [2, N]
     place = torch.arange(size, device=images.device)
-    rows, columns = ((place + s[:, None]).clamp(0, size - 1) for s in shift)  # edges repeated, no black
+    rows, columns = (
+        (place + s[:, None]).clamp(0, size - 1) for s in shift
+    )  # edges repeated, no black
     image = torch.arange(n, device=images.device)[:, None, None]
     return images[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

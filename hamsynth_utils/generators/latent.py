@@ -9,33 +9,24 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from denoising_diffusion_pytorch.classifier_free_guidance import Unet
 from torch import Tensor, nn
 
-from hamsynth_utils.data.lesions import CLASSES
-from hamsynth_utils.errors import InputError
-from hamsynth_utils.generators.autoencoder import Autoencoder, AutoencoderSettings
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.generator_settings import LatentSettings
+from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator, seeded_noise
-from hamsynth_utils.settings import Count, Settings
 
 Prediction = Callable[[Tensor, float], Tensor]
 """(x, time) -> what a network says of it."""
 
 
-class LatentSettings(Settings):
-    width: Count = 64
-    width_factors: tuple[Count, ...] = (1, 2, 4)
-    autoencoder: AutoencoderSettings | None = None
-    """Whose latents the U-Net works on; without one it works on the pixels, folded by `patch`."""
-    patch: Literal[1, 2, 4] = 4
-    """Space-to-depth: the U-Net sees image_size / patch pixels of 3 * patch**2 channels."""
-
-
-class FoldedPixels(nn.Module):
+class PixelUnshuffle(nn.Module):
     """Space to depth: every block of factor x factor pixels becomes the channels of one position.
 
     The same interface as `Autoencoder`, with nothing to learn and nothing lost.
@@ -57,7 +48,7 @@ class FoldedPixels(nn.Module):
 class LatentGenerator(Generator):
     """A generator of x, which an autoencoder or folding decodes to images; a solver leads x there from noise.
 
-    representation: what x is, an `Autoencoder`'s latents or `FoldedPixels`. An autoencoder is trained before
+    representation: what x is, an `Autoencoder`'s latents or `PixelUnshuffle`. An autoencoder is trained before
     (see `rooms.train_generator`) and held fixed here; its weights are saved with the others.
     shape: [channels, side, side] of x, and of the noise.
     solvers: those that `solve` knows.
@@ -69,7 +60,7 @@ class LatentGenerator(Generator):
     def __init__(self, image_size: int, settings: LatentSettings) -> None:
         super().__init__(image_size, settings)
         self.representation = (
-            FoldedPixels(settings.patch)
+            PixelUnshuffle(settings.patch)
             if settings.autoencoder is None
             else Autoencoder(settings.autoencoder)
         )
@@ -77,13 +68,13 @@ class LatentGenerator(Generator):
         self.shape = self.noise_shape = (self.representation.channels, side, side)
 
     def new_network(self) -> Unet:
-        """An untrained U-Net (x, t, y) -> output of x's shape; `class_drop` of the labels are not told."""
+        """An untrained U-Net (x, t, y) -> output of x's shape; `cond_drop_prob` of the labels are not told."""
         return Unet(
             dim=self.settings.width,
-            dim_mults=self.settings.width_factors,
+            dim_mults=self.settings.dim_mults,
             channels=self.representation.channels,
             num_classes=len(CLASSES),
-            cond_drop_prob=self.settings.class_drop,
+            cond_drop_prob=self.settings.cond_drop_prob,
         )
 
     def train(self, mode: bool = True) -> Self:
@@ -92,7 +83,7 @@ class LatentGenerator(Generator):
         self.representation.eval().requires_grad_(False)
         return self
 
-    def images_of(self, x: Tensor) -> Tensor:
+    def decode_images(self, x: Tensor) -> Tensor:
         """The images [N, 3, S, S] in [-1, 1] that x stands for."""
         return self.representation.decode(x).clamp(-1, 1)
 
@@ -108,24 +99,30 @@ class LatentGenerator(Generator):
         """
 
     @property
-    def steps_to_try(self) -> tuple[int, ...]:
+    def offered_steps(self) -> tuple[int, ...]:
         """Numbers of steps that a report's page offers."""
         return (self.settings.sampling_steps,)
 
     def draw(self, noise: Tensor, labels: Tensor, **how: Any) -> Tensor:
         """As `Generator.draw`; for `how` see `solved`."""
-        return self.images_of(deque(self.solved(noise, labels, **how), maxlen=1).pop())
+        return self.decode_images(deque(self.solved(noise, labels, **how), maxlen=1).pop())
 
     @torch.no_grad()
     def path(self, labels: Tensor, seed: int, **how: Any) -> Iterator[Tensor]:
         """What `solve` yields, each [N, *shape], on the way to a sample; for `how` see `solved`."""
         labels = self.checked(labels)
-        yield from self.solved(seeded_noise(self.shape, seed, len(labels), self.device), labels, **how)
+        yield from self.solved(
+            seeded_noise(self.shape, seed, len(labels), self.device), labels, **how
+        )
 
     def solved(
-        self, noise: Tensor, labels: Tensor,
-        guidance: float | None = None, steps: int | None = None, solver: str | None = None,
-    ) -> Iterator[Tensor]:  # fmt: skip
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        guidance: float | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
+    ) -> Iterator[Tensor]:
         """What `solve` yields from noise; `guidance`, `steps` and `solver` replace those of the settings.
 
         Raises InputError for a guidance below 1, or a solver that is none of `solvers`.
@@ -137,11 +134,13 @@ class LatentGenerator(Generator):
             raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
         if solver not in self.solvers:
             raise InputError(f"no solver is called {solver!r}; there are {', '.join(self.solvers)}")
-        return self.solve(noise, lambda x, time: self.predict(x, time, labels, guidance), steps, solver)
+        return self.solve(
+            noise, lambda x, time: self.predict(x, time, labels, guidance), steps, solver
+        )
 
     def representation_losses(self, images: Tensor, x: Tensor) -> dict[str, Tensor]:
         """`autoencoder`, its mean absolute error [N] on images whose latents are x; nothing without one."""
-        if isinstance(self.representation, FoldedPixels):
+        if isinstance(self.representation, PixelUnshuffle):
             return {}
         return {"autoencoder": (self.representation.decode(x) - images).abs().mean((1, 2, 3))}
 

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from hamsynth_utils.data.lesions import CLASSES
+from hamsynth_utils.core.generator_settings import VAESettings
+from hamsynth_utils.core.profile_sections import DPSettings
+from hamsynth_utils.core.settings import Settings, TrainingSettings
+from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.generators.base import Generator, seeded_noise
-from hamsynth_utils.perception import perceptual_distance
-from hamsynth_utils.settings import Count, Settings, Share, TrainingSettings
-
-
-class VAESettings(Settings):
-    latent_size: Count = 128
-    width: Count = 32
-    kl_warmup_share: Share = 0.3
-    free_nats: Annotated[float, Field(ge=0)] = 0.0
-    perceptual: Annotated[float, Field(ge=0)] = 0.0
-    """Nats for each unit of perceptual distance between an image and its reconstruction."""
-    fitted_prior: bool = False
-    """Sample from a normal distribution fitted to the latents of training images rather than from N(0, I)."""
-    training: TrainingSettings
+from hamsynth_utils.generators.perceptual import perceptual_distance
 
 
 class VAE(Generator):
@@ -35,7 +24,7 @@ class VAE(Generator):
     coordinates in which it is N(0, I) for all of them.
     The likelihood is Gaussian with one learned standard deviation for all pixels (sigma-VAE, Rybkin et
     al. 2021), so that reconstruction and KL are both in nats and need no hand-set balance. The KL term is
-    warmed up from 0 to 1 over the first `kl_warmup_share` of training, and does not push a latent
+    warmed up from 0 to 1 over the first `kl_warmup_fraction` of training, and does not push a latent
     dimension below its share of `free_nats` (free bits, Kingma et al. 2016). Squared error alone asks for a
     blur; `perceptual` nats for each unit of perceptual distance between an image and its reconstruction are
     added to the loss, which is then no longer a bound on the likelihood.
@@ -47,7 +36,7 @@ class VAE(Generator):
 
     name: ClassVar[str] = "vae"
     settings_class: ClassVar[type[Settings]] = VAESettings
-    main_loss: ClassVar[str] = "elbo"
+    membership_statistic: ClassVar[str] = "elbo"
 
     def __init__(self, image_size: int, settings: VAESettings) -> None:
         super().__init__(image_size, settings)
@@ -60,7 +49,9 @@ class VAE(Generator):
         encoder: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
         for before, after in zip([width, *channels], channels, strict=False):
             encoder += [nn.Conv2d(before, after, 4, stride=2, padding=1), ResidualBlock(after)]
-        self.encoder = nn.Sequential(*encoder, nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Flatten())
+        self.encoder = nn.Sequential(
+            *encoder, nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Flatten()
+        )
         self.to_posterior = nn.Linear(features + len(CLASSES), 2 * latent)
 
         self.class_mean = nn.Parameter(torch.zeros(len(CLASSES), latent))
@@ -99,7 +90,9 @@ class VAE(Generator):
         """-log of the fitted prior at latents [N, latent_size], in nats, [N]; needs `fitted_prior`."""
         # Not by a matrix product, which mixed precision would round.
         white = (self._whitening() * (latent - self.prior_mean[labels])[:, None]).sum(2)
-        constant = 0.5 * math.log(2 * math.pi) * latent.shape[1] - self.prior_whitening.diagonal().sum()
+        constant = (
+            0.5 * math.log(2 * math.pi) * latent.shape[1] - self.prior_whitening.diagonal().sum()
+        )
         return 0.5 * white.square().sum(1) + constant
 
     def to_prior(self, noise: Tensor, labels: Tensor) -> Tensor:
@@ -116,17 +109,19 @@ class VAE(Generator):
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`reconstruction`, `kl`, `prior` in nats an image, `perceptual` a distance, `loss` nats a value."""
         mean, log_variance = self.encode(images, labels)
-        latent = mean + (0.5 * log_variance).exp() * self.share.normal(*mean.shape, device=mean.device)
+        latent = mean + (0.5 * log_variance).exp() * self.share.normal(
+            *mean.shape, device=mean.device
+        )
         decoded = self.decode(latent, labels)
         reconstruction = gaussian_negative_log_likelihood(images, decoded, self.log_sigma).mean()
         kl_per_dimension = kl_to_standard_normal(mean, log_variance).mean(0)  # [latent_size]
         floor = self.settings.free_nats / self.settings.latent_size
-        warmup = min(1.0, self.progress / max(self.settings.kl_warmup_share, 1e-9))
+        warmup = min(1.0, self.progress / max(self.settings.kl_warmup_fraction, 1e-9))
         loss = reconstruction + warmup * kl_per_dimension.clamp(min=floor).sum()
         losses = {"reconstruction": reconstruction.detach(), "kl": kl_per_dimension.sum().detach()}
-        if self.settings.perceptual > 0:
+        if self.settings.perceptual_weight > 0:
             difference = perceptual_distance(images, decoded).mean()
-            loss = loss + self.settings.perceptual * difference
+            loss = loss + self.settings.perceptual_weight * difference
             losses["perceptual"] = difference.detach()
         if self.settings.fitted_prior:
             fit = self.fitted_negative_log_likelihood(latent.detach(), labels).mean()
@@ -157,7 +152,9 @@ class VAE(Generator):
         noise = seeded_noise((mean.shape[1],), seed, 1, self.device)
 
         def error(latent: Tensor) -> Tensor:
-            return gaussian_negative_log_likelihood(images, self.decode(latent, labels), self.log_sigma)
+            return gaussian_negative_log_likelihood(
+                images, self.decode(latent, labels), self.log_sigma
+            )
 
         drawn = error(mean + (0.5 * log_variance).exp() * noise)
         return {
@@ -172,9 +169,13 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
-        )  # fmt: skip
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -187,9 +188,32 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def gaussian_negative_log_likelihood(images: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     """-log N(images; mean, exp(log_sigma)^2) summed over pixels: nats per image, [N]."""
-    per_value = 0.5 * ((images - mean) / log_sigma.exp()) ** 2 + log_sigma + 0.5 * math.log(2 * math.pi)
+    per_value = (
+        0.5 * ((images - mean) / log_sigma.exp()) ** 2 + log_sigma + 0.5 * math.log(2 * math.pi)
+    )
     return per_value.flatten(1).sum(1)
 
 
 def _one_hot(labels: Tensor) -> Tensor:
     return nn.functional.one_hot(labels, len(CLASSES)).float()
+
+
+def private_vae(image_size: int, settings: DPSettings) -> VAE:
+    """A small VAE of which per-lesion gradients are to be had: only convolutions, linear layers, GroupNorm.
+
+    The priors of the classes stay N(0, I), and the deviation of p(x | z) is fixed. No term of its loss is
+    taken over a batch, so that a photograph's gradient depends on nothing else.
+    """
+    length = TrainingSettings(
+        steps=settings.steps,
+        batch_size=settings.micro_batch_size,
+        learning_rate=settings.learning_rate,
+    )
+    vae = VAE(
+        image_size,
+        VAESettings(latent_size=settings.latent_size, width=settings.width, training=length),
+    )
+    for fixed in (vae.class_mean, vae.class_log_deviation, vae.log_sigma):
+        fixed.requires_grad_(False)
+    vae.log_sigma.fill_(math.log(settings.decoder_sigma))
+    return vae

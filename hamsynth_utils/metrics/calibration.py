@@ -10,12 +10,14 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from hamsynth_utils.data.lesions import labels_of
-from hamsynth_utils.errors import InputError
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.lesion_set import labels_of
 from hamsynth_utils.metrics.classification import PROBABILITIES, check_predictions
 
 BINS = 15
 """Bins of the expected calibration error, as in Guo et al. (2017)."""
+
+
 COLDEST, HOTTEST = 0.05, 20.0
 """Between them a temperature is looked for."""
 

@@ -13,22 +13,33 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from hamsynth_utils.data.lesions import CLASSES, labels_of
-from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.lesion_set import CLASSES, labels_of
+from hamsynth_utils.metrics.bootstrap import (
+    factorize_lesions,
+    lesion_resample_counts,
+    percentile_interval,
+)
 
 PROBABILITIES = tuple(f"p_{name}" for name in CLASSES)
 
+
 METRICS = (
-    "accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
-    "precision_weighted", "recall_weighted", "f1_weighted",
-)  # fmt: skip
+    "accuracy",
+    "balanced_accuracy",
+    "precision_macro",
+    "recall_macro",
+    "f1_macro",
+    "precision_weighted",
+    "recall_weighted",
+    "f1_weighted",
+)
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """The predictions table in a .csv file, checked; raises InputError naming the file and what is wrong."""
     if not path.is_file():
-        raise InputError(f"no predictions at {path}: run 05_vit for this arm and seed first")
+        raise InputError(f"no predictions at {path}: run 06_vit for this arm and seed first")
     predictions = pd.read_csv(path, dtype={"image_id": "object", "dx": "object"})
     try:
         return check_predictions(predictions)
@@ -47,7 +58,9 @@ def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"predictions lack the column(s) {', '.join(missing)}")
     unknown = [c for c in predictions if str(c).startswith("p_") and c not in PROBABILITIES]
     if unknown:
-        raise InputError(f"predictions have the column {unknown[0]!r}, but that is none of the seven classes")
+        raise InputError(
+            f"predictions have the column {unknown[0]!r}, but that is none of the seven classes"
+        )
     if predictions.empty:
         raise InputError("predictions hold no row: nothing can be measured")
     labels_of(predictions["dx"])
@@ -61,14 +74,16 @@ def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions
 
 
-def rows_of(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def align_table(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a `LesionSet`'s table that belong to the predicted images, in the order of `predictions`.
 
     Its `lesion_id` column is what the bootstraps here want. Raises InputError for an image that the table
     lacks or holds twice.
     """
     ids = predictions["image_id"]
-    _refuse(predictions, ~ids.isin(table["image_id"]).to_numpy(), "are of an image that the table lacks")
+    _refuse(
+        predictions, ~ids.isin(table["image_id"]).to_numpy(), "are of an image that the table lacks"
+    )
     twice = table["image_id"][table["image_id"].duplicated()]
     _refuse(predictions, ids.isin(twice).to_numpy(), "are of an image that the table holds twice")
     return table.set_index("image_id").loc[ids].reset_index()
@@ -77,7 +92,9 @@ def rows_of(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 def confusion(predictions: pd.DataFrame) -> np.ndarray:
     """Counts int64 [7, 7]: rows are the true, columns the predicted classes, in the order of `CLASSES`."""
     true, predicted = _true_and_predicted(predictions)
-    return np.bincount(true * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
+    return np.bincount(true * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2).reshape(
+        len(CLASSES), -1
+    )
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
@@ -88,10 +105,12 @@ def scores(predictions: pd.DataFrame) -> dict[str, float]:
     conventions with zero_division=0). Balanced accuracy is the mean recall of the classes that occur
     (Brodersen et al. 2010).
     """
-    return {name: float(value) for name, value in scores_of_counts(confusion(predictions)).items()}
+    return {
+        name: float(value) for name, value in scores_from_confusion(confusion(predictions)).items()
+    }
 
 
-def scores_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
+def scores_from_confusion(counts: np.ndarray) -> dict[str, np.ndarray]:
     """The `METRICS` of confusion matrices [..., 7, 7] (see `scores`), each [...]; NaN where empty."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     true, predicted = counts.sum(-1), counts.sum(-2)
@@ -124,7 +143,9 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
     hits, true, predicted = np.diagonal(counts), counts.sum(1), counts.sum(0)
     occurs = true > 0
     average_precision = [
-        average_precision_score(predictions["dx"] == name, predictions[f"p_{name}"]) if n else np.nan
+        average_precision_score(predictions["dx"] == name, predictions[f"p_{name}"])
+        if n
+        else np.nan
         for name, n in zip(CLASSES, true, strict=True)
     ]
     return pd.DataFrame(
@@ -147,13 +168,13 @@ def bootstrap_counts(
     Raises InputError for unsound predictions or a missing lesion id.
     """
     true, predicted = _true_and_predicted(predictions)
-    codes, lesions = lesion_codes(lesion_ids, len(predictions))
+    codes, lesions = factorize_lesions(lesion_ids, len(predictions))
     # A draw repeats lesions, and their confusion counts add up: no image need be touched again.
     cells = len(CLASSES) ** 2
     per_lesion = np.bincount(
         (codes * len(CLASSES) + true) * len(CLASSES) + predicted, minlength=lesions * cells
     )
-    weights = lesion_draws(lesions, draws, np.random.default_rng(seed))
+    weights = lesion_resample_counts(lesions, draws, np.random.default_rng(seed))
     counts = weights.astype(np.float64) @ per_lesion.reshape(lesions, cells)
     return counts.astype(np.int64).reshape(draws, len(CLASSES), len(CLASSES)), lesions
 
@@ -163,12 +184,12 @@ def bootstrap_scores(
 ) -> pd.DataFrame:
     """One row a metric: metric, value, low, high, n_images, n_lesions.
 
-    lesion_ids: [N], in the order of the rows of `predictions` (`rows_of`). `low` to `high` is the 95 %
+    lesion_ids: [N], in the order of the rows of `predictions` (`align_table`). `low` to `high` is the 95 %
     percentile interval over `draws` bootstrap samples of whole lesions, since photos of one lesion are
     not independent. It holds the chance of the test set, not that of training.
     """
     counts, lesions = bootstrap_counts(predictions, lesion_ids, draws, seed)
-    samples = scores_of_counts(counts)
+    samples = scores_from_confusion(counts)
     rows = [
         (metric, value, *percentile_interval(samples[metric]), len(predictions), lesions)
         for metric, value in scores(predictions).items()
@@ -192,3 +213,29 @@ def _refuse(predictions: pd.DataFrame, bad: np.ndarray, what: str) -> None:
         raise InputError(
             f"{len(rows)} of {len(bad)} rows {what}, the first is row {rows[0]} (image_id {name})"
         )
+
+
+def confident_mistakes(predictions: pd.DataFrame, first: str = "mel") -> pd.DataFrame:
+    """One row for each image that is called wrong: image_id, truth, predicted, probability, of_truth.
+
+    predictions: a table as in `metrics.classification`. probability: that of the predicted class; of_truth:
+    that of the true one. Images of the class `first` come before the others; within both, the surest first.
+    Raises InputError for unsound predictions.
+    """
+    check_predictions(predictions)
+    p = predictions[list(PROBABILITIES)].to_numpy(dtype=float)
+    predicted = np.array(CLASSES)[p.argmax(1)]
+    truth = predictions["dx"].to_numpy()
+    of_truth = p[np.arange(len(p)), [CLASSES.index(dx) for dx in truth]]
+    table = pd.DataFrame(
+        {
+            "image_id": predictions["image_id"].to_numpy(),
+            "truth": truth,
+            "predicted": predicted,
+            "probability": p.max(1),
+            "of_truth": of_truth,
+        }
+    )
+    wrong = table[predicted != truth].assign(after=lambda t: t["truth"] != first)
+    wrong = wrong.sort_values(["after", "probability"], ascending=[True, False], kind="stable")
+    return wrong.drop(columns="after").reset_index(drop=True)

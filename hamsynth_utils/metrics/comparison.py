@@ -17,21 +17,35 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from hamsynth_utils.data.lesions import CLASSES, labels_of
-from hamsynth_utils.errors import InputError
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.lesion_set import CLASSES, labels_of
 from hamsynth_utils.metrics import ranking
+from hamsynth_utils.metrics.bootstrap import (
+    _seed_draws,
+    factorize_lesions,
+    lesion_resample_counts,
+    percentile_interval,
+)
 from hamsynth_utils.metrics.calibration import brier_score, expected_calibration_error
-from hamsynth_utils.metrics.classification import METRICS, PROBABILITIES, check_predictions, scores_of_counts
-from hamsynth_utils.metrics.intervals import lesion_codes, lesion_draws, percentile_interval
+from hamsynth_utils.metrics.classification import (
+    METRICS,
+    PROBABILITIES,
+    check_predictions,
+    scores_from_confusion,
+)
 
 Name = TypeVar("Name")
+
+
 Statistic = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
 """A predictions table of N images and weights [B, N] to one value a weighting, [B]."""
+
 
 SPECIFICITIES = (0.8, 0.9)
 """At which the sensitivity for melanoma is measured."""
 
-RAISED_BY_CHANCE = (expected_calibration_error,)
+
+UPWARD_BIASED = (expected_calibration_error,)
 """Statistics that sum up absolute values: to draw again adds chance to chance, and every draw is too high."""
 
 
@@ -65,12 +79,17 @@ def statistics() -> dict[str, Statistic]:
     """
     named: dict[str, Statistic] = {name: partial(_score, name=name) for name in METRICS}
     named |= {f"recall_{dx}": partial(_recall, label=label) for label, dx in enumerate(CLASSES)}
-    for name, function in (("auroc", ranking.auroc), ("average_precision", ranking.average_precision)):
+    for name, function in (
+        ("auroc", ranking.auroc),
+        ("average_precision", ranking.average_precision),
+    ):
         named |= {f"{name}_{dx}": partial(_ranked, dx=dx, function=function) for dx in CLASSES}
     named["auroc_macro"] = _mean_auroc
     for share in SPECIFICITIES:
         sensitivity = partial(ranking.sensitivity_at, share)
-        named[f"mel_sensitivity_at_{100 * share:.0f}"] = partial(_ranked, dx="mel", function=sensitivity)
+        named[f"mel_sensitivity_at_{100 * share:.0f}"] = partial(
+            _ranked, dx="mel", function=sensitivity
+        )
     return {**named, "brier": brier_score, "calibration_error": expected_calibration_error}
 
 
@@ -88,7 +107,7 @@ def estimate(
     are, and one seed less than there are: of K draws from K seeds the mean would vary by only (K - 1) / K of
     what it should, of K - 1 draws it varies as it should (Rao & Wu 1988). Of a single seed's chance nothing
     is known, and the interval is too narrow. The interval is that of the percentiles; for what is
-    `RAISED_BY_CHANCE` each seed's draws are reflected at its value first, which makes it the basic one
+    `UPWARD_BIASED` each seed's draws are reflected at its value first, which makes it the basic one
     (Davison & Hinkley 1997, section 5.2), from 0 on.
 
     Raises InputError for no predictions, for seeds that predict other images, or a missing lesion id.
@@ -110,27 +129,45 @@ def estimates(
     check_predictions(reference)
     for other, predictions in others:
         if not predictions["image_id"].equals(reference["image_id"]):
-            raise InputError(f"seeds {first} and {other} do not predict the same images in the same order")
-    codes, lesions = lesion_codes(lesion_ids, len(reference))
+            raise InputError(
+                f"seeds {first} and {other} do not predict the same images in the same order"
+            )
+    codes, lesions = factorize_lesions(lesion_ids, len(reference))
     generator = np.random.default_rng(seed)
     # As floats, since numpy would turn integers into floats again for each product.
-    weights = lesion_draws(lesions, draws, generator)[:, codes].astype(float)
+    weights = lesion_resample_counts(lesions, draws, generator)[:, codes].astype(float)
     of_seeds = _seed_draws(draws, len(by_seed), generator)
-    drawn = (tuple(reference["image_id"]), tuple(reference["dx"]), tuple(codes), tuple(by_seed), draws, seed)
+    drawn = (
+        tuple(reference["image_id"]),
+        tuple(reference["dx"]),
+        tuple(codes),
+        tuple(by_seed),
+        draws,
+        seed,
+    )
     whole = np.ones((1, len(reference)))
     result = {}
     for name, statistic in named.items():
         values = [float(statistic(predictions, whole)[0]) for predictions in by_seed.values()]
-        each = np.stack([statistic(predictions, weights) for predictions in by_seed.values()], axis=1)
-        reflected = statistic in RAISED_BY_CHANCE
+        each = np.stack(
+            [statistic(predictions, weights) for predictions in by_seed.values()], axis=1
+        )
+        reflected = statistic in UPWARD_BIASED
         if reflected:
             each = 2 * np.array(values) - each
         samples = (of_seeds * each).sum(1)
         low, high = percentile_interval(samples)
         result[name] = Estimate(
-            float(np.mean(values)), max(low, 0.0) if reflected else low, high, len(reference), lesions,
-            len(by_seed), samples, each, drawn,
-        )  # fmt: skip
+            float(np.mean(values)),
+            max(low, 0.0) if reflected else low,
+            high,
+            len(reference),
+            lesions,
+            len(by_seed),
+            samples,
+            each,
+            drawn,
+        )
     return result
 
 
@@ -151,12 +188,14 @@ def difference(arm: Estimate, reference: Estimate) -> dict[str, float]:
     low, high = percentile_interval(samples)
     side = min((defined <= 0).sum(), (defined >= 0).sum())
     return {
-        "value": arm.value - reference.value, "low": low, "high": high,
+        "value": arm.value - reference.value,
+        "low": low,
+        "high": high,
         "p": min(1.0, 2 * (1 + float(side)) / (1 + len(defined))),
-    }  # fmt: skip
+    }
 
 
-def change(elsewhere: Estimate, here: Estimate) -> dict[str, float]:
+def unpaired_difference(elsewhere: Estimate, here: Estimate) -> dict[str, float]:
     """One arm's `elsewhere` minus `here`, estimated on two sets of images: value, low, high.
 
     The lesions of the two are drawn apart, each set's own; the seeds are drawn together, since it is the same
@@ -196,11 +235,14 @@ def mcnemar_test(
     for predictions in (arm, reference):
         check_predictions(predictions)
     if not arm["image_id"].equals(reference["image_id"]):
-        raise InputError("McNemar's test needs both predictions of the same images in the same order")
-    codes, _ = lesion_codes(lesion_ids, len(arm))
+        raise InputError(
+            "McNemar's test needs both predictions of the same images in the same order"
+        )
+    codes, _ = factorize_lesions(lesion_ids, len(arm))
     first = np.unique(codes, return_index=True)[1]
     right, rights = (
-        (p[list(PROBABILITIES)].to_numpy().argmax(1) == labels_of(p["dx"]))[first] for p in (arm, reference)
+        (p[list(PROBABILITIES)].to_numpy().argmax(1) == labels_of(p["dx"]))[first]
+        for p in (arm, reference)
     )
     table = np.array([[np.sum(a & b) for b in (rights, ~rights)] for a in (right, ~right)])
     only_arm, only_reference = int(table[0, 1]), int(table[1, 0])
@@ -209,26 +251,27 @@ def mcnemar_test(
         found = stats.binomtest(only_arm, only_arm + only_reference)
         share, (low, high) = found.statistic, found.proportion_ci(0.95, "exact")
     return {
-        "only_arm": only_arm, "only_reference": only_reference, "share": float(share), "low": float(low),
-        "high": float(high), "p": float(mcnemar(table, exact=True).pvalue), "lesions": len(first),
-    }  # fmt: skip
-
-
-def _seed_draws(draws: int, seeds: int, generator: np.random.Generator) -> np.ndarray:
-    """Weight [draws, seeds] of each seed in each draw, one seed less than there are; every row sums to 1."""
-    times = max(1, seeds - 1)
-    return generator.multinomial(times, np.full(seeds, 1 / seeds), size=draws) / times
+        "only_arm": only_arm,
+        "only_reference": only_reference,
+        "share": float(share),
+        "low": float(low),
+        "high": float(high),
+        "p": float(mcnemar(table, exact=True).pvalue),
+        "lesions": len(first),
+    }
 
 
 def _confusion(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Confusion matrices [B, 7, 7] of weighted images: rows are the true, columns the predicted classes."""
     size = len(CLASSES)
-    cell = labels_of(predictions["dx"]) * size + predictions[list(PROBABILITIES)].to_numpy().argmax(1)
+    cell = labels_of(predictions["dx"]) * size + predictions[list(PROBABILITIES)].to_numpy().argmax(
+        1
+    )
     return (np.atleast_2d(weights) @ np.eye(size**2)[cell]).reshape(-1, size, size)
 
 
 def _score(predictions: pd.DataFrame, weights: np.ndarray, name: str) -> np.ndarray:
-    return scores_of_counts(_confusion(predictions, weights))[name]
+    return scores_from_confusion(_confusion(predictions, weights))[name]
 
 
 def _recall(predictions: pd.DataFrame, weights: np.ndarray, label: int) -> np.ndarray:
@@ -238,13 +281,134 @@ def _recall(predictions: pd.DataFrame, weights: np.ndarray, label: int) -> np.nd
 
 
 def _ranked(
-    predictions: pd.DataFrame, weights: np.ndarray, dx: str,
+    predictions: pd.DataFrame,
+    weights: np.ndarray,
+    dx: str,
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-) -> np.ndarray:  # fmt: skip
-    return function(predictions[f"p_{dx}"].to_numpy(), (predictions["dx"] == dx).to_numpy(), weights)
+) -> np.ndarray:
+    return function(
+        predictions[f"p_{dx}"].to_numpy(), (predictions["dx"] == dx).to_numpy(), weights
+    )
 
 
 def _mean_auroc(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Of the classes that a weighting has."""
     values = np.stack([_ranked(predictions, weights, dx, ranking.auroc) for dx in CLASSES])
     return np.nansum(values, axis=0) / (~np.isnan(values)).sum(0)
+
+
+def minority_statistics(minority: np.ndarray) -> dict[str, Statistic]:
+    """The mean recall of the classes that `minority` (bool [7]) marks, and that mean less the others'.
+
+    Neither where no class is marked, and no second one where all are. A class of which a weighting has no
+    image is left out.
+    """
+    recalls = statistics()
+
+    def mean_recall(
+        predictions: pd.DataFrame, weights: np.ndarray, these: np.ndarray
+    ) -> np.ndarray:
+        each = [
+            recalls[f"recall_{CLASSES[label]}"](predictions, weights)
+            for label in np.flatnonzero(these)
+        ]
+        return np.nanmean(each, axis=0)
+
+    def recall(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        return mean_recall(predictions, weights, minority)
+
+    def gap(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        return recall(predictions, weights) - mean_recall(predictions, weights, ~minority)
+
+    named: dict[str, Statistic] = {"minority_recall": recall} if minority.any() else {}
+    return {**named, "minority_recall_gap": gap} if named and not minority.all() else named
+
+
+LEAK_COLUMNS = ["metric", "split", "part", "value", "low", "high", "n", "lesions", "seeds"]
+
+
+@dataclass(frozen=True)
+class SplitPredictions:
+    """Predictions of the test images of one split, by the seed of the training; their lesions; which leak."""
+
+    by_seed: dict[int, pd.DataFrame]
+    lesion_ids: Sequence | np.ndarray | pd.Series
+    leaked: np.ndarray
+
+
+def compare_splits(
+    lesion: SplitPredictions,
+    image: SplitPredictions,
+    named: Mapping[str, Statistic],
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Each statistic under both splits, on leaked and other images, and the differences, with intervals.
+
+    One row a metric, split and part. Parts are `all`, `leaked` and `not leaked`, and the differences
+    `all, less split by lesion` and `leaked less not leaked`, which have no n: each side draws its own
+    lesions, both the same seeds. `all` is drawn as `comparison.estimates` with this seed draws it, so that
+    one quantity has one interval.
+
+    Raises InputError if the split by lesion leaks, or the seeds of the two are not the same.
+    """
+    if lesion.leaked.any():
+        raise InputError(
+            f"{int(lesion.leaked.sum())} test images leak, but a split by lesion has none"
+        )
+    if sorted(lesion.by_seed) != sorted(image.by_seed):
+        raise InputError(
+            f"the seeds differ: {sorted(lesion.by_seed)} by lesion, {sorted(image.by_seed)} by image"
+        )
+    everything = np.ones(len(image.leaked), dtype=bool)
+    under_lesion = _of(lesion, ~lesion.leaked, named, draws, seed)
+    parts = {"all": _of(image, everything, named, draws, seed)}
+    # What is compared with another set of images needs draws of its own.
+    apart = _of(image, everything, named, draws, seed + 1)
+    if image.leaked.any() and not image.leaked.all():
+        for k, (part, mask) in enumerate(
+            {"leaked": image.leaked, "not leaked": ~image.leaked}.items()
+        ):
+            parts[part] = _of(image, mask, named, draws, seed + 2 + k)
+    rows: list[dict] = []
+    for metric in named:
+        rows.append(
+            {"metric": metric, "split": "lesion", "part": "all", **_row(under_lesion[metric])}
+        )
+        for part, found in parts.items():
+            rows.append({"metric": metric, "split": "image", "part": part, **_row(found[metric])})
+        differences = {
+            "all, less split by lesion": unpaired_difference(apart[metric], under_lesion[metric])
+        }
+        if "leaked" in parts:
+            leaked, others = parts["leaked"][metric], parts["not leaked"][metric]
+            differences["leaked less not leaked"] = unpaired_difference(leaked, others)
+        for part, each in differences.items():
+            rows.append(
+                {
+                    "metric": metric,
+                    "split": "image",
+                    "part": part,
+                    **each,
+                    "seeds": len(image.by_seed),
+                }
+            )
+    return pd.DataFrame(rows, columns=LEAK_COLUMNS).astype({"n": "Int64", "lesions": "Int64"})
+
+
+def _of(
+    of: SplitPredictions, mask: np.ndarray, named: Mapping[str, Statistic], draws: int, seed: int
+) -> dict[str, Estimate]:
+    some = {s: of.by_seed[s][mask].reset_index(drop=True) for s in sorted(of.by_seed)}
+    return estimates(named, some, np.asarray(of.lesion_ids)[mask], draws, seed)
+
+
+def _row(found: Estimate) -> dict[str, float]:
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": found.images,
+        "lesions": found.lesions,
+        "seeds": found.seeds,
+    }

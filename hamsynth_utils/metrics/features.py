@@ -16,23 +16,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from hamsynth_utils.data.lesions import to_unit_range
-from hamsynth_utils.errors import InputError
-from hamsynth_utils.perception import efficientnet_lite0
-from hamsynth_utils.pretrained import build_classifier
-from hamsynth_utils.sections import ClassifierSettings
-from hamsynth_utils.writing import replacing
+from hamsynth_utils.classifier.pretrained import build_classifier
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.profile_sections import ClassifierSettings
+from hamsynth_utils.data.lesion_set import to_unit_range
+from hamsynth_utils.generators.perceptual import efficientnet_lite0
 
 DISTANCE_NAME = {"inception": "FID", "vit": "FD-ViT", "efficientnet_lite0": "FD-lite0"}
 """What the Fréchet distance of an extractor's features may be called."""
 
+
 KERNEL_NAME = {"inception": "KID", "vit": "KD-ViT", "efficientnet_lite0": "KD-lite0"}
 """What the kernel distance of an extractor's features may be called."""
+
 
 EXTRACTORS = tuple(DISTANCE_NAME)
 
 
-def main_extractor(names: Collection[str]) -> str:
+def preferred_extractor(names: Collection[str]) -> str:
     """Of the extractors that are to be had the one to argue with: Inception, whose distance is the FID, else
     eyes that no generator was trained to please.
     """
@@ -40,10 +42,15 @@ def main_extractor(names: Collection[str]) -> str:
 
 
 INCEPTION_URL = inception.FID_WEIGHTS_URL
+
+
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
 CONNECT_SECONDS = 5.0
 
-KEPT_AT_ONCE = 2048
+
+CACHE_FLUSH_EVERY = 2048
 """Images after which `cached_features` writes down what it has: a killed run loses no more."""
 
 
@@ -60,7 +67,9 @@ class InceptionFeatures(nn.Module):
         weights = torch.load(_inception_weights(), map_location="cpu", weights_only=True)
         # pytorch-fid builds and downloads in one step, without a time limit: hand it the weights instead.
         with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights):
-            self.network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[self.dimensions]])
+            self.network = inception.InceptionV3(
+                [inception.InceptionV3.BLOCK_INDEX_BY_DIM[self.dimensions]]
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images.float() / 255)[0].flatten(1)
@@ -96,7 +105,9 @@ class ViTFeatures(nn.Module):
     def __init__(self, settings: ClassifierSettings) -> None:
         super().__init__()
         self.classifier, origin = build_classifier(settings, seed=0)
-        self.identity = f"{origin.source} {origin.detail} {settings.model_dump_json(exclude={'training'})}"
+        self.identity = (
+            f"{origin.source} {origin.detail} {settings.model_dump_json(exclude={'training'})}"
+        )
         if origin.source == "random":
             why = "; ".join(origin.tried) or "the profile asks for none"
             raise InputError(f"FD-ViT needs pretrained weights of {settings.model}: {why}")
@@ -126,7 +137,9 @@ def load_extractor(
             raise InputError("the extractor vit needs the classifier's settings")
         network = ViTFeatures(classifier)
     else:
-        raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
+        raise InputError(
+            f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}"
+        )
     # Channels last makes the depthwise convolutions two to three times as fast on a CPU.
     return network.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
 
@@ -140,7 +153,9 @@ def extract(
     Raises InputError for images of another type or shape, or for none at all.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(f"images must be uint8 [N, 3, H, W], not {images.dtype} {tuple(images.shape)}")
+        raise InputError(
+            f"images must be uint8 [N, 3, H, W], not {images.dtype} {tuple(images.shape)}"
+        )
     if not len(images):
         raise InputError("no images to compute features of")
     device = next(extractor.parameters()).device
@@ -165,7 +180,9 @@ def cached_features(
     classifier: for the extractor `vit`, see `load_extractor`.
     """
     if name not in EXTRACTORS:
-        raise InputError(f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}")
+        raise InputError(
+            f"no feature extractor is called {name!r}; there are {', '.join(EXTRACTORS)}"
+        )
     if not len(images):
         raise InputError("no images to compute features of")
     extractor, identity = None, f"{name} {tuple(images.shape[1:])}"
@@ -184,12 +201,12 @@ def cached_features(
         with np.load(path) as file:
             kept = dict(zip(file["keys"].tolist(), file["features"], strict=True))
     missing = {key: row for row, key in enumerate(keys) if key not in kept}
-    for start in range(0, len(missing), KEPT_AT_ONCE):
-        some = list(missing)[start : start + KEPT_AT_ONCE]
+    for start in range(0, len(missing), CACHE_FLUSH_EVERY):
+        some = list(missing)[start : start + CACHE_FLUSH_EVERY]
         extractor = extractor or load_extractor(name, device, classifier)
         found = extract(images[[missing[key] for key in some]], extractor, progress=progress)
         kept.update(zip(some, found, strict=True))
-        with replacing(path) as temporary, temporary.open("wb") as out:
+        with atomic_path(path) as temporary, temporary.open("wb") as out:
             np.savez(out, keys=np.array(list(kept)), features=np.stack(list(kept.values())))
     return np.stack([kept[key] for key in keys])
 
@@ -200,12 +217,16 @@ def _inception_weights() -> Path:
     own = os.environ.get("HAMSYNTH_WEIGHTS")
     if own and (path := Path(own).expanduser() / name).is_file():
         if pooch.file_hash(str(path)) != INCEPTION_SHA256:
-            raise InputError(f"{path} is damaged or another file: its SHA-256 is not {INCEPTION_SHA256}")
+            raise InputError(
+                f"{path} is damaged or another file: its SHA-256 is not {INCEPTION_SHA256}"
+            )
         return path
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     downloader = pooch.HTTPDownloader(timeout=CONNECT_SECONDS, progressbar=True)
     try:
-        return Path(pooch.retrieve(INCEPTION_URL, INCEPTION_SHA256, name, cache, downloader=downloader))
+        return Path(
+            pooch.retrieve(INCEPTION_URL, INCEPTION_SHA256, name, cache, downloader=downloader)
+        )
     except (OSError, ValueError) as error:
         # requests' errors are OSErrors; a ValueError is pooch's word for another checksum.
         raise InputError(

@@ -10,17 +10,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import linalg, stats
 from sklearn.metrics.pairwise import euclidean_distances
+from torch import Tensor
 
-from hamsynth_utils.errors import InputError
-from hamsynth_utils.metrics.intervals import lesion_codes
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.metrics.bootstrap import (
+    factorize_lesions,
+    lesion_resample_counts,
+    percentile_interval,
+)
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
 """A number for two sets of features."""
 
+
 Pairs = Iterator[tuple[np.ndarray, np.ndarray]]
 """Repeated random draws of n and n rows from two sets."""
+
 
 MEASURES = {
     "frechet": (0.0, np.inf),
@@ -60,7 +69,9 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     Raises InputError as `frechet_distance` does.
     """
     a, b = _same_space(a, b)
-    within_a, within_b, between = ((x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    within_a, within_b, between = (
+        (x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b))
+    )
     own = sum(
         (within.sum() - np.trace(within)) / (len(within) * (len(within) - 1))
         for within in (within_a, within_b)
@@ -68,7 +79,9 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(own - 2 * between.mean())
 
 
-def precision_recall(real: np.ndarray, synthetic: np.ndarray, neighbours: int = 5) -> dict[str, float]:
+def precision_recall(
+    real: np.ndarray, synthetic: np.ndarray, neighbours: int = 5
+) -> dict[str, float]:
     """`precision`, `recall`, `density` and `coverage` of synthetic features [M, D] against real ones [N, D].
 
     The ball around a point reaches to its `neighbours`-th nearest in its own set. precision: the share of
@@ -98,33 +111,41 @@ def precision_recall(real: np.ndarray, synthetic: np.ndarray, neighbours: int = 
     }
 
 
-def draws(real: np.ndarray, synthetic: np.ndarray, n: int, repeats: int, seed: int) -> Pairs:
-    """`repeats` random draws of `n` real and `n` synthetic feature vectors, from [N, D] and [M, D].
+def subset_pairs(
+    real: np.ndarray, synthetic: np.ndarray, n: int, n_subsets: int, seed: int
+) -> Pairs:
+    """`n_subsets` random draws of `n` real and `n` synthetic feature vectors, from [N, D] and [M, D].
 
-    Raises InputError if a set holds fewer than `n` rows, or for repeats < 2.
+    Raises InputError if a set holds fewer than `n` rows, or for n_subsets < 2.
     """
     real, synthetic = _checked(real, "the real set"), _checked(synthetic, "the synthetic set")
     for name, features in (("real", real), ("synthetic", synthetic)):
         if len(features) < n:
-            raise InputError(f"{n} images a draw, but there are only {len(features)} {name} ones: lower n")
-    for generator in _generators(repeats, seed):
+            raise InputError(
+                f"{n} images a draw, but there are only {len(features)} {name} ones: lower n"
+            )
+    for generator in _generators(n_subsets, seed):
         yield _sample(real, n, generator), _sample(synthetic, n, generator)
 
 
-def real_draws(
-    real: np.ndarray, lesion_ids: Sequence | np.ndarray | pd.Series, n: int, repeats: int, seed: int
+def real_subset_pairs(
+    real: np.ndarray,
+    lesion_ids: Sequence | np.ndarray | pd.Series,
+    n: int,
+    n_subsets: int,
+    seed: int,
 ) -> Pairs:
-    """`repeats` random draws of `n` real feature vectors and `n` other ones: what a perfect generator gives.
+    """`n_subsets` random draws of `n` real feature vectors and `n` other ones: what a perfect generator gives.
 
     real: features [N, D]; lesion_ids: [N]. Every repeat halves the lesions at random and draws `n` images
     from each half, so that no lesion is on both sides.
 
-    Raises InputError for a missing lesion id, repeats < 2, or if a half holds fewer than `n` images.
+    Raises InputError for a missing lesion id, n_subsets < 2, or if a half holds fewer than `n` images.
     """
     real = _checked(real, "the real set")
-    codes, lesions = lesion_codes(lesion_ids, len(real))
+    codes, lesions = factorize_lesions(lesion_ids, len(real))
     images = np.bincount(codes)
-    for generator in _generators(repeats, seed):
+    for generator in _generators(n_subsets, seed):
         order = generator.permutation(lesions)
         first = order[np.cumsum(images[order]) <= len(real) / 2]
         side = np.isin(codes, first)
@@ -138,14 +159,17 @@ def real_draws(
 
 
 def all_measures(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
-    """Each of `MEASURES` over the pairs of `draws` or `real_draws`: measure, mean, low, high, n, repeats.
+    """Each of `MEASURES` over the pairs of `subset_pairs` or `real_subset_pairs`: measure, mean, low, high, n, n_subsets.
 
     One row a measure; the interval is that of `distance_with_interval`, within the measure's range.
     """
     drawn, n = [], 0
     for real, synthetic in pairs:
         n = len(real)
-        distances = {"frechet": frechet_distance(real, synthetic), "kernel": kernel_distance(real, synthetic)}
+        distances = {
+            "frechet": frechet_distance(real, synthetic),
+            "kernel": kernel_distance(real, synthetic),
+        }
         drawn.append(distances | precision_recall(real, synthetic))
     return pd.DataFrame(
         [
@@ -153,7 +177,7 @@ def all_measures(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame
                 "measure": name,
                 **_interval([row[name] for row in drawn], *limits),
                 "n": n,
-                "repeats": len(drawn),
+                "n_subsets": len(drawn),
             }
             for name, limits in MEASURES.items()
         ]
@@ -164,61 +188,65 @@ def distance_with_interval(
     real: np.ndarray,
     synthetic: np.ndarray,
     n: int,
-    repeats: int,
+    n_subsets: int,
     seed: int,
     measure: Measure = frechet_distance,
 ) -> dict[str, float]:
-    """`measure` over the `draws` of `n` real and `n` synthetic feature vectors.
+    """`measure` over the `subset_pairs` of `n` real and `n` synthetic feature vectors.
 
-    Returns mean, low, high, n and repeats. A distance depends on n: compare only at equal n. `low` to
+    Returns mean, low, high, n and n_subsets. A distance depends on n: compare only at equal n. `low` to
     `high` is the 95 % prediction interval (Student) of one more draw of n and n images. It holds the chance
     of the draw, not that of training; draws of more than half of a set overlap, and the interval is then
-    too narrow. Raises InputError as `draws` does.
+    too narrow. Raises InputError as `subset_pairs` does.
     """
-    return _measured(draws(real, synthetic, n, repeats, seed), measure, n, repeats)
+    return _measured(subset_pairs(real, synthetic, n, n_subsets, seed), measure, n, n_subsets)
 
 
-def deviation(high: float, mean: float, repeats: int) -> float:
+def subset_std(high: float, mean: float, n_subsets: int) -> float:
     """The standard deviation of the draws behind what `distance_with_interval` returned."""
-    return (high - mean) / _reach(repeats)
+    return (high - mean) / _prediction_factor(n_subsets)
 
 
-def floor(
+def real_baseline(
     real: np.ndarray,
     lesion_ids: Sequence | np.ndarray | pd.Series,
     n: int,
-    repeats: int,
+    n_subsets: int,
     seed: int,
     measure: Measure = frechet_distance,
 ) -> dict[str, float]:
-    """`measure` over the `real_draws` of real images and other real images, no lesion on both sides.
+    """`measure` over the `real_subset_pairs` of real images and other real images, no lesion on both sides.
 
-    Returns what `distance_with_interval` returns; raises InputError as `real_draws` does.
+    Returns what `distance_with_interval` returns; raises InputError as `real_subset_pairs` does.
     """
-    return _measured(real_draws(real, lesion_ids, n, repeats, seed), measure, n, repeats)
+    return _measured(real_subset_pairs(real, lesion_ids, n, n_subsets, seed), measure, n, n_subsets)
 
 
-def _generators(repeats: int, seed: int) -> list[np.random.Generator]:
-    if repeats < 2:
-        raise InputError(f"an interval needs at least 2 repeats, not {repeats}")
-    return np.random.default_rng(seed).spawn(repeats)
+def _generators(n_subsets: int, seed: int) -> list[np.random.Generator]:
+    if n_subsets < 2:
+        raise InputError(f"an interval needs at least 2 n_subsets, not {n_subsets}")
+    return np.random.default_rng(seed).spawn(n_subsets)
 
 
-def _measured(pairs: Pairs, measure: Measure, n: int, repeats: int) -> dict[str, float]:
+def _measured(pairs: Pairs, measure: Measure, n: int, n_subsets: int) -> dict[str, float]:
     least = 0.0 if measure is frechet_distance else -np.inf
-    return {**_interval([measure(a, b) for a, b in pairs], least, np.inf), "n": n, "repeats": repeats}
+    return {
+        **_interval([measure(a, b) for a, b in pairs], least, np.inf),
+        "n": n,
+        "n_subsets": n_subsets,
+    }
 
 
 def _interval(values: Sequence[float], least: float, most: float) -> dict[str, float]:
     """Mean and 95 % prediction interval (Student) of one more value, within `least` to `most`."""
-    mean, repeats = float(np.mean(values)), len(values)
-    spread = _reach(repeats) * float(np.std(values, ddof=1))
+    mean, n_subsets = float(np.mean(values)), len(values)
+    spread = _prediction_factor(n_subsets) * float(np.std(values, ddof=1))
     return {"mean": mean, "low": max(mean - spread, least), "high": min(mean + spread, most)}
 
 
-def _reach(repeats: int) -> float:
+def _prediction_factor(n_subsets: int) -> float:
     """How many standard deviations of so many draws the prediction interval reaches to either side."""
-    return float(stats.t.ppf(0.975, repeats - 1) * np.sqrt(1 + 1 / repeats))
+    return float(stats.t.ppf(0.975, n_subsets - 1) * np.sqrt(1 + 1 / n_subsets))
 
 
 def _sample(features: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
@@ -228,7 +256,11 @@ def _sample(features: np.ndarray, n: int, generator: np.random.Generator) -> np.
 def _covariance_root(features: np.ndarray) -> np.ndarray:
     """R [min(N, D), D] with R'R the covariance of features [N, D]."""
     centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
-    return linalg.qr(centred, mode="r")[0][: centred.shape[1]] if len(centred) > centred.shape[1] else centred
+    return (
+        linalg.qr(centred, mode="r")[0][: centred.shape[1]]
+        if len(centred) > centred.shape[1]
+        else centred
+    )
 
 
 def _same_space(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,10 +275,73 @@ def _same_space(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _checked(features: np.ndarray, name: str) -> np.ndarray:
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
-        raise InputError(f"{name} must be features [N, D] of at least two images, not {features.shape}")
+        raise InputError(
+            f"{name} must be features [N, D] of at least two images, not {features.shape}"
+        )
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
         raise InputError(
             f"{name} has values that are not finite in {len(bad)} rows, the first is row {bad[0]}"
         )
     return features
+
+
+def radial_power(images: Tensor) -> np.ndarray:
+    """Power of each image's grey values at 1, 2, ... S/2 cycles an image, the mean over all directions.
+
+    images: [N, 3, S, S], of any range and type -> float64 [N, S // 2], in squares of their units. A Hann
+    window fades the border, whose jump from one side to the other would look like detail. Azimuthal
+    averaging as in Durall et al. 2020. Raises InputError for another shape.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise InputError(f"images must be [N, 3, S, S], not {list(images.shape)}")
+    size = images.shape[-1]
+    window = torch.hann_window(size, periodic=False, dtype=torch.float64)
+    window = window[:, None] * window
+    grey = images.double().mean(1)
+    grey = grey - (grey * window).sum((1, 2), keepdim=True) / window.sum()
+    power = torch.fft.fft2(grey * window).abs().square() / (size**2 * window.square().sum())
+    cycles = torch.fft.fftfreq(size, 1 / size)
+    radius = torch.hypot(cycles[:, None], cycles).round().long().flatten()
+    total = torch.zeros(len(images), int(radius.max()) + 1, dtype=torch.float64)
+    total.index_add_(1, radius, power.flatten(1))
+    return (total / radius.bincount())[:, 1 : size // 2 + 1].numpy()
+
+
+def power_ratio(images: LesionSet, real: LesionSet, subset_pairs: int, seed: int) -> pd.DataFrame:
+    """Mean power of `images` over that of `real`, a row a frequency: cycles, value, low, high, n, n_real.
+
+    One at every frequency is as much detail as real images have at that scale; less is blur, a peak a
+    pattern. The 95 % interval is over the lesions of both sets; an image without siblings is a lesion.
+    The last row, of cycles "fine", is that of the upper half of the frequencies together.
+    """
+    generator = np.random.default_rng(seed)
+    (value, drawn), (real_value, real_drawn) = (
+        _means(lesions, subset_pairs, generator) for lesions in (images, real)
+    )
+    ratios = drawn / real_drawn
+    ends = [percentile_interval(ratio) for ratio in ratios.T]
+    cycles = [*range(1, len(value)), "fine"]
+    return pd.DataFrame(
+        {
+            "cycles": cycles,
+            "value": value / real_value,
+            "low": [low for low, _ in ends],
+            "high": [high for _, high in ends],
+            "n": len(images),
+            "n_real": len(real),
+        }
+    )
+
+
+def _means(
+    lesions: LesionSet, subset_pairs: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean power at each frequency and in the upper half, [F + 1], and of each draw, [draws, F + 1]."""
+    power = radial_power(lesions.images)
+    power = np.hstack([power, power[:, power.shape[1] // 2 :].sum(1, keepdims=True)])
+    codes, count = factorize_lesions(lesions.table["lesion_id"], len(lesions))
+    sums = np.stack([np.bincount(codes, column) for column in power.T], axis=1)
+    drawn = lesion_resample_counts(count, subset_pairs, generator).astype(float)
+    photos = drawn @ np.bincount(codes)
+    return power.mean(0), drawn @ sums / photos[:, None]

@@ -1,5 +1,5 @@
 /* The generators in the page: noise from a seed, and what each network makes of it.
-   `hamsynthNetworks` (networks.js) says which networks there are; hamsynth_utils/playground.py wrote both. */
+   `hamsynthNetworks` (networks.js) says which networks there are; hamsynth_utils/report/interactive/playground.py wrote both. */
 "use strict";
 window.hamsynth = window.hamsynth || {};
 

@@ -1,0 +1,16 @@
+"""Errors, files, settings and names that everything else builds on; imports no heavy library."""
+
+from hamsynth_utils.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "arm_names": "ARMS CHEAP_ARMS GENERATORS generator_of other_split",
+        "errors": "InputError",
+        "files": "atomic_path write_owner_only",
+        "generator_settings": "DiffusionSettings",
+        "paths": "checkpoint_of project_root",
+        "settings": "TrainingSettings",
+        "weights": "sha256_of sha256_of_bytes",
+    },
+)

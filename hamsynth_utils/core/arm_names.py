@@ -1,0 +1,51 @@
+"""The names of the arms of the experiment, and of the ways to split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.registry import REGISTRY
+
+GENERATORS: tuple[str, ...] = tuple(REGISTRY)
+
+
+CHEAP_ARMS = ("real", "weighted", "oversample", "augment")
+
+
+ARMS: tuple[str, ...] = (*CHEAP_ARMS, *GENERATORS, *(f"{name}_only" for name in GENERATORS))
+"""How a classifier comes about, see arms.py: from real images alone, by one of the cheap ways to make more of
+the rare classes, from real images and one generator's, or from that generator's alone."""
+
+
+def known_arm(arm: str) -> str:
+    """The arm; raises InputError for one that is not in `ARMS`."""
+    if arm not in ARMS:
+        raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
+    return arm
+
+
+Arm = Annotated[str, AfterValidator(known_arm)]
+
+
+def other_split(split_by: str) -> Literal["lesion", "image"]:
+    """The other way to split: `image` for `lesion`, `lesion` for `image`."""
+    return "image" if split_by == "lesion" else "lesion"
+
+
+def generator_of(arm: str) -> str | None:
+    """The generator whose images an arm learns from; None for an arm of real images alone."""
+    name = arm.removesuffix("_only")
+    return name if name in GENERATORS else None
+
+
+ARM_NAMES = {
+    "real": "real only",
+    "weighted": "class weights",
+    "oversample": "oversampling",
+    "augment": "augmentation",
+    **{name: each.title for name, each in REGISTRY.items()},
+    **{f"{name}_only": f"{each.title} alone" for name, each in REGISTRY.items()},
+}

@@ -1,0 +1,7 @@
+"""The one error that a person can mend."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input: the message says what is wrong, where (file, row, column), and what to do."""

@@ -1,0 +1,76 @@
+"""Files and folders written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hamsynth_utils.core.errors import InputError
+
+UNWRITABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it at the end: nothing half-written ever has its name.
+
+    What is written may be a file or a folder. If anything goes wrong the temporary is removed and an
+    older `path` stays as it was; a full disk or a read-only folder is an InputError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with oserror_as_input_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(temporary)
+            yield temporary
+            if temporary.is_dir():
+                _remove(path)
+            temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+def write_owner_only(path: Path, content: bytes) -> None:
+    """Write a new file that its owner alone can read (mode 0600), in new folders that he alone can enter
+    (0700).
+
+    Raises FileExistsError if it is there already: its mode could be another one.
+    """
+    for folder in reversed([parent for parent in path.parents if not parent.exists()]):
+        folder.mkdir(mode=0o700)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
+@contextmanager
+def oserror_as_input_error(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into an InputError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable "
+            "(or name another in HAMSYNTH_RUNS) and start again: what is finished is kept"
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,225 @@
+"""The `Profile`: every number a run depends on, read from `profiles/*.yaml` and validated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, PlainValidator, ValidationError, create_model, model_validator
+
+from hamsynth_utils.core.arm_names import ARMS, GENERATORS, Arm, generator_of
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.core.profile_sections import (
+    ClassifierSettings,
+    DataSettings,
+    DPSettings,
+    EvaluationSettings,
+    PrivacySettings,
+    ProbeSettings,
+    SynthesisSettings,
+)
+from hamsynth_utils.core.registry import REGISTRY
+from hamsynth_utils.core.settings import Count, Settings
+
+
+def _section(name: str) -> Any:
+    """A generator's section as a field: its type and its default."""
+    if REGISTRY[name].in_every_run:
+        return Annotated[Any, PlainValidator(REGISTRY[name].settings_class.model_validate)], ...
+    optional = PlainValidator(
+        lambda value: None if value is None else REGISTRY[name].settings_class.model_validate(value)
+    )
+    return Annotated[Any, optional], None
+
+
+_Sections: Any = create_model(
+    "_Sections", __base__=Settings, name=(str, ...), **{name: _section(name) for name in GENERATORS}
+)
+
+
+class Profile(_Sections):
+    """Everything a run depends on but its data and its seed. `name` is the file's stem.
+
+    Besides the fields below it has one for each registered generator, by its name: that one's settings, or
+    None if it is not in the run.
+    """
+
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Seeds of the classifier; each arm is fine-tuned once per seed."""
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    """If left out, real images alone and with those of each generator of the run."""
+    other_split_arms: tuple[Arm, ...] = ()
+    """Arms of real images that are also fine-tuned under the other split than `data.split_by`."""
+    threads: Count
+    """CPU threads of one notebook."""
+    use_released_checkpoints: bool = False
+    """Load a released checkpoint instead of training, where it was trained on exactly this run's images."""
+    data: DataSettings
+    synthesis: SynthesisSettings
+    classifier: ClassifierSettings
+    probe: ProbeSettings
+    evaluation: EvaluationSettings
+    privacy: PrivacySettings = PrivacySettings()
+    dp: DPSettings = DPSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_arms(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "arms" not in content:
+            return {
+                **content,
+                "arms": ("real", *(name for name in GENERATORS if content.get(name))),
+            }
+        return content
+
+    @model_validator(mode="after")
+    def consistent(self) -> Profile:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds holds a repeat: {list(self.seeds)}")
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError(f"arms holds a repeat: {list(self.arms)}")
+        if "real" not in self.arms:
+            raise ValueError("arms lacks 'real', with which all others are compared")
+        absent = [arm for arm in self.arms if arm not in self.possible_arms]
+        if absent:
+            raise ValueError(
+                f"arms holds {absent[0]}, but there is no section {generator_of(absent[0])}"
+            )
+        made = [arm for arm in self.other_split_arms if generator_of(arm)]
+        if made:
+            raise ValueError(
+                f"other_split_arms holds {made[0]}, whose generator has seen images of that split's test part"
+            )
+        if self.data.validation_fraction + self.data.test_fraction >= 1:
+            raise ValueError(
+                "data.validation_fraction + data.test_fraction leave nothing to train on"
+            )
+        return self
+
+    def with_classifiers(self, seeds: Sequence[int], arms: Sequence[str]) -> Profile:
+        """The same profile with other seeds and arms; raises InputError for a repeat or an unknown arm."""
+        try:
+            return parse_profile({**self.model_dump(), "seeds": list(seeds), "arms": list(arms)})
+        except ValidationError as error:
+            raise InputError(_explain_all(error)) from error
+
+    @property
+    def generators(self) -> tuple[str, ...]:
+        """The generators of the run: those that the profile has a section for."""
+        return tuple(name for name in GENERATORS if getattr(self, name) is not None)
+
+    @property
+    def possible_arms(self) -> tuple[str, ...]:
+        """The arms that the run could have: those of real images, and those of its generators."""
+        return tuple(arm for arm in ARMS if generator_of(arm) in (None, *self.generators))
+
+    def generator_settings(self, name: str) -> Any:
+        """The settings of the generator `name`; raises InputError for one that is not in the run."""
+        if name not in GENERATORS:
+            raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
+        if name not in self.generators:
+            raise InputError(
+                f"the profile {self.name} has no section {name}: add one to have that generator in a run"
+            )
+        return getattr(self, name)
+
+
+def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
+    """The profile `profiles/<name>.yaml`, or the one in a .yaml file given by its path.
+
+    Raises InputError naming the file, the key and the mending step for an unknown or wrongly typed key.
+    """
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path).expanduser()
+    else:
+        path = (profiles or project_root() / "profiles") / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise InputError(f"no profile at {path}" + (f"; known there: {known}" if known else ""))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no settings: it must map keys to values")
+    try:
+        return parse_profile({"name": path.stem, **content})
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain_all(error)}") from error
+
+
+def recorded_profile(folder: Path) -> dict[str, Any]:
+    """What the `run.yaml` in `folder` says of its profile, with the seeds and arms that the run has by now.
+
+    Raises InputError if there is no run.
+    """
+    record = folder / "run.yaml"
+    if not record.is_file():
+        raise InputError(
+            f"{folder} is not a run: python -m hamsynth_utils.experiment.run makes one"
+        )
+    return yaml.safe_load(record.read_text())["profile"]
+
+
+def seeds_from(text: str) -> tuple[int, ...]:
+    """The seeds of a list as in SEEDS=0,1,2; raises InputError for anything but whole numbers from 0 up."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not part.isdecimal():
+            raise InputError(
+                f"seeds are whole numbers from 0 up, as in 0,1,2, but {text!r} holds {part!r}"
+            )
+    return tuple(int(part) for part in parts)
+
+
+def arms_from(text: str) -> tuple[str, ...]:
+    """The names of a list as in ARMS=real,vae."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def parse_profile(content: dict[str, Any]) -> Profile:
+    """A Profile from plain YAML values; raises pydantic.ValidationError."""
+    return Profile.model_validate(_tuples(content))
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has lists where the frozen settings have tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _explain_all(error: ValidationError) -> str:
+    return "; ".join(_explain(e) for e in error.errors())
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "the profile"
+    value = error.get("input")
+    if error["type"] == "value_error":  # of a section as a whole, which is too long to be repeated
+        return ": ".join(
+            filter(None, [".".join(map(str, error["loc"])), str(error["ctx"]["error"])])
+        )
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a setting: remove it or correct its name"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    if isinstance(value, str) and error["type"] in {"float_type", "int_type"}:
+        hint = ""
+        with suppress(ValueError):
+            float(value)
+            hint = f" (YAML reads {value} as text: write {_yaml_float(value)})"
+        return f"{where} is the text {value!r}, not a number{hint}"
+    return f"{where}: {error['msg']}, but it is {value!r}"
+
+
+def _yaml_float(text: str) -> str:
+    mantissa, _, exponent = text.lower().partition("e")
+    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+    if exponent and exponent[0] not in "+-":
+        exponent = f"+{exponent}"
+    return f"{mantissa}e{exponent}" if exponent else mantissa

@@ -1,0 +1,47 @@
+"""Weights on disk: safetensors, written whole or not at all, read with their metadata."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import atomic_path
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors and text metadata to `path`, replacing it only once all is written."""
+    with atomic_path(path) as temporary:
+        # A copy of each, since tied or strided tensors cannot be stored.
+        save_file(
+            {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
+            temporary,
+            metadata,
+        )
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a .safetensors file; raises InputError if it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"no weights at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is damaged or not a safetensors file ({error}): delete it and make it again"
+        ) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    return sha256_of_bytes(path.read_bytes())
+
+
+def sha256_of_bytes(content: bytes) -> str:
+    """The SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()

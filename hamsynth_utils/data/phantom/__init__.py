@@ -1,0 +1,1 @@
+"""The phantom: a procedural dermoscopy data set, deterministic and clearly not skin."""

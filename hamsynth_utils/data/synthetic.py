@@ -1,0 +1,132 @@
+"""Reading a synthetic set: its manifest, its labels, its images."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.weights import sha256_of_bytes
+from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, labels_of
+
+MANIFEST = [
+    "file",
+    "image_id",
+    "dx",
+    "generator",
+    "checkpoint",
+    "seed",
+    "sampling",
+    "trained_on",
+    "sha256",
+]
+
+
+NOTICE = "SYNTHETIC IMAGE, made by a generative model; not a photograph of a patient. Research and education only."
+
+
+LICENCE = "CC BY-NC-SA 4.0"
+
+
+LABELS = ("generator", "checkpoint", "seed", "sampling", "class", "trained_on")
+"""What each PNG's metadata says, each key with the prefix `hamsynth:`."""
+
+
+def read_synthetic(folder: Path) -> LesionSet:
+    """A synthetic set, verified: every file as the manifest says, labelled synthetic, none missing or added.
+
+    Returns a LesionSet whose table has `synthetic` True, `lesion_id` equal to `image_id`, `dataset`
+    "synthetic:<generator>" and no age, sex or site. Raises InputError naming the first thing that was
+    altered; `verification.altered` names them all.
+    """
+    manifest = read_manifest(folder)
+    added = files_not_in_manifest(folder, manifest)
+    if added:
+        raise InputError(f"{folder}: {len(added)} file(s) not in the manifest, first {added[0]}")
+    pixels = [verified_image(folder, row) for row in manifest.to_dict("records")]
+    sizes = {image.shape for image in pixels}
+    if len(sizes) > 1:
+        raise InputError(f"{folder} mixes image sizes: {sorted(sizes)}")
+    table = pd.DataFrame(
+        {
+            "image_id": manifest["image_id"],
+            "lesion_id": manifest["image_id"],
+            "dx": manifest["dx"],
+            "age": np.nan,
+            "sex": np.nan,
+            "localization": np.nan,
+            "dataset": "synthetic:" + manifest["generator"],
+            "synthetic": True,
+        }
+    )[list(COLUMNS)]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return LesionSet(images, torch.from_numpy(labels_of(table["dx"])), table)
+
+
+def read_manifest(folder: Path) -> pd.DataFrame:
+    """The manifest of a synthetic set: the columns MANIFEST, one row an image, none twice.
+
+    Raises InputError if it is missing or damaged.
+    """
+    path = folder / "manifest.csv"
+    if not path.is_file():
+        raise InputError(f"no synthetic set at {folder}: manifest.csv is missing")
+    try:
+        # As text: pandas 2.3 crashes on some hashes when it tries to read them as numbers.
+        manifest = pd.read_csv(path, dtype=dict.fromkeys(MANIFEST, "object") | {"seed": "int64"})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    missing = [column for column in MANIFEST if column not in manifest]
+    if missing or manifest[MANIFEST].isna().any().any() or manifest.empty:
+        raise InputError(
+            f"{path} is damaged: "
+            + (f"it lacks {', '.join(missing)}" if missing else "it has gaps")
+        )
+    for column in ("file", "image_id"):
+        repeats = manifest[column][manifest[column].duplicated()]
+        if len(repeats):
+            raise InputError(f"{path}: {repeats.iloc[0]} is listed twice")
+    return manifest
+
+
+def files_not_in_manifest(folder: Path, manifest: pd.DataFrame) -> list[str]:
+    """The files in `images/` that the manifest does not list, sorted."""
+    return sorted(
+        {f"images/{path.name}" for path in (folder / "images").glob("*")} - set(manifest["file"])
+    )
+
+
+def verified_image(folder: Path, row: dict) -> np.ndarray:
+    """The pixels [H, W, 3] of one listed image, or InputError saying what is wrong with it."""
+    path = folder / row["file"]
+    if path.parent != folder / "images":
+        raise InputError(f"{folder}/manifest.csv lists {row['file']}, which is not in images/")
+    if not path.is_file():
+        raise InputError(f"{folder}: {row['file']} is listed in the manifest but missing")
+    content = path.read_bytes()
+    try:
+        with Image.open(BytesIO(content)) as file:
+            text, pixels = dict(file.text), np.asarray(file.convert("RGB"))  # type: ignore[attr-defined]
+    except (OSError, SyntaxError, UnidentifiedImageError, AttributeError) as error:
+        raise InputError(f"{path} is not a readable PNG ({error})") from error
+    if text.get("hamsynth:synthetic") != "true":
+        raise InputError(f"{path} is not labelled as synthetic in its metadata: refused")
+    for label in LABELS:
+        listed = row["dx" if label == "class" else label]
+        if text.get(f"hamsynth:{label}") != str(listed):
+            raise InputError(
+                f"{path}: its metadata says {label} {text.get(f'hamsynth:{label}')!r}, "
+                f"the manifest {str(listed)!r}"
+            )
+    if sha256_of_bytes(content) != row["sha256"]:
+        raise InputError(f"{path} was altered: its SHA-256 is not the manifest's")
+    return pixels
+
+
+SUMS = "SHA256SUMS"
+"""The hashes of all other files of an export, in the format of sha256sum."""

@@ -1,0 +1,260 @@
+"""The classifiers of a run: each fine-tuned in its room and tested there, or found and read back."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from hamsynth_utils.classifier.model import Classifier, Probe
+from hamsynth_utils.classifier.predict import predict
+from hamsynth_utils.classifier.pretrained import Provenance, build_classifier, provenance_json
+from hamsynth_utils.classifier.token_cache import CachedTokenData, CachedTokens, cached_tokens
+from hamsynth_utils.core.arm_names import generator_of, known_arm, other_split
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.experiment.arms import (
+    augmentation,
+    class_weights,
+    training_set,
+    training_settings,
+    trivial_augment,
+)
+from hamsynth_utils.experiment.run import (
+    Run,
+    classifier_dir,
+    part_of,
+    shared_stage_dir,
+    training_images,
+)
+from hamsynth_utils.experiment.stages import synthetic_set
+from hamsynth_utils.metrics.classification import read_predictions
+from hamsynth_utils.training.loop import TrainingResult, train
+
+SYNTHETIC_VIEWS = 2
+"""A synthetic image and its mirror image go through frozen blocks: who wants more views draws more images."""
+
+
+@dataclass(frozen=True)
+class ClassifierResult:
+    """A fine-tuned classifier, its training, its predictions on the test part and where its weights began."""
+
+    classifier: Classifier
+    training: TrainingResult
+    predictions: pd.DataFrame
+    provenance: Provenance
+
+
+def fine_tune(
+    run: Run, arm: str, seed: int, progress_bar: bool = True, split_by: str | None = None
+) -> ClassifierResult:
+    """The run's classifier of one arm and seed, in `classifiers/<arm>/seed-<seed>/`.
+
+    split_by: trained and tested under this split, the run's own if left out. Under the other one only arms of
+    real images can be had, since the generators have seen images that are in its test part.
+    """
+    generator = generator_of(known_arm(arm))
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"the classifier's seed must be a whole number from 0 up, not {seed!r}")
+    settings, real = run.profile.classifier, training_images(run, split_by)
+    if generator and split_by not in (None, run.profile.data.split_by):
+        raise InputError(
+            f"the arm {arm} under the split by {split_by}: its generator has seen images of that test part. "
+            f"Take an arm of real images, or a run whose profile says split_by: {split_by}"
+        )
+    synthetic = synthetic_set(run, generator) if generator else None
+    images = training_set(arm, real, synthetic, run.profile.synthesis.minority_fraction)
+    with shared_stage_dir(run, classifier_dir(run, arm, seed, split_by)) as folder:
+        record = folder / "provenance.json"
+        classifier, provenance = build_classifier(settings, seed)
+        classifier.to(run.device).class_weights.copy_(class_weights(arm, images.labels))
+        source, tokens = _frozen_views(run, classifier, arm, images, synthetic, progress_bar)
+        training = train(
+            classifier,
+            source,
+            training_settings(arm, settings.training, len(real)),
+            folder,
+            seed=seed,
+            augment=augmentation(arm),
+            description={"arm": arm},
+            progress_bar=progress_bar,
+        )
+        state = PartialState()
+        with state.main_process_first():  # the first writes, the others find it written
+            if training.loaded and record.is_file():
+                provenance = Provenance(**json.loads(record.read_text()))
+            elif state.is_main_process:
+                with atomic_path(record) as path:
+                    path.write_text(json.dumps(provenance_json(provenance), indent=1))
+            for part in ("validation", "test"):
+                target = folder / (
+                    "predictions.csv" if part == "test" else "validation_predictions.csv"
+                )
+                if not target.is_file():
+                    with atomic_path(target) as path:
+                        predicted = predict(classifier, part_of(run, part, split_by), tokens=tokens)
+                        predicted.to_csv(path, index=False)
+        return ClassifierResult(
+            classifier, training, read_predictions(folder / "predictions.csv"), provenance
+        )
+
+
+def _frozen_views(
+    run: Run,
+    classifier: Classifier,
+    arm: str,
+    images: LesionSet,
+    synthetic: LesionSet | None,
+    progress: bool,
+) -> tuple[LesionSet | CachedTokenData, CachedTokens | None]:
+    """An arm's training images and no tokens; with frozen blocks, their tokens and all real ones'."""
+    if not classifier.settings.frozen_blocks:
+        return images, None
+    folder = run.folder / "classifiers" / "tokens"
+    real = cached_tokens(classifier, run.lesions(), folder, progress=progress)
+    if synthetic is not None:
+        made = cached_tokens(
+            classifier, synthetic, folder, progress=progress, count=SYNTHETIC_VIEWS
+        )
+        return CachedTokenData(images, real + made), real
+    if arm == "augment":
+        return CachedTokenData(
+            images, cached_tokens(classifier, images, folder, trivial_augment, run.seed, progress)
+        ), real
+    return CachedTokenData(images, real), real
+
+
+FEATURES = "probes/features"
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """One probe: an arm, its seed; with `ratio`, so many synthetic images for each real one of the minority
+    classes; with `split_by`, under that split instead of the run's own."""
+
+    arm: str
+    seed: int
+    ratio: float | None = None
+    split_by: str | None = None
+
+    @property
+    def room(self) -> str:
+        """Its folder in the run."""
+        ratio = "" if self.ratio is None else f"-ratio-{self.ratio:g}"
+        split_by = "" if self.split_by is None else f"-{self.split_by}-split"
+        return f"probes/{self.arm}{ratio}{split_by}/seed-{self.seed}"
+
+
+def jobs_of(run: Run) -> list[ProbeJob]:
+    """A run's probes, for each seed: every arm; each generator and ratio; real arms under the other split."""
+    settings, arms, generators = (
+        run.profile.probe,
+        run.profile.possible_arms,
+        run.profile.generators,
+    )
+    seeds, other = range(settings.seeds), other_split(run.profile.data.split_by)
+    real = [arm for arm in arms if generator_of(arm) is None]
+    return [
+        *(ProbeJob(arm, seed) for arm in arms for seed in seeds),
+        *(
+            ProbeJob(arm, seed, ratio)
+            for arm in generators
+            for ratio in settings.ratios
+            for seed in seeds
+        ),
+        *(ProbeJob(arm, seed, split_by=other) for arm in real for seed in seeds),
+    ]
+
+
+def run_probes(
+    run: Run, jobs: Sequence[ProbeJob], progress: bool = True
+) -> dict[ProbeJob, pd.DataFrame]:
+    """The predictions of each probe on the test part of its split; made where they are not there yet.
+
+    Raises InputError if a synthetic set is missing or too small.
+    """
+    missing = [job for job in jobs if not (run.folder / job.room / "predictions.csv").is_file()]
+    if missing:
+        shared = ProbeRunner(run, progress)
+        for job in tqdm(missing, "probes", disable=not progress):
+            shared.make(job)
+    return {job: read_predictions(run.folder / job.room / "predictions.csv") for job in jobs}
+
+
+def pretrained_vit(run: Run) -> tuple[Classifier, Provenance]:
+    """The classifier's ViT as its training finds it, and where its weights came from."""
+    settings = run.profile.classifier.model_copy(
+        update={"frozen_blocks": 0, "tta_views": run.profile.probe.tta_views}
+    )
+    vit, origin = build_classifier(settings, seed=0)
+    return vit.to(run.device), origin
+
+
+def features_of(
+    run: Run, vit: Classifier, lesions: LesionSet, progress: bool = True
+) -> CachedTokens:
+    """Its features of each view of the images, see `Classifier.features`; kept in `probes/features/`."""
+    return cached_tokens(vit, lesions, run.folder / FEATURES, progress=progress, features=True)
+
+
+class ProbeRunner:
+    """What many probes have in common: images and features, each read or computed once."""
+
+    def __init__(self, run: Run, progress: bool) -> None:
+        self.run, self.progress = run, progress
+        self.vit, _ = pretrained_vit(run)
+        self.real = features_of(run, self.vit, run.lesions(), progress)
+        self.made: dict[str, tuple[LesionSet, CachedTokens]] = {}
+        self.part = functools.cache(lambda name, split_by: part_of(run, name, split_by))
+
+    def make(self, job: ProbeJob) -> None:
+        run, generator = self.run, generator_of(job.arm)
+        if generator and job.split_by is not None:
+            raise InputError(
+                f"the generator of {job.arm} has seen images of the other split's test part"
+            )
+        real, tokens, synthetic = self.part("train", job.split_by), self.real, None
+        if generator:
+            if generator not in self.made:
+                found = synthetic_set(run, generator)
+                self.made[generator] = found, features_of(run, self.vit, found, self.progress)
+            synthetic, more = self.made[generator]
+            tokens = tokens + more
+        images = training_set(
+            job.arm, real, synthetic, run.profile.synthesis.minority_fraction, job.ratio
+        )
+        if job.arm == "augment":
+            tokens = cached_tokens(
+                self.vit,
+                images,
+                run.folder / FEATURES,
+                trivial_augment,
+                run.seed,
+                self.progress,
+                features=True,
+            )
+        with run.room(job.room) as folder:
+            torch.manual_seed(job.seed)
+            probe = Probe(tokens.dimensions, self.vit.settings).to(run.device)
+            probe.class_weights.copy_(class_weights(job.arm, images.labels))
+            length = training_settings(job.arm, run.profile.probe.training, len(real))
+            train(
+                probe,
+                CachedTokenData(images, tokens),
+                length,
+                folder,
+                seed=job.seed,
+                description={"arm": job.arm},
+                progress_bar=False,
+            )
+            for part, name in (("validation", "validation_predictions"), ("test", "predictions")):
+                with atomic_path(folder / f"{name}.csv") as path:
+                    tested = self.part(part, job.split_by)
+                    predict(probe, tested, tokens=self.real).to_csv(path, index=False)

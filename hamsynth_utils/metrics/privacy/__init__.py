@@ -1,0 +1,1 @@
+"""Privacy attacks: nearest neighbours, memorization, membership and patient inference."""

@@ -1,0 +1,155 @@
+"""Pictures of lesions: grids, named rows, one row a class, maps laid over images."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.lesion_set import CLASS_NAMES, LesionSet, to_uint8
+from hamsynth_utils.notebook.plots.style import WIDTH, BookFigure, styled
+
+Array = np.ndarray
+
+
+Images = Tensor | Array | LesionSet
+"""uint8 [N, 3, H, W], float [N, 3, H, W] in [-1, 1], or a LesionSet."""
+
+
+def pixels(images: Images) -> Array:
+    """uint8 [N, H, W, 3] for drawing. Raises InputError for another shape, type or value range."""
+    tensor = (
+        torch.as_tensor(images.images if isinstance(images, LesionSet) else images).detach().cpu()
+    )
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or len(tensor) == 0:
+        raise InputError(f"images must be [N, 3, H, W] with N >= 1, not {list(tensor.shape)}")
+    if tensor.is_floating_point():
+        if not tensor.abs().max() <= 1.001:  # NaN fails too
+            raise InputError(
+                f"float images must lie in [-1, 1], not {tensor.min():.3g} to {tensor.max():.3g}: "
+                "rescale or clamp them first"
+            )
+        tensor = to_uint8(tensor)
+    if tensor.dtype != torch.uint8:
+        raise InputError(f"images must be uint8, or float in [-1, 1], not {tensor.dtype}")
+    return tensor.permute(0, 2, 3, 1).numpy()
+
+
+def _tiles(
+    tiles: Array,
+    shown: Array,
+    columns: int,
+    scale: float,
+    titles: Sequence[str],
+    rows: Sequence[str],
+) -> Figure:
+    """A mosaic of tiles [N, H, W, 3] in one axes; `titles` stand over tiles, `rows` left of rows."""
+    n, height, width, _ = tiles.shape
+    count = -(-n // columns)
+    gap, head = max(1, round(0.04 * width)), round(0.24 * width / scale) if titles else 0
+    left = 1.3 if rows else 0.0  # inches
+    step_x, step_y = width + gap, height + gap + head
+    sheet = np.full((count * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
+    inch = (8 * step_x - gap) / (WIDTH - left) / scale  # sheet pixels an inch
+    shape = (left + sheet.shape[1] / inch, sheet.shape[0] / inch)
+    figure = BookFigure(figsize=shape)
+    axes = figure.add_axes((left / shape[0], 0, 1 - left / shape[0], 1))
+    for i in np.flatnonzero(shown).tolist():
+        x, y = i % columns * step_x, i // columns * step_y + head
+        sheet[y : y + height, x : x + width] = tiles[i]
+        if titles:
+            axes.text(
+                x + width / 2, y - 0.04 * width, titles[i], ha="center", va="bottom", fontsize=10
+            )
+    for row, name in enumerate(rows):
+        y = row * step_y + head + height / 2
+        name = textwrap.fill(name, 14, break_long_words=False)
+        axes.text(-0.12 * width, y, name, ha="right", va="center", fontsize=10)
+    axes.imshow(sheet, aspect="auto")
+    axes.axis("off")
+    return figure
+
+
+@styled
+def image_grid(
+    images: Images, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.0
+) -> Figure:
+    """The images row by row, a title over each if given; at scale 1 eight columns fill the book's width."""
+    tiles = pixels(images)
+    if titles is not None and len(titles) != len(tiles):
+        raise InputError(f"{len(titles)} titles for {len(tiles)} images: give one an image")
+    if columns < 1 or scale <= 0:
+        raise InputError(
+            f"columns must be at least 1 and scale positive, not {columns} and {scale}"
+        )
+    shown = np.ones(len(tiles), dtype=bool)
+    return _tiles(tiles, shown, min(columns, len(tiles)), scale, list(titles or ()), ())
+
+
+@styled
+def image_rows(rows: Mapping[str, Images], scale: float = 1.0) -> Figure:
+    """One row of images a name, the name at its left: before and after, steps of a chain.
+
+    All images must have one size; rows may differ in length. At scale 1 eight images fill the book's width.
+    """
+    parts = {name: pixels(images) for name, images in rows.items()}
+    if len({part.shape[1:] for part in parts.values()}) != 1:
+        raise InputError(
+            f"rows must hold images of one size, not {[p.shape[1:3] for p in parts.values()]}"
+        )
+    columns = max(len(part) for part in parts.values())
+    tiles = np.concatenate(
+        [np.pad(p, ((0, columns - len(p)), *[(0, 0)] * 3)) for p in parts.values()]
+    )
+    shown = np.concatenate([np.arange(columns) < len(part) for part in parts.values()])
+    return _tiles(tiles, shown, columns, scale, (), list(parts))
+
+
+@styled
+def class_grid(lesions: LesionSet, per_class: int = 8, seed: int = 0, scale: float = 1.0) -> Figure:
+    """A row a class that has images, its name at the left: `per_class` random images of different lesions."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, Images] = {}
+    for dx, name in CLASS_NAMES.items():
+        own = rng.permutation(np.flatnonzero((lesions.table["dx"] == dx).to_numpy()))
+        known = lesions.table["lesion_id"].iloc[own]
+        own = own[(known.isna() | ~known.duplicated()).to_numpy()][:per_class]
+        if len(own):
+            rows[name] = lesions.images[torch.as_tensor(own)]
+    if not rows:
+        raise InputError("the lesion set holds no image: there is nothing to draw")
+    return image_rows(rows, scale)
+
+
+@styled
+def overlay(
+    images: Images, heat: Tensor | Array, titles: Sequence[str] | None = None, columns: int = 6
+) -> Figure:
+    """Each image beside itself under its heat map [N, h, w] (any h, w; each scaled to its own range).
+
+    columns: tiles a row, an image and its overlay being two.
+    """
+    tiles = pixels(images)
+    if columns < 2:
+        raise InputError(f"columns must be at least 2, not {columns}")
+    maps = torch.as_tensor(heat).detach().cpu().float()
+    if maps.ndim != 3 or len(maps) != len(tiles) or not torch.isfinite(maps).all():
+        raise InputError(f"heat must be finite [{len(tiles)}, h, w], not {list(maps.shape)}")
+    maps = torch.nn.functional.interpolate(
+        maps[:, None], tiles.shape[1:3], mode="bilinear", align_corners=False
+    )[:, 0]
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    strength = ((maps - low) / (high - low).clamp_min(1e-12)).numpy()
+    colour = matplotlib.colormaps["inferno"](strength)[..., :3] * 255
+    weight = (0.2 + 0.55 * strength)[..., None]
+    mixed = np.rint(tiles * (1 - weight) + colour * weight).astype(np.uint8)
+    pairs = np.stack([tiles, mixed], axis=1).reshape(-1, *tiles.shape[1:]).transpose(0, 3, 1, 2)
+    names = None if titles is None else [text for title in titles for text in (title, "")]
+    columns -= columns % 2
+    return image_grid(pairs, names, columns, scale=8 / columns)

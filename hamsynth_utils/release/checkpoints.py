@@ -1,0 +1,226 @@
+"""Release the generators of a finished run: half-precision weights, a model card and pictures.
+
+    python -m hamsynth_utils.release.checkpoints --run cpu --data path/to/ham10000
+
+writes `checkpoints/<generator>.safetensors`, `<generator>.md` and two `.png` for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+from hamsynth_utils.core.arm_names import GENERATORS
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.paths import (
+    AUTOENCODER_HISTORY,
+    SHARED_AUTOENCODER,
+    WEIGHTS,
+    checkpoint_of,
+    project_root,
+)
+from hamsynth_utils.core.weights import read_weights, sha256_of, write_weights
+from hamsynth_utils.data.ham10000 import data_of
+from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.experiment.arms import in_proportion
+from hamsynth_utils.experiment.model_card import LIMITS, budget_table, facts
+from hamsynth_utils.experiment.run import Run, part_of
+from hamsynth_utils.experiment.stages import autoencoder_dir, synthetic_set
+from hamsynth_utils.generators.loading import generator_class, load_generator
+from hamsynth_utils.metrics.class_consistency import class_consistency, fit_probe, probe_predictions
+from hamsynth_utils.metrics.features import cached_features
+from hamsynth_utils.metrics.fidelity import all_measures, real_subset_pairs, subset_pairs
+from hamsynth_utils.notebook import plots
+from hamsynth_utils.notebook.plots import ARM_NAMES
+from hamsynth_utils.notebook.tables import in_per_cent, markdown
+
+EXTRACTOR = "efficientnet_lite0"
+
+
+MEASURED = 2000
+"""Images a side of the measures on a card, if there are as many."""
+
+
+MEASURE_NAMES = {"frechet": "FD-lite0", "kernel": "KD-lite0"}
+
+
+CARD = """# {title}, trained on {data} with the profile `{profile}`
+
+Makes images of {size}x{size} pixels of seven classes of pigmented skin lesions. **For research and education
+only, never for diagnosis.** Every image that the sampling command writes is labelled synthetic.
+
+    python -m hamsynth_utils.generators.sampling --generator {name} --checkpoint checkpoints/{file} \\
+        --per-class 100 --out my-synthetic-set
+
+A run with a profile that says `released: true` takes this checkpoint over if it has the same training
+images.
+
+## Facts
+
+{facts}; the weights are in half precision.
+
+## What the minutes bought
+
+`distance` is FD-lite0 to validation images, n a side; `low` to `high` is the 95 % interval of another draw of
+images (one training, seed {seed}); `floor` is the distance of real training images to them, at the same n.
+
+{budget}
+
+![Synthetic images of each class at moments of the training]({stem}-moments.png)
+
+![Synthetic images of each class]({stem}-classes.png)
+{measured}
+## Limits
+
+{limits}"""
+
+
+def release(run: Run, name: str, folder: Path) -> Path:
+    """Write the checkpoint of a run's finished generator to `folder`, in half precision; return its path.
+
+    Raises InputError if the generator, or a table of its chapter, is not finished yet.
+    """
+    room = run.require(f"generators/{name}/{WEIGHTS}", f"the notebook of the {name}").parent
+    tensors, metadata = read_weights(room / WEIGHTS)
+    for table in generator_class(name).tables:
+        metadata[table] = run.require(
+            f"generators/{name}/{table}.csv", f"the notebook of the {name}"
+        ).read_text()
+    if autoencoder_dir(run, name) == SHARED_AUTOENCODER:
+        metadata[AUTOENCODER_HISTORY] = (
+            run.folder / SHARED_AUTOENCODER / "history.csv"
+        ).read_text()
+    metadata |= {"released": "true", "profile": run.profile.name}
+    half = {
+        key: value.half() if value.is_floating_point() else value for key, value in tensors.items()
+    }
+    path = checkpoint_of(name, folder)
+    write_weights(path, half, metadata)
+    load_generator(path)
+    return path
+
+
+def card(run: Run, name: str, path: Path) -> str:
+    """The model card (Mitchell et al. 2019) of a checkpoint, in Markdown; every number is the run's."""
+    metadata = read_weights(path)[1]
+    history, budget = (
+        pd.read_csv(StringIO(metadata[table])) for table in ("history", "snapshot_distances")
+    )
+    record = yaml.safe_load((run.folder / "run.yaml").read_text())
+    return CARD.format(
+        data=data_of(record),
+        title=ARM_NAMES[name],
+        name=name,
+        profile=metadata["profile"],
+        size=metadata["image_size"],
+        file=path.name,
+        stem=path.stem,
+        seed=metadata["seed"],
+        facts=facts(metadata, history, record, budget["minutes"].iloc[-1], sha256_of(path)),
+        limits=LIMITS.format(size=metadata["image_size"]),
+        measured=_measured(run, name),
+        budget=budget_table(budget),
+    )
+
+
+def _measured(run: Run, name: str) -> str:
+    """Distances, precision to coverage, and whether a probe names the requested class."""
+    train, validation, test = (part_of(run, part) for part in ("train", "validation", "test"))
+    made, settings = synthetic_set(run, name), run.profile.evaluation
+    in_order = in_proportion(made, train.labels, run.profile.synthesis.evaluation_images)
+    with run.room("features") as folder:
+        real, held, tested, drawn, asked = (
+            cached_features(each.images, EXTRACTOR, folder / f"{EXTRACTOR}.npz", run.device)
+            for each in (train, validation, test, in_order, made)
+        )
+    n = min(MEASURED, len(in_order), int(0.45 * len(train)))
+    own = all_measures(subset_pairs(real, drawn, n, settings.n_subsets, run.seed)).set_index(
+        "measure"
+    )
+    floor = all_measures(
+        real_subset_pairs(real, train.table["lesion_id"], n, settings.n_subsets, run.seed)
+    )
+    own["real_baseline"] = floor.set_index("measure")["mean"]
+    probe = fit_probe(real, train.labels, held, validation.labels)
+    named, truth = (
+        probe_predictions(probe, asked, made.table),
+        probe_predictions(probe, tested, test.table),
+    )
+    classes = class_consistency(
+        named, truth, test.table["lesion_id"], settings.n_resamples, run.seed
+    )
+    shown = (
+        own[["mean", "low", "high", "real_baseline", "n"]]
+        .round(3)
+        .rename(index=MEASURE_NAMES)
+        .reset_index()
+    )
+    return f"""
+## Measured
+
+Features of {EXTRACTOR}, n images a side against training images, {settings.n_subsets} draws, 95 % intervals of
+another draw; `floor`: real images against real ones of other lesions, at the same n.
+
+{markdown(shown)}
+
+Class consistency: a logistic regression on these features, trained on real images, names the requested class
+of {in_per_cent(classes, "synthetic")} of {len(made)} synthetic images and the true class of
+{in_per_cent(classes, "real")} of {len(test)} real test images (balanced over the classes); ratio
+{classes["ratio"]:.2f} ({classes["ratio_low"]:.2f} to {classes["ratio_high"]:.2f}).
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Release the generators of a run; the exit code is 0, or 2 with one line that says what is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hamsynth_utils.release.checkpoints", description=main.__doc__
+    )
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--generators", nargs="+", choices=GENERATORS, help="all of the run's if left out"
+    )
+    parser.add_argument("--out", type=Path, default=project_root() / "checkpoints")
+    options = parser.parse_args(arguments)
+    try:
+        run = Run.open(options.run, options.profile, options.data, options.seed)
+        for name in options.generators or run.profile.generators:
+            path = release(run, name, options.out)
+            _pictures(run, name, path)
+            with atomic_path(path.with_suffix(".md")) as temporary:
+                temporary.write_text(card(run, name, path))
+            print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _pictures(run: Run, name: str, path: Path) -> None:
+    """Beside the checkpoint: the same latents at each moment of the training, eight images of each class."""
+    budget = pd.read_csv(run.folder / f"generators/{name}/snapshot_distances.csv")
+    folder = run.folder / "generators" / name
+    rows = {}
+    for step, minutes in zip(budget["step"], budget["minutes"], strict=True):
+        moment = folder / f"moments/{step}.safetensors"
+        generator = load_generator(moment if moment.is_file() else folder / WEIGHTS)
+        rows[f"{minutes:.1f} min"] = generator.sample(torch.arange(len(CLASSES)), run.seed)
+    labels = torch.arange(len(CLASSES)).repeat_interleave(8)
+    samples = load_generator(path).sample(labels, run.seed).split(8)
+    classes = {f"synthetic {dx}": images for dx, images in zip(CLASSES, samples, strict=True)}
+    for kind, shown in (("moments", rows), ("classes", classes)):
+        with atomic_path(path.with_name(f"{path.stem}-{kind}.png")) as temporary:
+            plots.image_rows(shown).savefig(temporary, format="png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

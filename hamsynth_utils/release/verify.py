@@ -1,0 +1,195 @@
+"""Check a synthetic set that has come in: a folder, a .zip, or a .zip.age that was encrypted to us.
+
+    python -m hamsynth_utils.generators.sampling verify FOLDER|FILE.zip|FILE.zip.age [--identity KEY] [--fingerprint
+    SHA256]
+
+names every file that was altered, added or deleted since the export. The hashes show that, and no more: who
+can alter a file can write its hash anew. Only the fingerprint of the hashes, told by another way than the
+set, shows that too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import stat
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import atomic_path, write_owner_only
+from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
+from hamsynth_utils.data.synthetic import SUMS, files_not_in_manifest, read_manifest, verified_image
+from hamsynth_utils.release.encryption import decrypt
+
+
+def find_alterations(folder: Path, fingerprint: str | None = None) -> list[str]:
+    """Everything that was altered in an exported set since its export, one line each, each naming the file.
+
+    fingerprint: the SHA-256 of its SHA256SUMS as the sender has told it. An empty list: nothing was, as far
+    as hashes can tell. Raises InputError where there is no exported set at all.
+    """
+    sums_path = folder / SUMS
+    files = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+    )
+    if not sums_path.is_file():
+        if (folder / "manifest.csv").is_file():
+            return [
+                f"{SUMS} was deleted: the hashes of the export are gone",
+                *_altered_images(folder).values(),
+            ]
+        raise InputError(f"{folder} is no exported set: it has neither {SUMS} nor manifest.csv")
+    sums, found = _read_sums(sums_path)
+    if fingerprint and sha256_of(sums_path) != fingerprint.strip().lower():
+        found.append(
+            f"{SUMS} is not the one that was sent: its SHA-256 is {sha256_of(sums_path)}, "
+            f"the fingerprint {fingerprint.strip().lower()}"
+        )
+    images = _altered_images(folder)
+    for file in sorted({*sums, *files} - {SUMS}):
+        if file in images:
+            found.append(images.pop(file))
+        elif file not in files:
+            found.append(f"{file} was deleted")
+        elif file not in sums:
+            found.append(f"{file} was added")
+        elif (folder / file).is_symlink():
+            found.append(f"{file} was replaced by a link")
+        elif sha256_of(folder / file) != sums[file]:
+            found.append(f"{file} was altered: its SHA-256 is not that in {SUMS}")
+    return [*found, *images.values()]
+
+
+def _altered_images(folder: Path) -> dict[str, str]:
+    """What the manifest and the images' own metadata say against each other, by file."""
+    try:
+        manifest = read_manifest(folder)
+    except InputError as error:
+        return {"manifest.csv": _inside(error, folder)}
+    found = {
+        file: f"{file} was added: the manifest does not list it"
+        for file in files_not_in_manifest(folder, manifest)
+    }
+    for row in manifest.to_dict("records"):
+        try:
+            verified_image(folder, row)
+        except InputError as error:
+            found[row["file"]] = _inside(error, folder)
+    return found
+
+
+def _inside(error: InputError, folder: Path) -> str:
+    return str(error).replace(f"{folder}/", "").replace(f"{folder}: ", "")
+
+
+def _read_sums(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The hash of each listed file, and what is wrong with the list itself."""
+    sums: dict[str, str] = {}
+    found = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        digest, separator, name = line.partition("  ")
+        if (
+            not separator
+            or len(digest) != 64
+            or PurePosixPath(name).is_absolute()
+            or ".." in name.split("/")
+        ):
+            found.append(f"{SUMS} was altered: line {number} is no hash with a file of the set")
+        elif name in sums:
+            found.append(f"{SUMS} was altered: line {number} lists {name} again")
+        else:
+            sums[name] = digest
+    return sums, found
+
+
+@contextmanager
+def unpacked(path: Path, identity: Path | None = None) -> Iterator[Path]:
+    """The folder of a received set, unpacked where it is a file, in a place that the owner alone can enter.
+
+    Raises InputError for a path that is not there, a file that is neither a zip nor of age, a wrong key, or a
+    file of age without an identity.
+    """
+    if path.is_dir():
+        yield path
+        return
+    if not path.is_file():
+        raise InputError(f"nothing to verify at {path}")
+    content = path.read_bytes()
+    if content.startswith((b"age-encryption.org/", b"-----BEGIN AGE")) or path.suffix == ".age":
+        if identity is None:
+            raise InputError(
+                f"{path} is encrypted: name the file with your secret key by --identity"
+            )
+        content = decrypt(content, identity, str(path))
+    with tempfile.TemporaryDirectory(prefix="hamsynth-") as name:
+        _unpack(content, Path(name), path)
+        yield Path(name)
+
+
+def _unpack(content: bytes, folder: Path, path: Path) -> None:
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            names = archive.namelist()
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise InputError(f"{path} was altered: it holds {twice[0]} twice")
+            for entry in archive.infolist():
+                inner = PurePosixPath(entry.filename)
+                if (
+                    inner.is_absolute()
+                    or ".." in inner.parts
+                    or stat.S_ISLNK(entry.external_attr >> 16)
+                ):
+                    raise InputError(
+                        f"{path} is refused: {entry.filename!r} would be written outside of it"
+                    )
+                if not entry.is_dir():
+                    write_owner_only(folder / inner, archive.read(entry))
+    except (zipfile.BadZipFile, EOFError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{path} is no zip of a set, or it was altered or cut short ({error})"
+        ) from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check a received set; the exit code is 0, 1 with a line for each alteration, or 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hamsynth_utils.generators.sampling verify", description=main.__doc__
+    )
+    parser.add_argument("path", type=Path, help="the folder, .zip or .zip.age")
+    parser.add_argument(
+        "--identity", type=Path, help="the file with your secret key, of age or ssh"
+    )
+    parser.add_argument("--fingerprint", help="that the sender has told you by another way")
+    parser.add_argument(
+        "--out", type=Path, help="unpack the set into this new folder if nothing was altered"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        if options.out and options.out.exists():
+            raise InputError(f"{options.out} exists already: name a new folder, or delete it")
+        with unpacked(options.path, options.identity) as folder:
+            found = find_alterations(folder, options.fingerprint)
+            if not found and options.out:
+                with atomic_path(options.out) as target:
+                    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                        write_owner_only(target / file.relative_to(folder), file.read_bytes())
+            own = sha256_of_bytes((folder / SUMS).read_bytes()) if not found else ""
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in found:
+        print(line)
+    if found:
+        print(f"{options.path}: {len(found)} alteration(s)", file=sys.stderr)
+        return 1
+    print(f"{options.path}: unaltered, as far as its hashes tell; fingerprint {own}")
+    if not options.fingerprint:
+        print("compare the fingerprint with the one that the sender tells you by another way")
+    return 0

@@ -1,0 +1,1 @@
+"""Pages of the report that run in the browser."""

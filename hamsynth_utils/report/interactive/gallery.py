@@ -1,0 +1,139 @@
+"""The clinician's bench: a part of a run's synthetic sets, with what the measures say of every image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hamsynth_utils.classifier.attention import patch_maps
+from hamsynth_utils.classifier.model import Classifier
+from hamsynth_utils.classifier.pretrained import load_classifier
+from hamsynth_utils.core.paths import WEIGHTS
+from hamsynth_utils.data.augmentation import views
+from hamsynth_utils.data.lesion_set import labels_of, to_unit_range
+from hamsynth_utils.data.synthetic import MANIFEST
+from hamsynth_utils.experiment.run import part_of
+from hamsynth_utils.metrics.privacy.nearest_neighbours import NEAR, nearest_aligned
+from hamsynth_utils.report.interactive.assets import (
+    SyntheticSets,
+    base64_text,
+    load_synthetic_sets,
+    write_script,
+)
+
+MOST = 8
+"""Images of a class and generator that the page has, or fewer if they would not fit `BYTES`."""
+
+
+BYTES = 4_500_000
+"""Of all files of the page together; a page may have 5 MB with its frame."""
+
+
+def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
+    """Put the images of a run's page into `target`, and `bench.js`, which says what is known of them.
+
+    The images of a class and generator are in a script of their own, which the page loads when it shows them.
+    Real images are only measured against, and are not written. A run without synthetic sets or without the
+    classifier of real images gets a page that says so.
+    """
+    exhibits = load_synthetic_sets(folder, record)
+    weights = folder / f"classifiers/real/seed-{record['profile']['seeds'][0]}/{WEIGHTS}"
+    if exhibits is None or not weights.is_file():
+        return write_script(target / "bench.js", "hamsynthBench", {"images": []})
+    classifier = load_classifier(exhibits.run.profile.classifier, weights)
+    chosen = {
+        name: manifest.groupby("dx", sort=False).head(MOST)
+        for name, manifest in exhibits.manifests.items()
+    }
+    train = part_of(exhibits.run, "train").images
+    heldout = torch.cat([part_of(exhibits.run, part).images for part in ("validation", "test")])
+    images = [
+        image
+        for name, rows in chosen.items()
+        for image in _judged(exhibits, name, rows, classifier, train)
+    ]
+    distances, _ = nearest_aligned(heldout.numpy(), train.numpy())
+    each = _fitting(images)
+    images = [image for image in images if image["rank"] < each]
+    write_script(
+        target / "bench.js",
+        "hamsynthBench",
+        {
+            "images": [
+                {key: value for key, value in image.items() if key != "png"} for image in images
+            ],
+            "columns": MANIFEST,
+            "each": each,
+            "phantom": record["data"] == "phantom",
+            "of": {name: len(manifest) for name, manifest in exhibits.manifests.items()},
+            "heldout": {
+                "n": len(distances),
+                "near": round(float(np.quantile(distances, NEAR)), 2),
+                "median": round(float(np.median(distances)), 2),
+            },
+        },
+    )
+    for generator, dx in sorted({(image["generator"], image["dx"]) for image in images}):
+        files = {
+            i["image_id"]: i["png"] for i in images if (i["generator"], i["dx"]) == (generator, dx)
+        }
+        text = f"Object.assign(hamsynthBench.files ||= {{}}, {json.dumps(files)});\n"
+        (target / f"{generator}-{dx}.js").write_text(text)
+
+
+@torch.no_grad()
+def _judged(
+    exhibits: SyntheticSets,
+    name: str,
+    rows: pd.DataFrame,
+    classifier: Classifier,
+    train: torch.Tensor,
+) -> list[dict[str, Any]]:
+    """What the page knows of each image of a generator's set: its row of the manifest, and
+
+    rank, which of its class it is; distance, to the nearest training image, see `nearest_aligned`; p, the
+    classifier's seven probabilities; map, the attention rollout on the patches, row by row, 100 where even
+    attention would have every patch, `columns` to a row; png, the file.
+    """
+    images = exhibits.images(name, rows)
+    seen = to_unit_range(images)
+    p = torch.stack(
+        [classifier.logits(view).softmax(1) for view in views(seen, classifier.settings.tta_views)]
+    ).mean(0)
+    labels = torch.from_numpy(labels_of(rows["dx"]))
+    heat = patch_maps(classifier.vit, classifier.prepare(seen), labels)["rollout"]
+    heat = 100 * heat / heat.mean((1, 2), keepdim=True)
+    distances, _ = nearest_aligned(images.numpy(), train.numpy())
+    ranks = rows.groupby("dx").cumcount()
+    return [
+        {
+            **row,
+            "rank": rank,
+            "distance": round(float(distance), 2),
+            "p": [round(share, 4) for share in shares],
+            "side": heat.shape[2],
+            "map": grid.flatten().round().int().tolist(),
+            "png": base64_text((exhibits.folder(name) / row["file"]).read_bytes()),
+        }
+        for row, rank, distance, shares, grid in zip(
+            rows[MANIFEST].to_dict("records"),
+            ranks.tolist(),
+            distances,
+            p.tolist(),
+            heat,
+            strict=True,
+        )
+    ]
+
+
+def _fitting(images: list[dict[str, Any]]) -> int:
+    """How many images of a class and generator fit `BYTES`."""
+    sizes = np.zeros(MOST)
+    for image in images:
+        sizes[image["rank"]] += len(json.dumps(image))
+    return int((sizes.cumsum() <= BYTES).sum())

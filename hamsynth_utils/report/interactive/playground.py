@@ -1,0 +1,225 @@
+"""The generators of a report's page: trained networks as ONNX files, which a browser can run."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from hamsynth_utils.core.arm_names import GENERATORS
+from hamsynth_utils.core.paths import WEIGHTS, checkpoint_of
+from hamsynth_utils.core.weights import sha256_of
+from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
+from hamsynth_utils.data.synthetic import LICENCE, NOTICE
+from hamsynth_utils.generators.base import Generator
+from hamsynth_utils.generators.latent import LatentGenerator
+from hamsynth_utils.generators.loading import load_generator
+from hamsynth_utils.notebook.plots import ARM_NAMES
+
+LIMIT = 25 * 10**6
+"""Bytes that all networks of a page may have together."""
+
+
+OPSET = 17
+
+
+MOST_PASSES = 500
+"""Of a network, for one image."""
+
+
+LEAST_HALVED = 256
+"""Tensors with fewer values stay in full precision: halving them would save nothing."""
+
+
+def write_playground(target: Path, folder: Path, data: str) -> None:
+    """Put the networks of a run's page into `target`, and `networks.js`, which describes them, beside them.
+
+    folder, data: of the run. Its own networks are shown if its data is the phantom and they fit the `LIMIT`,
+    else those of `checkpoints/`: what has learned from photographs of people is shown only if released.
+    """
+    own = _present({name: folder / f"generators/{name}/{WEIGHTS}" for name in GENERATORS})
+    released = _present({name: checkpoint_of(name) for name in GENERATORS})
+    if data == "phantom" and own:
+        networks, size = _export_all(own, target)
+        if size <= LIMIT:
+            note = "These are this run's own. They have learned to draw the phantom, which is not skin."
+            return _describe(target, networks, note)
+        why = f"This run's own would take {size / 1e6:.0f} MB, and a page may have {LIMIT / 1e6:.0f} MB."
+    elif data == "phantom":
+        why = "This run has trained no network of its own."
+    else:
+        why = "What this run itself has trained has learned from photographs of people, and is not released."
+    networks, size = _export_all(released, target)
+    if size > LIMIT:
+        raise ValueError(
+            f"the released networks take {size / 1e6:.0f} MB, more than a page may have"
+        )
+    shown = (
+        f"Shown are the released ones, trained on HAM10000; they and their images are {LICENCE}."
+    )
+    _describe(target, networks, f"{why} {shown if networks else 'No released ones are at hand.'}")
+
+
+def export(generator: Generator, target: Path) -> dict[str, Any]:
+    """Write the parts of a generator as `target/<name>-<part>.onnx`, and return what a page must know.
+
+    Weights are stored in half precision; the arithmetic is in single precision. All parts work on one image.
+    draw: noise [1, *shape], label int64 [1] -> image [1, 3, S, S] in [-1, 1]. A `LatentGenerator` has two
+    parts instead, and `paths` by the number of steps:
+    predict: x [1, *shape], time [1], label, guidance [] -> what its network says of it, [1, *shape];
+    decode: x -> image.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    noise, label = torch.zeros(1, *generator.noise_shape), torch.tensor([0])
+    facts: dict[str, Any] = {}
+    if isinstance(generator, LatentGenerator):
+        settings = generator.settings
+        paths = {steps: _path(generator, steps) for steps in generator.offered_steps}
+        facts = {"guidance": settings.guidance, "steps": settings.sampling_steps, "paths": paths}
+        asked = {"x": noise, "time": torch.zeros(1), "label": label, "guidance": torch.tensor(2.0)}
+        times = torch.as_tensor(
+            [each["time"] for each in paths[settings.sampling_steps] if "time" in each]
+        )
+
+        def predict(x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
+            return generator.predict(x, time.to(times.dtype), label, guidance)  # type: ignore[arg-type]
+
+        _write(_Part(generator, predict), asked, target / f"{generator.name}-predict.onnx")
+        _write(
+            _Part(generator, generator.decode_images),
+            {"x": noise},
+            target / f"{generator.name}-decode.onnx",
+        )
+    else:
+        inputs = {"noise": noise, "label": label}
+        _write(_Part(generator, generator.draw), inputs, target / f"{generator.name}-draw.onnx")
+    about = {
+        "title": ARM_NAMES[generator.name],
+        "size": generator.image_size,
+        "shape": generator.noise_shape,
+    }
+    return {**about, **facts}
+
+
+def _path(generator: LatentGenerator, steps: int) -> list[dict[str, Any]]:
+    """What a page does, in order: ask the network at a `time` about a sum, or, without a time, show the sum.
+
+    `weights` of the sum: of the noise, and of every answer of the network so far. A solver is linear in
+    these, so that unit vectors in their place say what it makes of them.
+    """
+    todo: list[dict[str, Any]] = []
+    units = iter(torch.eye(1 + MOST_PASSES, dtype=torch.float64).view(-1, 1, 1, 1, 1 + MOST_PASSES))
+
+    def noted(x: Tensor, **at: float) -> None:
+        known = 1 + sum("time" in each for each in todo)
+        todo.append(
+            {**at, "weights": [float(f"{weight:.9g}") for weight in x.flatten()[:known].tolist()]}
+        )
+
+    def predict(x: Tensor, time: float) -> Tensor:
+        noted(x, time=time)
+        return next(units)
+
+    for x in generator.solve(next(units), predict, steps, generator.settings.solver):
+        noted(x)
+    return todo
+
+
+class _Part(nn.Module):
+    """A function of a generator as a network of its own."""
+
+    def __init__(self, generator: Generator, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.generator, self.function = generator, function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
+
+
+class _WithInverses(TorchFunctionMode):
+    """ONNX can solve no equations: inverses of triangular matrices, which must be weights, stand ready."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        if function is not torch.linalg.solve_triangular:
+            return function(*arguments, **(named or {}))
+        matrix, right = arguments
+        return torch.tensor(function(matrix, torch.eye(len(matrix)), **named).tolist()) @ right
+
+
+def _write(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+    with warnings.catch_warnings(), torch.no_grad(), _WithInverses():
+        # It warns of what the trace holds fixed: one image, and a guidance that is not skipped at 1.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            path,
+            input_names=list(inputs),
+            output_names=["out"],
+            dynamo=False,
+            opset_version=OPSET,
+        )
+    model = onnx.load(path)
+    _halve(model)
+    onnx.save(model, path)
+
+
+def _halve(model: onnx.ModelProto) -> None:
+    """Store the large weights in half precision, each with a cast behind it; what is too large stays."""
+    casts = []
+    for stored in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(stored)
+        if stored.data_type != onnx.TensorProto.FLOAT or values.size < LEAST_HALVED:
+            continue
+        with np.errstate(over="ignore"):
+            halved = values.astype(np.float16)
+        if np.isfinite(halved).all():
+            name = f"{stored.name}.half"
+            casts.append(
+                onnx.helper.make_node("Cast", [name], [stored.name], to=onnx.TensorProto.FLOAT)
+            )
+            stored.CopyFrom(onnx.numpy_helper.from_array(halved, name))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _present(paths: dict[str, Path]) -> dict[str, Path]:
+    """Those of the files that are there."""
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def _export_all(paths: dict[str, Path], target: Path) -> tuple[dict[str, Any], int]:
+    """Descriptions of the generators in `paths`, now the only ones in `target`, and their files' bytes."""
+    for old in target.glob("*.onnx"):
+        old.unlink()
+    networks = {
+        name: {**export(load_generator(path, name), target), "checkpoint": sha256_of(path)}
+        for name, path in paths.items()
+    }
+    return networks, sum(path.stat().st_size for path in target.glob("*.onnx"))
+
+
+def _describe(target: Path, networks: dict[str, Any], note: str) -> None:
+    """As a script and not as JSON, since a page that is opened from the file system may read only those."""
+    about = {
+        "note": note,
+        "notice": NOTICE,
+        "licence": LICENCE,
+        "networks": networks,
+        "classes": [{"dx": dx, "name": CLASS_NAMES[dx]} for dx in CLASSES],
+    }
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "networks.js").write_text(
+        f"window.hamsynthNetworks = {json.dumps(about, allow_nan=False)};\n"
+    )

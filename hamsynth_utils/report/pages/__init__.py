@@ -1,0 +1,1 @@
+"""Pages of the report that are made from the run, the claims and the bibliography."""

@@ -1,0 +1,169 @@
+"""What the README shows: badges, the answer of the reference run, and a picture of what comes out.
+
+python -m hamsynth_utils.report.readme             write badges and answer into README.md, each between its marks
+python -m hamsynth_utils.report.readme --picture   draw checkpoints/samples.jpg again, from the checkpoints
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from hamsynth_utils.core.arm_names import GENERATORS
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.paths import checkpoint_of, project_root
+from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
+from hamsynth_utils.data.synthetic import LICENCE, NOTICE
+from hamsynth_utils.generators.loading import load_generator
+from hamsynth_utils.notebook.plots import ARM_NAMES
+from hamsynth_utils.notebook.plots.images import pixels
+from hamsynth_utils.report.reference import answer_in_words
+
+BEGIN, END = "<!-- {}: python -m hamsynth_utils.report.readme -->\n", "<!-- end of {} -->"
+"""Around each part of the README that is written here."""
+
+
+SET_UP = ".colab/setup.ipynb"
+
+
+ADDRESS = re.compile(r'ADDRESS = \\"[^"\\]*\\"')
+"""In the JSON of that notebook: where it clones the repository from."""
+
+
+PICTURE = "checkpoints/samples.jpg"
+
+
+SEED = 0
+
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+TILE, GAP, LEFT, HEAD, FOOT = 128, 6, 104, 48, 34
+"""Of the picture, in its pixels: a lesion, the room between two, and the margins with the words."""
+
+
+def repository(project: Path | None = None) -> str:
+    """The repository's address, `https://github.com/OWNER/NAME`, in pyproject.toml; "" if there is none.
+
+    Raises InputError for an address of another form, for which there would be no badges.
+    """
+    project = project or project_root() / "pyproject.toml"
+    address = tomllib.loads(project.read_text())["project"].get("urls", {}).get("Repository", "")
+    if address and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+        raise InputError(
+            f"{project}: Repository must be https://github.com/OWNER/NAME, not {address}"
+        )
+    return str(address)
+
+
+def badges(address: str) -> str:
+    """Links to the published report, Binder and Colab: one line of Markdown, nothing without an address."""
+    if not address:
+        return ""
+    owner, name = address.split("/")[-2:]
+    links = {
+        "report": f"https://{owner}.github.io/{name}/",
+        "Binder": f"https://mybinder.org/v2/gh/{owner}/{name}/HEAD?urlpath=lab/tree/notebooks",
+        "Colab": f"https://colab.research.google.com/github/{owner}/{name}/blob/HEAD/{SET_UP}",
+    }
+    shield = "https://img.shields.io/badge/open-{}-blue"
+    return (
+        " ".join(f"[![{what}]({shield.format(what)})]({link})" for what, link in links.items())
+        + "\n"
+    )
+
+
+def update_readme(readme: str) -> str:
+    """The README with its badges, and with the answer of the reference run or that there is none.
+
+    Raises InputError if it lacks a mark of either, or has one twice or in the wrong order.
+    """
+    for name, content in {"badges": badges(repository()), "answer": answer_in_words()}.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        if not (
+            readme.count(begin) == readme.count(end) == 1
+            and readme.index(begin) < readme.index(end)
+        ):
+            raise InputError(
+                f"README.md must have {begin.strip()} and {end} once each, in this order"
+            )
+        readme = readme[: readme.index(begin) + len(begin)] + content + readme[readme.index(end) :]
+    return readme
+
+
+def add_repository_address(set_up: str) -> str:
+    """The set-up notebook for Colab, as JSON, with the repository's address in it."""
+    return ADDRESS.sub(lambda _: f'ADDRESS = \\"{repository()}\\"', set_up)
+
+
+def tile_at(row: int, column: int) -> tuple[int, int, int, int]:
+    """Where a lesion lies in the picture: left, top, right and bottom, in pixels."""
+    left, top = LEFT + column * (TILE + GAP), HEAD + row * (TILE + GAP)
+    return left, top, left + TILE, top + TILE
+
+
+def samples(name: str) -> np.ndarray:
+    """One image of each class, in their order, by a committed checkpoint: uint8 [7, S, S, 3]."""
+    return pixels(load_generator(checkpoint_of(name)).sample(torch.arange(len(CLASSES)), SEED))
+
+
+def sample_sheet() -> Image.Image:
+    """One row a released generator, one column a class, and in words that nothing in it is a photograph."""
+    released = [name for name in GENERATORS if checkpoint_of(name).is_file()]
+    _, _, right, bottom = tile_at(len(released) - 1, len(CLASSES) - 1)
+    sheet = Image.new("RGB", (right + GAP, bottom + FOOT), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for column, dx in enumerate(CLASSES):
+        left, top, right, _ = tile_at(0, column)
+        name = CLASS_NAMES[dx].replace(" ", "\n", 1)
+        draw.multiline_text(
+            ((left + right) / 2, top - 4), name, "black", font, "md", align="center"
+        )
+    for row, generator in enumerate(released):
+        for column, image in enumerate(samples(generator)):
+            tile = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BICUBIC)
+            sheet.paste(tile, tile_at(row, column))
+        _, top, _, bottom = tile_at(row, 0)
+        draw.text((LEFT - 10, (top + bottom) / 2), ARM_NAMES[generator], "black", font, "rm")
+    said = f"SYNTHETIC: drawn by {NUMBERS[len(released)]} generators. {LICENCE}."
+    draw.text((LEFT, sheet.height - FOOT / 2), said, "black", font, "lm")
+    return sheet
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Bring README.md and Colab's set-up up to date; 2 with one line if a mark or the address is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hamsynth_utils.report.readme", description=main.__doc__
+    )
+    parser.add_argument("--picture", action="store_true", help=f"draw {PICTURE} instead")
+    options = parser.parse_args(arguments)
+    try:
+        if options.picture:
+            with atomic_path(project_root() / PICTURE) as temporary:
+                sample_sheet().save(temporary, "JPEG", quality=90, comment=f"{NOTICE} {LICENCE}")
+        else:
+            for name, renewed in {
+                "README.md": update_readme,
+                SET_UP: add_repository_address,
+            }.items():
+                path = project_root() / name
+                text = renewed(path.read_text())
+                with atomic_path(path) as temporary:
+                    temporary.write_text(text)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

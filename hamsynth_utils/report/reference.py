@@ -1,0 +1,239 @@
+"""A reference run: its numbers kept in `results/`, and the answer that every report's front page opens with.
+
+What is kept may be published: settings and versions, minutes, tables, the classifiers' predictions by
+image_id, and figures of numbers and of synthetic images alone. No real image, no weights, no path of the
+machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from hamsynth_utils.core.arm_names import generator_of
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.data.ham10000 import dataset_name
+from hamsynth_utils.data.lesion_set import read_table
+from hamsynth_utils.notebook.plots import ARM_NAMES, estimate_rows
+
+REFERENCE = project_root() / "results/cpu-ham10000"
+
+
+METRIC = "balanced_accuracy"
+"""By which the front page answers: the mean recall of the seven classes, to which the rare ones matter."""
+
+
+ALPHA = 0.05
+
+
+FIGURES = (
+    "fig-dataset-imbalance",
+    "fig-dataset-leak",
+    "fig-vae-samples",
+    "fig-gan-samples",
+    "fig-diffusion-samples",
+    "fig-gan-beside",
+    "fig-diffusion-steps",
+    "fig-probes-arms",
+    "fig-probes-ratio",
+    "fig-fidelity-distance",
+    "fig-fidelity-precision",
+    "fig-fidelity-spectrum",
+    "fig-fidelity-probe",
+    "fig-evaluation-accuracy",
+    "fig-evaluation-class-gains",
+    "fig-evaluation-class-scores",
+    "fig-evaluation-confusion",
+    "fig-evaluation-pr",
+    "fig-evaluation-distance-gain",
+    "fig-evaluation-ratio",
+    "fig-privacy-near",
+    "fig-privacy-membership",
+    "fig-privacy-losses",
+    "fig-privacy-patient",
+    "fig-guarantee-distance",
+    "fig-guarantee-attack",
+    "fig-fairness-groups",
+    "fig-fairness-gaps",
+    "fig-fairness-changes",
+    "fig-fairness-inside",
+    "fig-release-gate",
+    "fig-claims-gains",
+    "fig-claims-answer",
+)
+"""The figures of the chapters that show numbers or synthetic images, and no real one."""
+
+
+def archive_run(run: Path, target: Path, minutes: dict[str, float], note: str = "") -> None:
+    """Keep the numbers of the finished run in the folder `run` as the folder `target`, in place of an older.
+
+    minutes: of each notebook. note: what a reader must know of how this run was made.
+    Raises InputError for a run that has not come to its verdicts.
+    """
+    if not (run / "metrics/verdicts.csv").is_file():
+        raise InputError(f"{run} has no metrics/verdicts.csv: finish it with make report first")
+    record = yaml.safe_load((run / "run.yaml").read_text())
+    record["images"] = dataset_name(record["data"], read_table(run / "data/lesions/table.csv"))
+    record["data"] = Path(record["data"]).name
+    record["minutes"] = {name: round(length, 1) for name, length in minutes.items()}
+    record["note"] = note
+    with atomic_path(target) as folder:
+        folder.mkdir()
+        (folder / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+        for path in sorted((run / "metrics").rglob("*.csv")):
+            copy = folder / path.relative_to(run)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        for path in sorted(run.glob("classifiers/*/seed-*/predictions.csv")):
+            copy = folder / "predictions" / path.parent.parent.name / f"{path.parent.name}.csv"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            pd.read_csv(path).to_csv(copy, index=False, float_format="%.5f")
+        figures = archived_figures(run)
+        (folder / "figures").mkdir()
+        for name, (picture, _) in figures.items():
+            (folder / f"figures/{name}.png").write_bytes(picture)
+        (folder / "README.md").write_text(_contents(figures, note))
+
+
+def archived_figures(run: Path) -> dict[str, tuple[bytes, str]]:
+    """PNG and description of each of the `FIGURES` that the executed notebooks of a run hold, by name."""
+    found: dict[str, tuple[bytes, str]] = {}
+    for path in sorted((run / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            book = cell["metadata"].get("mystnb", {})
+            name = book.get("figure", {}).get("name")
+            shown = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
+            if name in FIGURES and any(shown):
+                found[name] = base64.b64decode(next(filter(None, shown))), book["image"]["alt"]
+    return {name: found[name] for name in FIGURES if name in found}
+
+
+def _contents(figures: dict[str, tuple[bytes, str]], note: str) -> str:
+    """What a reader of the folder finds first."""
+    pictures = "\n".join(f"![{alt}](figures/{name}.png)\n" for name, (_, alt) in figures.items())
+    return f"""# What a run came to
+
+`run.yaml` has its settings, versions, seeds and minutes, `metrics/` its tables, `predictions/` what each
+classifier said of each test image. No real image is here. Images of lesions below are **synthetic**: they
+show no patient, are licensed CC BY-NC-SA 4.0, and are for research and education only, never for diagnosis.
+What to see in a figure, and how it came about, is in the chapters.
+
+{note}
+
+{pictures}"""
+
+
+def gains(folder: Path) -> pd.DataFrame:
+    """What each arm of a kept run gained over real images alone, in points, one row an arm.
+
+    Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds, and invented: which
+    share of an arm's images is, `some`, `none` or `all`. Rows come in this order.
+    """
+    table = pd.read_csv(folder / "metrics/differences.csv", dtype={"seed": str})
+    table = table[
+        (table["reference"] == "real") & (table["metric"] == METRIC) & (table["seed"] == "all")
+    ]
+    if table.empty:
+        raise InputError(f"{folder} compares no arm with real images alone")
+    seeds = len(yaml.safe_load((folder / "run.yaml").read_text())["profile"]["seeds"])
+    rows = table.rename(columns={"difference": "value", "n_images": "n", "n_lesions": "lesions"})
+    rows[["value", "low", "high"]] *= 100
+    shares = [
+        "none" if generator_of(arm) is None else "some" if generator_of(arm) == arm else "all"
+        for arm in rows["arm"]
+    ]
+    rows = rows.assign(seeds=seeds, invented=pd.Categorical(shares, ["some", "none", "all"]))
+    rows = rows.sort_values("invented", kind="stable").reset_index(drop=True)
+    return rows[["arm", "value", "low", "high", "holm", "n", "lesions", "seeds", "invented"]]
+
+
+def answer_in_words(folder: Path = REFERENCE) -> str:
+    """The answer of a kept run as a paragraph of Markdown; where none is kept, it says so."""
+    if not folder.is_dir():
+        return "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
+    rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
+    profile = record["profile"]
+    estimates = pd.read_csv(folder / "metrics/estimates/evaluation.csv")
+    own = estimates[estimates["split_by"] == profile["data"]["split_by"]]
+    own = own[(own["arm"] == "real") & own["reference"].isna()].set_index("statistic")
+    real, accuracy = own.loc[METRIC], own.loc["accuracy"]
+    some, none, every = (rows[rows["invented"] == share] for share in ("some", "none", "all"))
+    others = f" Without any invented image: {_in_words(none)}." if len(none) else ""
+    others += f" From invented images alone: {_in_words(every)}." if len(every) else ""
+    n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
+    return f"""**The answer of the reference run.** {_verdict(some)} Balanced accuracy was
+{100 * real["value"]:.1f} % ({100 * real["low"]:.1f} to {100 * real["high"]:.1f}) with real images alone
+(accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by {_in_words(some)}.{others}
+Images at {profile["data"]["image_size"]} pixels from {record["images"]}, split by
+{profile["data"]["split_by"]}, n = {n:,} test images of {lesions:,} lesions, {seeds} trainings of the
+classifier an arm and one of each generator; in brackets 95 % intervals over lesions and trainings;
+"surely" means p < {ALPHA} after Holm's correction for all comparisons of the run.
+"""
+
+
+def headline_result(folder: Path = REFERENCE) -> str:
+    """The answer of a kept run as MyST Markdown: in words, a figure `answer.svg`, and how to repeat it."""
+    rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
+    n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
+    command = f"make report DATA=path/to/ham10000 PROFILE={record['profile']['name']}"
+    command += f" \\\n        ARMS={','.join(record['profile']['arms'])}"
+    hours = sum(record["minutes"].values()) / 60
+    return f"""{answer_in_words(folder)}
+```{{figure}} answer.svg
+:name: fig-answer
+:alt: One line an arm with its 95 % interval, beside a dashed line at no gain
+
+Gain in balanced accuracy over real images alone, in points, with 95 % intervals (n = {n:,} images of
+{lesions:,} lesions, {seeds} trainings). Look for intervals that leave the dashed line, and whether an arm
+with a generator's images lies to the right of those without invented images.
+```
+
+{{doc}}`reference_run` has what else that run found, how it was made and how its pictures look; its numbers
+are kept in `results/{folder.name}`. To make them again:
+
+    {command}
+
+Its notebooks, of which a core runs one at a time, took about {hours:.0f} hours in all ({record["device"]}).
+"""
+
+
+def answer_figure(folder: Path = REFERENCE) -> Figure:
+    """The figure of `headline_result`: what each arm that learns from real images gained, with its interval."""
+    rows = gains(folder)
+    rows = rows[rows["invented"] != "all"]
+    return estimate_rows(rows, "gain in balanced accuracy, points", reference=0.0)
+
+
+def _verdict(invented: pd.DataFrame) -> str:
+    """One sentence by rule: whose images surely raised or lowered the metric."""
+    sure = invented["holm"] < ALPHA
+    groups = {
+        "surely raised it": invented[sure & (invented["low"] > 0)],
+        "surely lowered it": invented[sure & (invented["high"] < 0)],
+    }
+    said = [f"those of {_names(rows)} {what}" for what, rows in groups.items() if len(rows)]
+    rest = invented.drop([index for rows in groups.values() for index in rows.index])
+    if not said:
+        return "No generator's images of rare lesions surely changed how well the classifier does."
+    said += [f"those of {_names(rest)} made no sure difference"] if len(rest) else []
+    return f"Of the generators' images of rare lesions, {', '.join(said)}."
+
+
+def _names(rows: pd.DataFrame) -> str:
+    names = [ARM_NAMES[arm] for arm in rows["arm"]]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _in_words(rows: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{row.value:+.1f} ({row.low:+.1f} to {row.high:+.1f}) with {ARM_NAMES[row.arm]}"
+        for row in rows.itertuples()
+    )

@@ -1,0 +1,393 @@
+"""The report: what is staged, that a faulty book fails, and that the built pages work offline."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from browser import problems_of
+
+from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.notebook.plots import ARM_NAMES
+from hamsynth_utils.report import build, staging
+from hamsynth_utils.report.pages.reference_run import PARTS
+from hamsynth_utils.report.reference import REFERENCE, gains
+
+ROOT = project_root()
+CHAPTERS = (
+    "01_dataset",
+    "02_vae",
+    "03_gan",
+    "04_diffusion",
+    "07_controls",
+    "08_fidelity",
+    "09_evaluation",
+    "10_privacy",
+    "11_guarantee",
+    "12_fairness",
+    "14_release",
+    "15_claims",
+)
+EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0", "real-0-image")
+DATA = "/secret place/skin pictures"
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run whose notebooks were executed, without having been: outputs written by hand."""
+    return make_run(tmp_path / "my runs/tiny")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build.build(make_run(tmp_path_factory.mktemp("report") / "tiny")).parent
+
+
+def make_run(folder: Path) -> Path:
+    (folder / "notebooks").mkdir(parents=True)
+    record = {
+        "profile": {
+            "name": "smoke",
+            "data": {"split_by": "lesion", "image_size": 64},
+            "seeds": [0, 1],
+            "arms": ["real"],
+        },
+        "data": DATA,
+        "seed": 3,
+        "device": "CPU, 2 cores",
+        "threads": 1,
+        "python": "3.12.1",
+        "git_commit": "abc123",
+        "versions": {"torch": "9.8.7"},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
+    for name in (*CHAPTERS, *(f"06_vit-{execution}" for execution in EXECUTIONS)):
+        (folder / f"notebooks/{name}.ipynb").write_text(json.dumps(executed(name, folder)))
+    (folder / "notebooks/03_gan.partial.ipynb").write_text("not even JSON")
+    return folder
+
+
+def executed(name: str, folder: Path) -> dict:
+    """A notebook with everything a chapter has: glue, equations, a numbered figure, a citation, a fold."""
+    # 05 is that of the classifier, 06 that of its evaluation, and there are several 07.
+    chapter = (
+        name.partition("_")[2]
+        if name
+        in ("05_flow", "07_controls", "08_fidelity", "11_guarantee", "12_fairness", "14_release")
+        else name[:2]
+    )
+    png = io.BytesIO()
+    matplotlib.image.imsave(png, np.zeros((8, 8)), format="png")
+    glued = {
+        "output_type": "display_data",
+        "data": {"text/plain": "0.8123"},
+        "metadata": {
+            "scrapbook": {"mime_prefix": "application/papermill.record/", "name": "accuracy"}
+        },
+    }
+    glued["data"] = {"application/papermill.record/text/plain": "0.8123"}
+    figure = {
+        "output_type": "display_data",
+        "data": {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "<Figure>"},
+        "metadata": {},
+    }
+    said = {
+        "output_type": "stream",
+        "name": "stdout",
+        "text": [f"{name} wrote {folder}/data from {DATA}/HAM.csv\n"],
+    }
+    mathematics = f"$$\n\\mathcal{{L}} = \\boldsymbol{{x}}_t^2\n$$ (eq-{chapter}-loss)\n\nsee {{eq}}`eq-{chapter}-loss`"
+    words = "Accuracy {glue:text}`accuracy:.2f`, {cite}`ho2020ddpm`, a lesion, "
+    words += f"{{numref}}`fig-{chapter}-loss`.\n\n:::{{dropdown}} Solution\nSeven.\n:::"
+    caption = {"caption": "Accuracy is {glue:text}`accuracy:.3f`.", "name": f"fig-{chapter}-loss"}
+    cells = [
+        cell("markdown", f"# Chapter {chapter}\n\n{mathematics}"),
+        cell("code", 'data = "phantom"', tags=["parameters"]),
+        cell("code", f'# Parameters\ndata = "{DATA}"', tags=["injected-parameters"]),
+        cell("code", "glue('accuracy', 0.8123)", outputs=[glued], tags=["per-arm"]),
+        cell(
+            "code",
+            "show()",
+            [figure, said],
+            ["per-arm"],
+            {"image": {"alt": "A black square"}, "figure": caption},
+        ),
+        cell("markdown", words),
+        cell("code", f"# check eq-{chapter}-loss (ho2020ddpm): this cell against numpy.mean\n1"),
+    ]
+    return {
+        "cells": cells,
+        "metadata": {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "papermill": {"duration": 90.0, "output_path": f"{folder}/notebooks/{name}.ipynb"},
+        },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def cell(
+    kind: str,
+    source: str,
+    outputs: list[dict] | None = None,
+    tags: list[str] | None = None,
+    mystnb: dict | None = None,
+) -> dict:
+    metadata = {"tags": tags or []} | ({"mystnb": mystnb} if mystnb else {})
+    code = {"outputs": outputs or [], "execution_count": 1} if kind == "code" else {}
+    return {
+        "cell_type": kind,
+        "id": f"c{abs(hash(source)) % 10**8}",
+        "metadata": metadata,
+        "source": [source],
+        **code,
+    }
+
+
+def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> None:
+    staged = build.stage(run_folder)
+    toc = yaml.safe_load((staged / "_toc.yml").read_text())
+    chapters = {c["file"]: c for c in toc["parts"][0]["chapters"]}
+    assert list(chapters) == [
+        f"notebooks/{name}" for name in (*CHAPTERS[:4], "06_vit", *CHAPTERS[4:])
+    ]
+    sections = [section["file"] for section in chapters["notebooks/06_vit"]["sections"]]
+    assert sections == [f"notebooks/06_vit-{execution}" for execution in EXECUTIONS[1:]]
+    first = json.loads((staged / "notebooks/06_vit.ipynb").read_text())
+    assert "06_vit-real-0 wrote" in json.dumps(first) and len(first["cells"]) == 8
+    other = json.loads((staged / "notebooks/06_vit-gan-0.ipynb").read_text())
+    assert other["cells"][0]["source"].startswith("# The arm GAN, seed 0\n")
+    assert [c["metadata"].get("tags") for c in other["cells"][1:]] == [["per-arm"], ["per-arm"]]
+    assert other["cells"][2]["metadata"]["mystnb"]["figure"]["name"] == "fig-05-loss-gan-0"
+    assert not list(staged.rglob("*.partial.ipynb"))
+
+
+def test_the_chapter_of_a_generator_is_in_the_book_of_a_run_that_has_it(run_folder: Path) -> None:
+    record = yaml.safe_load((run_folder / "run.yaml").read_text())
+    record["profile"]["flow"] = {"width": 8}
+    (run_folder / "run.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(InputError, match=r"not executed yet: notebooks/05_flow\. "):
+        build.stage(run_folder)
+    (run_folder / "notebooks/05_flow.ipynb").write_text(json.dumps(executed("05_flow", run_folder)))
+    toc = yaml.safe_load((build.stage(run_folder) / "_toc.yml").read_text())
+    files = [chapter["file"] for chapter in toc["parts"][0]["chapters"]]
+    assert files[3:6] == ["notebooks/04_diffusion", "notebooks/05_flow", "notebooks/06_vit"]
+
+
+def test_the_front_page_opens_with_the_numbers_of_the_reference_run(site: Path) -> None:
+    text = " ".join(re.sub(r"<[^>]+>", " ", (site / "intro.html").read_text()).split())
+    rows = gains(REFERENCE)
+    for row in rows.itertuples():
+        assert (
+            f"{row.value:+.1f} ({row.low:+.1f} to {row.high:+.1f}) with {ARM_NAMES[row.arm]}"
+            in text
+        )
+    assert f"n = {rows['n'][0]:,} test images of {rows['lesions'][0]:,} lesions" in text
+    assert text.index("The answer of the reference run") < text.index("The question.")
+    drawn = next((site / "_images").glob("answer*.svg")).read_text()
+    assert all(ARM_NAMES[arm] in drawn for arm in rows.loc[rows["invented"] != "all", "arm"])
+
+
+def test_the_page_of_the_reference_run_has_its_scores_verdicts_and_figures(site: Path) -> None:
+    text = " ".join(re.sub(r"<[^>]+>", " ", (site / "reference_run.html").read_text()).split())
+    for path in (REFERENCE / "predictions").glob("*/seed-0.csv"):
+        arm, _, split = path.parent.name.partition("-")
+        trainings = [pd.read_csv(each) for each in path.parent.glob("seed-*.csv")]
+        answers = [
+            t[[c for c in t if c.startswith("p_")]].idxmax(axis=1).str[2:] for t in trainings
+        ]
+        accuracy = np.mean(
+            [(own == t["dx"]).mean() for own, t in zip(answers, trainings, strict=True)]
+        )
+        name = ARM_NAMES[arm] + (
+            r", split by image, \d+\.\d % of the test images leaked" if split else ""
+        )
+        assert re.search(rf"{name} {100 * accuracy:.1f} \(", text), path
+    counts = pd.read_csv(REFERENCE / "metrics/verdicts.csv")["verdict"].value_counts()
+    assert all(f"{count} {verdict}" in text for verdict, count in counts.items())
+    shown = re.findall(
+        r'src="_images/(fig-[\w-]+)\.png"', (site / "reference_run.html").read_text()
+    )
+    assert set(shown) == {name for part in PARTS.values() for name in part}
+
+
+def test_a_classifier_notebook_without_marked_results_is_refused(run_folder: Path) -> None:
+    path = run_folder / "notebooks/06_vit-gan-0.ipynb"
+    path.write_text(path.read_text().replace("per-arm", "other"))
+    with pytest.raises(InputError, match=r"06_vit.*per-arm"):
+        build.stage(run_folder)
+
+
+def test_no_path_of_the_machine_is_published(run_folder: Path) -> None:
+    staged = build.stage(run_folder)
+    text = "".join(
+        path.read_text() for path in [*staged.glob("notebooks/*.ipynb"), staged / "run.md"]
+    )
+    for secret in (str(run_folder), str(ROOT), "/secret place", str(Path.home()) + "/"):
+        assert secret not in text
+    assert "03_gan wrote runs/tiny/data from skin pictures/HAM.csv" in text
+    assert (
+        json.dumps(executed("01_dataset", run_folder)["cells"][4]["outputs"][0]["data"])[1:-1]
+        in text
+    )
+
+
+def test_the_external_test_has_a_page_only_where_it_was_made(run_folder: Path) -> None:
+    def chapters() -> list[str]:
+        staged = build.stage(run_folder)
+        toc = yaml.safe_load((staged / "_toc.yml").read_text())
+        return [chapter["file"] for chapter in toc["parts"][0]["chapters"]]
+
+    before = chapters()
+    clinic = "/another place/clinic"
+    notebook = executed("16_external", run_folder)
+    notebook["metadata"]["papermill"]["parameters"] = {"external": clinic}
+    notebook["cells"][2]["source"] = f'# Parameters\nexternal = "{clinic}"'
+    (run_folder / "notebooks/16_external.ipynb").write_text(json.dumps(notebook))
+    assert chapters() == [*before, "notebooks/16_external"]
+    page = (run_folder / "book/notebooks/16_external.ipynb").read_text()
+    assert "another place" not in page and 'external = \\"clinic\\"' in page
+
+
+def test_scrubbing_leaves_longer_names_alone(tmp_path: Path) -> None:
+    scrub = build.PathRedactor(tmp_path / "runs/a", tmp_path, "/data")
+    assert scrub(
+        f"{tmp_path}/runs/a/data and {tmp_path}/runs/ab and /data/x.csv and /database"
+    ) == ("runs/a/data and ./runs/ab and data/x.csv and /database")
+
+
+def test_run_page_says_what_was_used_and_left_out(run_folder: Path) -> None:
+    provenance = run_folder / "classifiers/gan/seed-0/provenance.json"
+    provenance.parent.mkdir(parents=True)
+    provenance.write_text(json.dumps({"source": "file", "file": "/secret place/vit.safetensors"}))
+    (run_folder / "data/lesions").mkdir(parents=True)
+    (run_folder / "data/lesions/skipped.csv").write_text("image_id,reason\nISIC_7,cut short\n")
+    (run_folder / "metrics").mkdir()
+    (run_folder / "metrics/extractors.json").write_text(
+        json.dumps({"inception": "no weights to be had"})
+    )
+    (run_folder / "logs").mkdir()
+    (run_folder / "logs/02_vae.json").write_text(
+        json.dumps({"minutes": 1.6, "peak_memory_gib": 1.25})
+    )
+    page = (build.stage(run_folder) / "run.md").read_text()
+    rows = {
+        tuple(part.strip() for part in line.strip("|").split("|"))
+        for line in page.splitlines()
+        if line[:1] == "|"
+    }
+    assert {
+        ("data", "the folder skin pictures"),
+        ("seed", "3"),
+        ("device", "CPU, 2 cores"),
+        ("code", "commit abc123"),
+        ("torch", "9.8.7"),
+        ("02_vae", "1.5", "1.2"),
+        ("03_gan", "1.5", "-"),
+        ("all", f"{1.5 * (len(CHAPTERS) + len(EXECUTIONS))}", ""),
+        ("gan", "0", "source: file; file: vit.safetensors"),
+        ("ISIC_7", "cut short"),
+        ("inception", "no weights to be had"),
+    } <= rows
+
+
+def test_bad_input_is_one_line_and_exit_code_2(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build.main([str(run_folder.parent / "nothing")]) == 2
+    (run_folder / "notebooks/02_vae.ipynb").unlink()
+    assert build.main([str(run_folder)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "not a run" in first
+    assert "not executed yet: notebooks/02_vae" in second
+
+
+def test_a_warning_fails_the_build_and_keeps_the_older_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path / "tiny")
+    (folder / "site").mkdir()
+    (folder / "site/index.html").write_text("the older site")
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "book", root / "book")
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: faulty\nparts: [{chapters: [{file: references}]}]\n"
+    )
+    (root / "book/faulty.md").write_text("# Faulty\n\n{numref}`fig-nowhere`\n")
+    monkeypatch.setattr(staging, "project_root", lambda: root)
+    assert build.main([str(folder)]) == 1
+    assert "fig-nowhere" in capsys.readouterr().err
+    assert (folder / "site/index.html").read_text() == "the older site"
+
+
+def test_numbers_and_captions_come_from_the_run(site: Path) -> None:
+    page = (site / "notebooks/02_vae.html").read_text()
+    assert 'alt="A black square"' in page
+    assert ">0.81<" in page and ">0.812<" in page
+    assert "Fig. 2.1" in page and ">(2.1)<" in page
+    front = (site / "intro.html").read_text()
+    assert "the folder skin pictures" in front and "not skin" not in front
+
+
+def test_every_equation_leads_to_itself_its_check_and_its_paper(site: Path) -> None:
+    page = (site / "equations.html").read_text().partition("<article")[2].partition("</article>")[0]
+    links = re.findall(
+        r'<a class="reference internal" href="((?:notebooks/|references)[^"]+)"', page
+    )
+    assert {link.partition("#")[0] for link in links} == {
+        "references.html",
+        *(f"notebooks/{name}.html" for name in (*CHAPTERS, "06_vit")),
+    }
+    assert (
+        sum("#equation-eq-" in link for link in links)
+        == sum("#check-eq-" in link for link in links)
+        == len(CHAPTERS) + 1
+    )
+    for link in links:
+        path, _, place = link.partition("#")
+        assert f'id="{place}"' in (site / path).read_text(), link
+
+
+def test_a_term_leads_to_the_glossary(site: Path) -> None:
+    page = (site / "notebooks/02_vae.html").read_text()
+    assert page.count('href="../glossary.html#term-lesion"') == 1
+    assert 'id="term-lesion"' in (site / "glossary.html").read_text()
+
+
+def test_pages_work_offline_in_a_browser(site: Path) -> None:
+    assert problems_of(site) == []
+
+
+def test_the_browser_check_sees_faults(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(
+        """<html><body><script src="https://example.org/x.js"></script><script src="gone.js"></script>
+        <script>console.error("broken")</script><img src="gone.png" alt="gone">
+        <div style="width:999px">wide</div><button></button><span class="math">x</span>
+        <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><script src="large.js"></script>
+        <script src="_static/large.js"></script></body></html>"""
+    )
+    (tmp_path / "_static").mkdir()
+    for name in ("large.js", "_static/large.js"):
+        (tmp_path / name).write_text("/*" + 5_000_000 * " " + "*/")
+    found = " ".join(problems_of(tmp_path))
+    for fault in (
+        "another host: https://example.org",
+        "no such file",
+        "error: broken",
+        "image not loaded: gone.png",
+        "without a description: data:image/gif",
+        "sideways scrolling at 390",
+        "MathJax was not loaded",
+        "button-name: ",
+        "heavy: 5.0 MB",
+    ):
+        assert fault in found

@@ -1,0 +1,137 @@
+"""The layout of the package: imports point downward, nothing goes in a circle, folders stay small."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import hamsynth_utils
+from hamsynth_utils.core.lazy import lazy_exports
+
+PACKAGE = Path(hamsynth_utils.__file__).parent
+LAYERS = (
+    "core",
+    "data",
+    "training",
+    "notebook",
+    "classifier",
+    "generators",
+    "metrics",
+    "experiment",
+    "release",
+    "report",
+    "cli",
+)
+MOST_ENTRIES = 12
+
+
+def module_name(path: Path) -> str:
+    """`hamsynth_utils.data.split` for its file; a package has the name of its folder."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def layer_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports(tree: ast.AST) -> list[str]:
+    """Every dotted name of the package that a module imports, at any depth, by statement or by string."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                as_module = f"{node.module}.{alias.name}"
+                found.append(as_module if as_module in MODULES else node.module)
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module"
+        ):
+            argument = node.args[0]
+            if isinstance(argument, ast.JoinedStr):
+                argument = argument.values[0]
+            if isinstance(argument, ast.Constant):
+                found.append(str(argument.value).rstrip("."))
+    return [name for name in found if name.startswith("hamsynth_utils.")]
+
+
+def upward(module: str, tree: ast.AST) -> list[str]:
+    """The imports of a module that point to a higher layer than its own."""
+    own = LAYERS.index(layer_of(module))
+    return [name for name in imports(tree) if LAYERS.index(layer_of(name)) > own]
+
+
+INNER = {name: path for name, path in MODULES.items() if name.count(".")}
+
+
+def test_no_import_points_upward():
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in INNER.items()}
+    assert {name: upward(name, tree) for name, tree in trees.items() if upward(name, tree)} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from hamsynth_utils.report.build import build",
+        "def late():\n    from hamsynth_utils.experiment import run",
+        "import importlib\nimportlib.import_module('hamsynth_utils.cli')",
+        "from importlib import import_module\nimport_module(f'hamsynth_utils.report.{name}')",
+    ],
+)
+def test_an_upward_import_is_found_however_it_is_written(code):
+    assert len(upward("hamsynth_utils.metrics.fidelity", ast.parse(code))) == 1
+
+
+def test_no_imports_go_in_a_circle():
+    graph = defaultdict(set)
+    for name, path in INNER.items():
+        graph[name] = set(imports(ast.parse(path.read_text(encoding="utf-8")))) - {name}
+    list(
+        graphlib.TopologicalSorter(graph).static_order()
+    )  # raises CycleError, which names the circle
+
+
+def test_folders_are_the_ten_subpackages_and_stay_small():
+    here = {
+        path.name for path in PACKAGE.iterdir() if not path.name.startswith((".", "__pycache__"))
+    }
+    project = {"project"} & here  # the files of the project, in an installed package
+    assert here - project == {"__init__.py", "cli.py", *LAYERS[:-1]}
+    for folder in {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE}:
+        entries = [p for p in folder.iterdir() if p.name not in {"__init__.py", "__pycache__"}]
+        assert len(entries) <= MOST_ENTRIES, f"{folder} has {len(entries)} entries"
+
+
+def test_re_exports_are_lazy_and_none_has_the_name_of_a_module():
+    for name in LAYERS[:-1]:
+        package = __import__(f"hamsynth_utils.{name}", fromlist=["*"])
+        modules = {path.stem for path in (PACKAGE / name).iterdir()}
+        exported = set(getattr(package, "__all__", ()))
+        assert not exported & modules, name
+        for attribute in exported:
+            assert getattr(package, attribute) is not None
+    with pytest.raises(ValueError, match="twice"):
+        lazy_exports("some.package", {"run": "Run", "stages": "Run"})
+    with pytest.raises(ValueError, match="name of a module"):
+        lazy_exports("some.package", {"export": "export"})
+
+
+@pytest.mark.parametrize(
+    "code", ["import hamsynth_utils.core.profile as p; p.load_profile('smoke')"]
+)
+def test_what_must_be_fast_imports_no_heavy_library(code):
+    heavy = "torch", "pandas", "matplotlib", "sklearn", "timm"
+    script = f"{code}\nimport sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
