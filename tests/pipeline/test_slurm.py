@@ -1,4 +1,4 @@
-"""The road through SLURM, by profiles/slurm, on a cluster of this one machine: see slurm/cluster.sh."""
+"""The pipeline through SLURM, by profiles/slurm, on a cluster of this one machine: see slurm/cluster.sh."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, TINY, merged
-from test_road import Road, wait_until_gone
+from stand_in import Pipeline, wait_until_gone
 
 from hamsynth_utils.core.weights import read_weights
 from hamsynth_utils.experiment.run import Run
@@ -52,28 +52,28 @@ def slurm(
 
 
 @pytest.fixture
-def road(tmp_path: Path, slurm: None) -> Iterator[Road]:
-    road = Road(tmp_path)
-    yield road
-    if road.process:
-        road.process.kill()
+def pipeline(tmp_path: Path, slurm: None) -> Iterator[Pipeline]:
+    pipeline = Pipeline(tmp_path)
+    yield pipeline
+    if pipeline.process:
+        pipeline.process.kill()
 
 
-def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(road: Road) -> None:
-    slow = Path(f"{road.calls_file}.slow")
+def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(pipeline: Pipeline) -> None:
+    slow = Path(f"{pipeline.calls_file}.slow")
     slow.touch()
-    road.start(*PLACE)
-    road.wait_for("15_claims")
-    before = road.calls()
+    pipeline.start(*PLACE)
+    pipeline.wait_for("15_claims")
+    before = pipeline.calls()
     *finished, (last, _, _, process_id, killed) = before
     assert last == "15_claims"
     scontrol("requeue", killed)
     wait_until_gone(process_id)
-    road.wait_for("15_claims")
+    pipeline.wait_for("15_claims")
     slow.unlink()
-    code, said = road.finish()
+    code, said = pipeline.finish()
     assert code == 0, said
-    (again,) = road.calls()
+    (again,) = pipeline.calls()
     assert (again[0], again[4]) == ("15_claims", killed)
 
     classifiers = [f"06_vit-{arm}-{seed}" for arm in ("real", "gan") for seed in (0, 7)]
@@ -127,37 +127,37 @@ train_generator(Run.open("007", profile, "phantom", 3), "gan", progress_bar=Fals
 
 
 def test_a_training_whose_job_is_killed_and_queued_again_goes_on_from_its_checkpoint(
-    road: Road,
+    pipeline: Pipeline,
 ) -> None:
     """By papermill itself, to the weights of a training that nobody killed, bit for bit."""
-    shutil.rmtree(road.folder / "stand in")
-    (road.run / "run.yaml").unlink()
-    profile = road.folder / "my profile.yaml"
+    shutil.rmtree(pipeline.folder / "stand in")
+    (pipeline.run / "run.yaml").unlink()
+    profile = pipeline.folder / "my profile.yaml"
     training = {"steps": 30, "checkpoint_seconds": 1.0e-9}
     profile.write_text(
         yaml.safe_dump(
             merged(TINY, {"data": {"phantom_images": 300}, "gan": {"training": training}})
         )
     )
-    run = Run.open("007", str(profile), "phantom", 3, root=road.run.parent)
+    run = Run.open("007", str(profile), "phantom", 3, root=pipeline.run.parent)
     for name, source in (("01_dataset", "pass"), ("03_gan", TRAINS)):
         language = {"language_info": {"name": "python"}}
         notebook = nbformat.v4.new_notebook(
             metadata=language, cells=[nbformat.v4.new_code_cell(source)]
         )
-        nbformat.write(notebook, road.checkout / f"notebooks/{name}.ipynb")
-    snakemake = road.start(*PLACE, target=("notebooks/03_gan.ipynb",))
+        nbformat.write(notebook, pipeline.checkout / f"notebooks/{name}.ipynb")
+    snakemake = pipeline.start(*PLACE, target=("notebooks/03_gan.ipynb",))
     checkpoint = run.folder / "generators/gan/checkpoint.safetensors"
     while not checkpoint.is_file() or int(read_weights(checkpoint)[1]["step"]) < 20:
-        assert snakemake.poll() is None, "the road ended before its GAN"
+        assert snakemake.poll() is None, "the pipeline ended before its GAN"
         time.sleep(0.1)
-    ((job, process_id, start),) = road.calls()
+    ((job, process_id, start),) = pipeline.calls()
     scontrol("requeue", job)
     wait_until_gone(process_id)
-    code, said = road.finish()
+    code, said = pipeline.finish()
     assert code == 0, said
-    assert start == 0 and [(again, at) for again, _, at in road.calls()] == [(job, 20)]
-    unbroken = Run.open("unbroken", str(profile), "phantom", 3, root=road.run.parent)
+    assert start == 0 and [(again, at) for again, _, at in pipeline.calls()] == [(job, 20)]
+    unbroken = Run.open("unbroken", str(profile), "phantom", 3, root=pipeline.run.parent)
     train_generator(unbroken, "gan", progress_bar=False)
     killed, whole = (
         read_weights(each.folder / "generators/gan/weights.safetensors")[0]

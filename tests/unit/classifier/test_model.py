@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from phantom_sets import LESIONS, synthetic
 from safetensors.torch import save_file
 
 from hamsynth_utils.classifier import pretrained as module
@@ -11,9 +12,6 @@ from hamsynth_utils.classifier.pretrained import build_classifier
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.data.phantom.generate import make_phantom
-
-LESIONS = make_phantom(150, seed=0)
 
 
 @pytest.fixture
@@ -37,16 +35,6 @@ def pretrained_file(tmp_path):
     path = tmp_path / "vit_tiny_patch16_224_mine.safetensors"
     save_file(vit.state_dict(), path)
     return path, vit
-
-
-def synthetic(dx_label: int, count: int, image_size: int = 64) -> LesionSet:
-    index = np.full(count, int(np.flatnonzero(LESIONS.labels.numpy() == dx_label)[0]))
-    chosen = LESIONS.subset(index)
-    table = chosen.table.assign(
-        synthetic=True, image_id=[f"SYN_{dx_label}_{i}" for i in range(count)]
-    )
-    images = chosen.images[:, :, :image_size, :image_size].contiguous()
-    return LesionSet(images, chosen.labels, table)
 
 
 def test_weights_from_a_file_are_used_truncated_and_resampled(with_weights, pretrained_file):

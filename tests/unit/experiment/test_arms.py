@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from phantom_sets import LESIONS, synthetic
 from sklearn.utils.class_weight import compute_class_weight
-from test_classifier import LESIONS, synthetic
 
 from hamsynth_utils.classifier.model import losses
 from hamsynth_utils.classifier.pretrained import build_classifier

@@ -1,18 +1,16 @@
 """The report: what is staged, that a faulty book fails, and that the built pages work offline."""
 
-import base64
-import io
 import json
 import re
 import shutil
 from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from browser import problems_of
+from made_runs import CHAPTERS, EXECUTIONS, executed, make_run
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.paths import project_root
@@ -22,22 +20,6 @@ from hamsynth_utils.report.pages.reference_run import PARTS
 from hamsynth_utils.report.reference import REFERENCE, gains
 
 ROOT = project_root()
-CHAPTERS = (
-    "01_dataset",
-    "02_vae",
-    "03_gan",
-    "04_diffusion",
-    "07_controls",
-    "08_fidelity",
-    "09_evaluation",
-    "10_privacy",
-    "11_guarantee",
-    "12_fairness",
-    "14_release",
-    "15_claims",
-)
-EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0", "real-0-image")
-DATA = "/secret place/skin pictures"
 
 
 @pytest.fixture
@@ -49,107 +31,6 @@ def run_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build.build(make_run(tmp_path_factory.mktemp("report") / "tiny")).parent
-
-
-def make_run(folder: Path) -> Path:
-    (folder / "notebooks").mkdir(parents=True)
-    record = {
-        "profile": {
-            "name": "smoke",
-            "data": {"split_by": "lesion", "image_size": 64},
-            "seeds": [0, 1],
-            "arms": ["real"],
-        },
-        "data": DATA,
-        "seed": 3,
-        "device": "CPU, 2 cores",
-        "threads": 1,
-        "python": "3.12.1",
-        "git_commit": "abc123",
-        "versions": {"torch": "9.8.7"},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(record))
-    for name in (*CHAPTERS, *(f"06_vit-{execution}" for execution in EXECUTIONS)):
-        (folder / f"notebooks/{name}.ipynb").write_text(json.dumps(executed(name, folder)))
-    (folder / "notebooks/03_gan.partial.ipynb").write_text("not even JSON")
-    return folder
-
-
-def executed(name: str, folder: Path) -> dict:
-    """A notebook with everything a chapter has: glue, equations, a numbered figure, a citation, a fold."""
-    # 05 is that of the classifier, 06 that of its evaluation, and there are several 07.
-    chapter = (
-        name.partition("_")[2]
-        if name
-        in ("05_flow", "07_controls", "08_fidelity", "11_guarantee", "12_fairness", "14_release")
-        else name[:2]
-    )
-    png = io.BytesIO()
-    matplotlib.image.imsave(png, np.zeros((8, 8)), format="png")
-    glued = {
-        "output_type": "display_data",
-        "data": {"text/plain": "0.8123"},
-        "metadata": {
-            "scrapbook": {"mime_prefix": "application/papermill.record/", "name": "accuracy"}
-        },
-    }
-    glued["data"] = {"application/papermill.record/text/plain": "0.8123"}
-    figure = {
-        "output_type": "display_data",
-        "data": {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "<Figure>"},
-        "metadata": {},
-    }
-    said = {
-        "output_type": "stream",
-        "name": "stdout",
-        "text": [f"{name} wrote {folder}/data from {DATA}/HAM.csv\n"],
-    }
-    mathematics = f"$$\n\\mathcal{{L}} = \\boldsymbol{{x}}_t^2\n$$ (eq-{chapter}-loss)\n\nsee {{eq}}`eq-{chapter}-loss`"
-    words = "Accuracy {glue:text}`accuracy:.2f`, {cite}`ho2020ddpm`, a lesion, "
-    words += f"{{numref}}`fig-{chapter}-loss`.\n\n:::{{dropdown}} Solution\nSeven.\n:::"
-    caption = {"caption": "Accuracy is {glue:text}`accuracy:.3f`.", "name": f"fig-{chapter}-loss"}
-    cells = [
-        cell("markdown", f"# Chapter {chapter}\n\n{mathematics}"),
-        cell("code", 'data = "phantom"', tags=["parameters"]),
-        cell("code", f'# Parameters\ndata = "{DATA}"', tags=["injected-parameters"]),
-        cell("code", "glue('accuracy', 0.8123)", outputs=[glued], tags=["per-arm"]),
-        cell(
-            "code",
-            "show()",
-            [figure, said],
-            ["per-arm"],
-            {"image": {"alt": "A black square"}, "figure": caption},
-        ),
-        cell("markdown", words),
-        cell("code", f"# check eq-{chapter}-loss (ho2020ddpm): this cell against numpy.mean\n1"),
-    ]
-    return {
-        "cells": cells,
-        "metadata": {
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-            "papermill": {"duration": 90.0, "output_path": f"{folder}/notebooks/{name}.ipynb"},
-        },
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-
-
-def cell(
-    kind: str,
-    source: str,
-    outputs: list[dict] | None = None,
-    tags: list[str] | None = None,
-    mystnb: dict | None = None,
-) -> dict:
-    metadata = {"tags": tags or []} | ({"mystnb": mystnb} if mystnb else {})
-    code = {"outputs": outputs or [], "execution_count": 1} if kind == "code" else {}
-    return {
-        "cell_type": kind,
-        "id": f"c{abs(hash(source)) % 10**8}",
-        "metadata": metadata,
-        "source": [source],
-        **code,
-    }
 
 
 def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> None:

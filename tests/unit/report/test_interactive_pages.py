@@ -13,9 +13,8 @@ import torch
 import yaml
 from browser import headless, opened, problems_of, served
 from conftest import TINY, merged
+from made_runs import make_run, own_networks
 from PIL import Image
-from test_book import make_run
-from test_playground import own_networks
 
 from hamsynth_utils.classifier.attention import rollout_image
 from hamsynth_utils.classifier.predict import predict

@@ -15,20 +15,19 @@ import pytest
 import torch
 import yaml
 from browser import headless, opened, served
-from conftest import TINY
+from made_runs import make_run, own_networks
 from PIL import Image
 from playwright.sync_api import Page
 from scipy import stats
-from test_book import make_run
 
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.paths import checkpoint_of, project_root
 from hamsynth_utils.core.profile import load_profile
-from hamsynth_utils.core.weights import sha256_of, write_weights
+from hamsynth_utils.core.weights import sha256_of
 from hamsynth_utils.data.lesion_set import CLASSES, to_uint8
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.latent import LatentGenerator
-from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata, load_generator
+from hamsynth_utils.generators.loading import build_generator, load_generator
 from hamsynth_utils.report import build
 from hamsynth_utils.report.interactive import playground
 
@@ -39,31 +38,6 @@ DRAWN = """async ([name, noise, label, guidance, steps]) => {
         images.push([...hamsynth.pixels(image, network.size).data]);
     return [images, (performance.now() - begun) / 1000];
 }"""
-
-
-def own_networks(folder: Path, names: tuple[str, ...] = GENERATORS) -> Path:
-    """A run folder with small networks in it, as good as untrained, in single precision."""
-    (folder / "tiny.yaml").parent.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    torch.manual_seed(0)
-    for name in names:
-        generator = build_generator(name, load_profile(str(folder / "tiny.yaml")))
-        with torch.no_grad():
-            for parameter in generator.parameters():
-                # Not as they begin, where a prior is the standard one and an output layer may be zero.
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        room = folder / f"generators/{name}"
-        counts = json.dumps(dict.fromkeys(CLASSES, 10))
-        about = {
-            **checkpoint_metadata(generator),
-            "trained_on": "abc",
-            "counts": counts,
-            "seed": "3",
-            "steps": "6",
-        }
-        write_weights(room / "weights.safetensors", generator.state_dict(), about)
-        (room / "history.csv").write_text("step,seconds,loss\n6,90.0,1.25\n")
-    return folder
 
 
 def bare_page(folder: Path, run: Path, data: str) -> Path:
