@@ -32,13 +32,11 @@ def test_every_profile_that_ships_is_valid(name):
     assert load_profile(name).name == name
 
 
-def test_the_profile_four_is_smoke_with_flow_matching_on_the_same_latents():
-    four, smoke = load_profile("four"), load_profile("smoke")
-    own = {"name": "smoke", "flow": None, "arms": smoke.arms}
-    assert four.model_copy(update=own) == smoke
-    assert four.arms == (*smoke.arms, "flow")
-    assert four.flow.autoencoder == four.diffusion.autoencoder
-    assert four.flow.training == four.diffusion.training
+@pytest.mark.parametrize("name", ["smoke", "cpu"])
+def test_flow_matching_works_on_the_latents_of_the_diffusion_model(name):
+    profile = load_profile(name)
+    assert profile.flow.autoencoder == profile.diffusion.autoencoder is not None
+    assert profile.flow.training.steps == profile.diffusion.training.steps
 
 
 def test_the_paper_profile_has_the_source_reports_settings():
@@ -90,11 +88,11 @@ def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
         ("data.image_size", "63", r"data\.image_size.*63"),
         ("diffusion.guidance", "0.5", r"diffusion\.guidance.*0\.5"),
         ("vae.training.epochs", "3", "exactly one of steps and epochs"),
-        ("private.epsilons", "[3.0, 1.0, 10.0]", r"private.*epsilons must rise"),
-        ("private.epsilons", "[1.0, 3.0]", r"private\.epsilons.*3"),
-        ("private.epsilons", "[0.0, 1.0, 3.0]", r"private\.epsilons\.0.*0\.0"),
-        ("private.sampling_rate", "1.5", r"private\.sampling_rate.*1\.5"),
-        ("private.delta", "1.0", r"private\.delta.*1"),
+        ("dp.epsilons", "[3.0, 1.0, 10.0]", r"dp.*epsilons must rise"),
+        ("dp.epsilons", "[1.0, 3.0]", r"dp\.epsilons.*3"),
+        ("dp.epsilons", "[0.0, 1.0, 3.0]", r"dp\.epsilons\.0.*0\.0"),
+        ("dp.sampling_rate", "1.5", r"dp\.sampling_rate.*1\.5"),
+        ("dp.delta", "1.0", r"dp\.delta.*1"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_by_name(edited, key, text, message):
@@ -103,7 +101,7 @@ def test_a_wrong_key_or_value_is_refused_by_name(edited, key, text, message):
 
 
 def test_an_unknown_profile_lists_the_known_ones():
-    assert {"smoke", "four", "cpu", "paper"} <= set(SHIPPED)
+    assert {"smoke", "cpu", "paper"} <= set(SHIPPED)
     with pytest.raises(
         InputError, match=f"no profile at .*quick.*known there: {', '.join(SHIPPED)}"
     ):
@@ -154,6 +152,6 @@ def test_a_folder_without_a_run_has_no_profile(tmp_path):
 
 def test_pooling_needs_frozen_blocks(edited_tiny):
     with pytest.raises(
-        InputError, match="pool averages tokens behind frozen blocks, but frozen is 0"
+        InputError, match="token_pool averages tokens behind frozen blocks, but frozen_blocks is 0"
     ):
         load_profile(edited_tiny({"classifier": {"token_pool": 2}}))

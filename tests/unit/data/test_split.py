@@ -179,7 +179,7 @@ def test_missing_lesion_ids_are_refused_with_the_way_out() -> None:
 
 @pytest.mark.parametrize(("validation", "test"), [(0.0, 0.2), (0.1, 0.0), (0.5, 0.5), (-0.1, 0.2)])
 def test_impossible_shares_are_refused(validation: float, test: float) -> None:
-    with pytest.raises(InputError, match="share"):
+    with pytest.raises(InputError, match="fraction"):
         image_split(table_of(), 0, validation, test)
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY
 
-from hamsynth_utils.core.arm_names import ARMS, GENERATORS
+from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.generators.loading import generator_class
@@ -24,13 +24,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from hamsynth_utils.core.generator_settings import ToySettings
+from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.generators.base import Generator
-from hamsynth_utils.core.settings import Settings, TrainingSettings
-
-
-class ToySettings(Settings):
-    noise: float = 0.1
-    training: TrainingSettings
 
 
 class Toy(Generator):
@@ -46,25 +42,32 @@ class Toy(Generator):
         return {"loss": (images.mean((2, 3)) - self.colour[labels]).square().mean()}
 
     def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
-        return (self.colour[labels][:, :, None, None] + self.settings.latent_noise_std * noise).clamp(-1, 1)
+        return (self.colour[labels][:, :, None, None] + self.settings.noise * noise).clamp(-1, 1)
 '''
-LINE = '        Registration("toy", "Toy", "toy paint", "04_toy"),\n'
+SETTINGS = """
+
+class ToySettings(Settings):
+    noise: float = 0.1
+    training: TrainingSettings
+"""
+LINE = '        Registration("toy", "Toy", ToySettings, "toy paint", "05_toy"),\n'
 WAY = """
 import json, sys
-from hamsynth_utils import figures, playground
+from hamsynth_utils.notebook import plots
+from hamsynth_utils.report.interactive import playground
 from hamsynth_utils.experiment.arms import training_set
 from hamsynth_utils.experiment.model_card import model_cards
 from hamsynth_utils.metrics.privacy.membership_inference import MAIN_LOSS, per_image_losses
 from hamsynth_utils.experiment.classifiers import jobs_of
-from hamsynth_utils.core.profile import generator_of
-from hamsynth_utils.experiment.stages import make_synthetic, part_of, synthetic_of, train_generator
-from hamsynth_utils.experiment.run import Run
+from hamsynth_utils.core.arm_names import generator_of
+from hamsynth_utils.experiment.run import Run, part_of
+from hamsynth_utils.experiment.stages import make_synthetic, synthetic_set, train_generator
 
 run = Run.open("a", sys.argv[1])
 toy = train_generator(run, "toy", progress_bar=False).module
 make_synthetic(run, "toy", progress_bar=False)
 playground.write_playground(run.folder / "page", run.folder, "phantom")
-train, made = part_of(run, "train"), synthetic_of(run, "toy")
+train, made = part_of(run, "train"), synthetic_set(run, "toy")
 colours = (toy.colour.detach().cpu() + 1) * 127.5
 real, drawn = ([each.images[each.labels == i].float().mean((0, 2, 3)) for i in range(7)] for each in (train, made))
 off = [max((a - b).abs().max().item() for a, b in zip(drawn, other)) for other in (colours, real)]
@@ -73,8 +76,8 @@ images = train.images[:5].float().mean((2, 3)) / 127.5 - 1
 expected = (images - toy.colour[train.labels[:5]].detach().cpu()).square().mean(1)
 print(json.dumps({
     "manifest": sorted(set(made.table["dataset"])), "off": off,
-    "name": [figures.ARM_NAMES["toy"], figures.ARM_NAMES["toy_only"]],
-    "colours": [figures.ARM_COLOURS["toy"], figures.ARM_COLOURS["toy_only"]], "all": list(figures.ARM_COLOURS.values()),
+    "name": [plots.ARM_NAMES["toy"], plots.ARM_NAMES["toy_only"]],
+    "colours": [plots.ARM_COLOURS["toy"], plots.ARM_COLOURS["toy_only"]], "all": list(plots.ARM_COLOURS.values()),
     "attacked": [losses[MAIN_LOSS["toy"]].tolist(), expected.tolist()],
     "arm": [generator_of("toy"), len(training_set("toy", train, made, 0.1)) - len(train), len(training_set("toy_only", train, made, 0.1)) - len(made)],
     "probed": [job.arm for job in jobs_of(run)], "arms": run.profile.arms,
@@ -93,8 +96,11 @@ def copied(tmp_path_factory) -> Path:
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     (folder / "hamsynth_utils/generators/toy.py").write_text(TOY)
+    with (folder / "hamsynth_utils/core/generator_settings.py").open("a") as settings:
+        settings.write(SETTINGS)
     registry = folder / "hamsynth_utils/core/registry.py"
     before, after = registry.read_text().split("    )\n}\n")
+    before = before.replace("    VAESettings,\n", "    ToySettings,\n    VAESettings,\n", 1)
     registry.write_text(f"{before}{LINE}    )\n}}\n{after}")
     toy = {
         "training": {
@@ -147,14 +153,28 @@ def test_a_generators_facts_agree_with_its_class():
     assert tuple(REGISTRY) == GENERATORS
 
 
-def test_a_profile_without_its_section_has_neither_the_generator_nor_its_arms(edited_tiny):
-    profile = load_profile(edited_tiny({"flow": None}))
-    assert profile.flow is None and "flow" not in profile.generators and "flow" not in profile.arms
-    assert set(ARMS) - set(profile.possible_arms) == {"flow", "flow_only"}
-    with pytest.raises(ValueError, match="no section flow"):
-        profile.generator_settings("flow")
-    with pytest.raises(ValueError, match="arms holds flow_only, but there is no section flow"):
-        load_profile(edited_tiny({"flow": None, "arms": ["real", "flow_only"]}))
+WITHOUT = """
+import sys
+from hamsynth_utils.core.arm_names import ARMS
+from hamsynth_utils.core.profile import load_profile
+
+profile = load_profile(sys.argv[1])
+print(profile.toy, "toy" in profile.generators, sorted(set(ARMS) - set(profile.possible_arms)))
+for fails in (lambda: profile.generator_settings("toy"), lambda: load_profile(sys.argv[2])):
+    try:
+        fails()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_profile_without_its_section_has_neither_the_generator_nor_its_arms(copied):
+    (copied / "without.yaml").write_text(yaml.safe_dump(TINY))
+    (copied / "asks.yaml").write_text(yaml.safe_dump({**TINY, "arms": ["real", "toy_only"]}))
+    facts, *errors = in_copy(copied, "-c", WITHOUT, "without.yaml", "asks.yaml").splitlines()
+    assert facts == "None False ['toy', 'toy_only']"
+    assert "no section toy" in errors[0]
+    assert "arms holds toy_only, but there is no section toy" in errors[1]
 
 
 @pytest.mark.parametrize("section", ["absent", None])

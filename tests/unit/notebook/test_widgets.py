@@ -43,7 +43,7 @@ def shade(noise_level: float = 0.5, diagnosis: str = "mel") -> tuple[BookFigure,
 
 
 LEVELS = [0.0, 0.2, 0.5, 1.0]
-CELL = f"""from hamsynth_utils import hands
+CELL = f"""from hamsynth_utils.notebook import widgets
 from hamsynth_utils.notebook.plots import BookFigure
 {inspect.getsource(shade)}
 widgets.interact(shade(0.0)[0], shade, noise_level={LEVELS}, diagnosis=["mel", "nv"])"""
@@ -80,7 +80,7 @@ def test_the_front_end_says_whether_somebody_is_there() -> None:
     try:
         for asked in (True, False, True):
             client.execute_interactive(
-                "from hamsynth_utils import hands; print(widgets.is_interactive())",
+                "from hamsynth_utils.notebook import widgets; print(widgets.is_interactive())",
                 allow_stdin=asked,
                 timeout=300,
                 output_hook=lambda message: said.append(

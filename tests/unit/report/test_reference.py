@@ -224,7 +224,7 @@ def test_the_kept_reference_is_sound():
     assert (
         record["data"] == "ham10000"
         and len(seeds) >= 3
-        and {"real", *(name for name, each in REGISTRY.items() if each.in_every_run)} < set(arms)
+        and {"real", *(name for name in REGISTRY if record["profile"].get(name))} < set(arms)
     )
     estimates = pd.read_csv(REFERENCE / "metrics/estimates/evaluation.csv")
     estimates = estimates[estimates["split_by"] == record["profile"]["data"]["split_by"]]
