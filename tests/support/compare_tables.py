@@ -59,7 +59,9 @@ class UsageError(Exception):
 class _Loader(yaml.SafeLoader):
     """Reads YAML, but refuses a key that is given twice, of which the first would be forgotten."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, Any]:
         """Make a mapping of a node.
 
         Args:
@@ -532,7 +534,7 @@ def compare(path: str, old: Table, new: Table, renames: Renames, tolerance: floa
         What is not equal.
     """
     result = Comparison()
-    new_names = merged(renames.columns, path)
+    old_columns, new_names = old.columns, merged(renames.columns, path)
 
     def listed(part: dict[str, list[str]]) -> set[str]:
         """Find the columns that the map lists.
@@ -543,7 +545,7 @@ def compare(path: str, old: Table, new: Table, renames: Renames, tolerance: floa
         Returns:
             Their new names, whichever of their names is listed.
         """
-        from_old = {rename(each, new_names) for each in named(part, path, old.columns)}
+        from_old = {rename(each, new_names) for each in named(part, path, old_columns)}
         return from_old | named(part, path, new.columns)
 
     old = renamed_table(old, path, renames)

@@ -63,18 +63,58 @@ def test_equal_tables_are_equal_whatever_their_order_and_times(compare: Compare)
 def test_renames_of_files_columns_and_values_are_followed(compare: Compare) -> None:
     """A table is found under its new name, with new names in it; without the map it is not."""
     old = {"runs/vae/scores.csv": SCORES, "runs/gan/scores.csv": SCORES}
-    text = SCORES.replace("arm,seed,value", "set,seed,score").replace("vae,", "only vae,")
+    text = (
+        "set,number,score,seconds\nonly vae,1,0.75,3.5\nonly vae,0,0.25,2.5\nreal,0,0.5,1.5\n"
+    )
     new = {"runs/vae/seed-0/results.csv": text, "runs/gan/seed-0/results.csv": text}
     renames = {
         "files": {
             "runs/*/scores.csv": "runs/*/seed-0/scores.csv",
             "**/scores.csv": "**/results.csv",
         },
-        "columns": {"everywhere": {"arm": "set"}, "runs/*/scores.csv": {"value": "score"}},
+        "columns": {
+            "everywhere": {"arm": "set", "seed": "number", "value": "chance"},
+            "runs/*/scores.csv": {"value": "score"},
+        },
         "values": {"everywhere": {"arm": {"v*": "only v*"}}},
     }
     code, output = compare(old, new, renames)
     assert (code, output) == (0, "2 tables equal, 0 differ\n")
+
+
+def test_a_star_stays_within_one_folder(compare: Compare) -> None:
+    """A rule for `*` leaves a path with one more folder as it is."""
+    tables = {"runs/vae/more/scores.csv": SCORES}
+    code, output = compare(tables, tables, {"files": {"runs/*/scores.csv": "runs/*/a.csv"}})
+    assert (code, output) == (0, "1 tables equal, 0 differ\n")
+
+
+def test_columns_without_text_are_compared(compare: Compare) -> None:
+    """Yes or no, nothing at all, and numbers beside text say not which row it is."""
+    head = "id,right,note,mixed\n"
+    old, new = head + "a_1,True,,-\n1_0,True,,2\n", head + "a_1,False,new,1\n1_0,True,,2.0\n"
+    code, output = compare({"a.csv": old}, {"a.csv": new})
+    assert code == 1
+    assert output.splitlines()[1:-1] == [
+        f"  column {column}: 1 of 2 cells differ, the largest (text): {change} at id=a_1"
+        for column, change in (
+            ("right", "'True' is now 'False'"), ("note", "'' is now 'new'"),
+            ("mixed", "'-' is now '1'"),
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "code"), [("0.0", 0), ("1e-17", 0), ("1e-9", 1)])
+def test_next_to_nothing_is_nothing(compare: Compare, value: str, code: int) -> None:
+    """A rounding error beside zero is no difference, although its relative size is the largest.
+
+    Args:
+        compare: compares tables.
+        value: what became of 0.
+        code: the exit code that it leads to.
+    """
+    tables = {"a.csv": "id,value\na,0\n"}, {"a.csv": f"id,value\na,{value}\n"}
+    assert compare(*tables, None, "--tolerance", "0")[0] == code
 
 
 @pytest.mark.parametrize("left_out", ["files", "columns", "values"])
@@ -109,12 +149,12 @@ def test_a_rename_that_the_map_does_not_know_is_a_difference(
 
 def test_a_changed_number_is_found_with_its_row(compare: Compare) -> None:
     """The largest difference of a column is shown, relative to the larger number."""
-    new = SCORES.replace("0.25", "0.2").replace("0.75", "0.7500001").replace("0.5,", "0.499,")
+    new = SCORES.replace("0.25", "0.3125").replace("0.75", "0.7500001").replace("0.5,", "0.499,")
     code, output = compare({"scores.csv": SCORES}, {"scores.csv": new})
     assert code == 1
     assert (
         "  column value: 2 of 3 cells differ, the largest (relative difference 0.2): "
-        "'0.25' is now '0.2' at arm=vae, seed=0"
+        "'0.25' is now '0.3125' at arm=vae, seed=0"
     ) in output.splitlines()
 
 
@@ -212,6 +252,13 @@ def test_checksums_stand_for_a_table(
     code, output = compare({CHECKSUMS: listing + "\n"}, tables, renames)
     assert code == (1 if problem else 0)
     assert (f"  {problem}" in output.splitlines()) == bool(problem)
+
+
+def test_checksums_of_ignored_files_are_ignored(compare: Compare) -> None:
+    """A file that the map ignores may be gone."""
+    listing = "file,sha256,header,rows_sha256\na/b.csv,0,0,0\n"
+    renames = {"ignored": {"files": ["a/*"]}}
+    assert compare({CHECKSUMS: listing}, {"other.csv": SCORES}, renames)[0] == 0
 
 
 @pytest.mark.parametrize(
