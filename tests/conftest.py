@@ -17,7 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def ham10000_folder() -> Path:
-    """The real HAM10000: `HAMSYNTH_TEST_DATA`, or `shared/ham10000` beside the project."""
+    """The real HAM10000: `HAMSYNTH_TEST_DATA`, or `shared/ham10000` beside the project.
+
+    Tests on real images are skipped where it is missing, but not in CI, unless `HAMSYNTH_TEST_DATA=skip`.
+    """
+    if os.environ.get("HAMSYNTH_TEST_DATA") == "skip":
+        pytest.skip("HAMSYNTH_TEST_DATA=skip")
     folder = Path(os.environ.get("HAMSYNTH_TEST_DATA", ROOT.parent / "shared/ham10000"))
     if not (folder / "HAM10000_metadata.csv").is_file():
         message = f"no HAM10000 at {folder}: name its folder in HAMSYNTH_TEST_DATA"

@@ -59,9 +59,7 @@ class UsageError(Exception):
 class _Loader(yaml.SafeLoader):
     """Reads YAML, but refuses a key that is given twice, of which the first would be forgotten."""
 
-    def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
-    ) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Make a mapping of a node.
 
         Args:

@@ -63,9 +63,7 @@ def test_equal_tables_are_equal_whatever_their_order_and_times(compare: Compare)
 def test_renames_of_files_columns_and_values_are_followed(compare: Compare) -> None:
     """A table is found under its new name, with new names in it; without the map it is not."""
     old = {"runs/vae/scores.csv": SCORES, "runs/gan/scores.csv": SCORES}
-    text = (
-        "set,number,score,seconds\nonly vae,1,0.75,3.5\nonly vae,0,0.25,2.5\nreal,0,0.5,1.5\n"
-    )
+    text = "set,number,score,seconds\nonly vae,1,0.75,3.5\nonly vae,0,0.25,2.5\nreal,0,0.5,1.5\n"
     new = {"runs/vae/seed-0/results.csv": text, "runs/gan/seed-0/results.csv": text}
     renames = {
         "files": {
