@@ -286,6 +286,25 @@ rule fairness:
         EXECUTE
 
 
+rule explanation:
+    input:
+        f"notebooks/06_vit-real-{PROFILE['seeds'][0]}.ipynb",
+        notebook=NOTEBOOKS / "13_explanation.ipynb",
+    output:
+        "notebooks/13_explanation.ipynb",
+    log:
+        "logs/13_explanation.log",
+    threads: PROFILE["threads"]
+    resources:
+        mem_mb=lambda wildcards, attempt: 4096 * attempt,
+        runtime=240,
+    params:
+        name="13_explanation",
+        parameters=PARAMETERS,
+    shell:
+        EXECUTE
+
+
 rule release:
     input:
         "notebooks/08_fidelity.ipynb",
@@ -312,7 +331,7 @@ rule claims:
     input:
         "notebooks/09_evaluation.ipynb",
         "notebooks/10_privacy.ipynb",
-        "notebooks/12_fairness.ipynb",
+        "notebooks/13_explanation.ipynb",
         "notebooks/14_release.ipynb",  # for the order of the chapters alone
         claims=ROOT / "book/claims.yaml",
         notebook=NOTEBOOKS / "15_claims.ipynb",

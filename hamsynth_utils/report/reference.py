@@ -64,7 +64,7 @@ FIGURES = (
     "fig-fairness-groups",
     "fig-fairness-gaps",
     "fig-fairness-changes",
-    "fig-fairness-inside",
+    "fig-explanation-inside",
     "fig-release-gate",
     "fig-claims-gains",
     "fig-claims-answer",

@@ -36,6 +36,7 @@ CHAPTERS = (
     "10_privacy",
     "11_guarantee",
     "12_fairness",
+    "13_explanation",
     "14_release",
     "15_claims",
 )
@@ -140,7 +141,7 @@ def test_every_room_leaves_its_results(report):
             predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1).between(0.999, 1.001).all()
         )
     metrics = ("fidelity", "probes", "probe_gains", "probe_sweep", "classification", "differences")
-    for table in (*metrics, "privacy", "guarantee", "fairness"):
+    for table in (*metrics, "privacy", "guarantee", "fairness", "explanation"):
         assert len(pd.read_csv(folder / f"metrics/{table}.csv"))
 
 

@@ -88,6 +88,7 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(pipeline: P
         "09_evaluation",
         "10_privacy",
         "12_fairness",
+        "13_explanation",
         "14_release",
     ]
     once = [*chapters, *classifiers]

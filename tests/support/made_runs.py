@@ -28,6 +28,7 @@ CHAPTERS = (
     "10_privacy",
     "11_guarantee",
     "12_fairness",
+    "13_explanation",
     "14_release",
     "15_claims",
 )
@@ -69,7 +70,15 @@ def executed(name: str, folder: Path) -> dict:
     chapter = (
         name.partition("_")[2]
         if name
-        in ("05_flow", "07_controls", "08_fidelity", "11_guarantee", "12_fairness", "14_release")
+        in (
+            "05_flow",
+            "07_controls",
+            "08_fidelity",
+            "11_guarantee",
+            "12_fairness",
+            "13_explanation",
+            "14_release",
+        )
         else name[:2]
     )
     png = io.BytesIO()

@@ -38,7 +38,15 @@ while Path(os.environ["CALLS"] + ".slow").exists() and "08" in target:
 """
 
 
-LAST = ("09_evaluation", "08_fidelity", "12_fairness", "10_privacy", "14_release", "15_claims")
+LAST = (
+    "09_evaluation",
+    "08_fidelity",
+    "12_fairness",
+    "13_explanation",
+    "10_privacy",
+    "14_release",
+    "15_claims",
+)
 
 
 CHAPTERS = (

@@ -106,7 +106,7 @@ def compared(tmp_path_factory):
     for name, key in (("gains", ["against", "metric"]), ("sweep", ["ratio"])):
         columns = ["arm", *key, "value", "low", "high"]
         pd.DataFrame(columns=columns).to_csv(run.folder / f"metrics/probe_{name}.csv", index=False)
-    for name in ("privacy", "fairness"):
+    for name in ("privacy", "explanation"):
         pd.DataFrame(columns=ESTIMATES).to_csv(
             run.folder / f"metrics/estimates/{name}.csv", index=False
         )
