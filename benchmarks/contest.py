@@ -28,7 +28,7 @@ from torch import Tensor
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.data.lesion_set import LesionSet, to_uint8, to_unit_range
-from hamsynth_utils.experiment.run import Run, part_of
+from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import flip_and_turn
 from hamsynth_utils.generators.loading import build_generator
 from hamsynth_utils.metrics.features import cached_features, extract, load_extractor
@@ -105,7 +105,7 @@ def open_run(options: argparse.Namespace, threads: int = SIDE_THREADS) -> Run:
 
 def side_by_side(options: argparse.Namespace, *sides: Side) -> list[Contestant]:
     """Two sides at the same time, each in a process of its own; a third begins when one of them is done."""
-    part_of(open_run(options), "train")  # read and split once, before both would
+    open_run(options).images("train")  # read and split once, before both would
     with (
         TemporaryDirectory() as folder,
         ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool,
@@ -167,7 +167,7 @@ def train_for(
 def trained_side(title: str, name: str, options: argparse.Namespace) -> Contestant:
     """The package's VAE or GAN with the profile's settings, trained for the minutes and sampled."""
     run = open_run(options)
-    lesions, settings = part_of(run, "train"), run.profile.generator_settings(name)
+    lesions, settings = run.images("train"), run.profile.generator_settings(name)
     torch.manual_seed(options.seed)
     ours = build_generator(name, run.profile)
     seconds, images = train_for(ours, lesions, settings.training, options.minutes, options.seed)
@@ -191,9 +191,9 @@ def batches_for(
 def compare(options: argparse.Namespace, contestants: list[Contestant]) -> pd.DataFrame:
     """One row a contestant, and one for the floor, measured against the real training images."""
     run = open_run(options, CORES)
-    n, lesions = options.samples, part_of(run, "train")
+    n, lesions = options.samples, run.images("train")
     name, rows = "efficientnet_lite0", []
-    with run.room("features") as folder:
+    with run.stage_dir("features") as folder:
         real = cached_features(lesions.images, name, folder / f"{name}.npz", run.device)
     extractor, picked = load_extractor(name, run.device), asked(lesions, options).numpy()
     for one in contestants:

@@ -20,7 +20,6 @@ from torchvision.utils import save_image
 
 from hamsynth_utils.core.generator_settings import DiffusionSettings
 from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.experiment.run import part_of
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.diffusion import Diffusion
 
@@ -61,13 +60,13 @@ def trained_diffusion(
 def our_side(options: argparse.Namespace) -> contest.Contestant:
     run = contest.open_run(options)
     return trained_diffusion(
-        "HamSynth diffusion", options, run.profile.diffusion, part_of(run, "train")
+        "HamSynth diffusion", options, run.profile.diffusion, run.images("train")
     )
 
 
 def readme_side(options: argparse.Namespace) -> contest.Contestant:
     """The README's settings; amp needs a GPU, and its FID would download Inception."""
-    lesions = part_of(contest.open_run(options), "train")
+    lesions = contest.open_run(options).images("train")
     torch.manual_seed(options.seed)
     with TemporaryDirectory() as name:
         folder = Path(name) / "images"

@@ -22,7 +22,6 @@ import pandas as pd
 from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier
 from hamsynth_utils.classifier.token_cache import CachedTokenData, cached_tokens
-from hamsynth_utils.experiment.run import part_of
 from hamsynth_utils.experiment.stages import flip_and_turn
 from hamsynth_utils.metrics import comparison
 from hamsynth_utils.training.loop import train
@@ -50,7 +49,7 @@ def tuned(options: argparse.Namespace, name: str, precision: str = "auto", **cha
     if options.steps:
         length = length.model_copy(update={"steps": options.steps, "epochs": None})
     classifier, _ = build_classifier(settings, options.seed)
-    lesions, test = part_of(run, "train"), part_of(run, "test")
+    lesions, test = run.images("train"), run.images("test")
     once, tokens, source = 0.0, None, lesions
     with TemporaryDirectory() as folder:
         if settings.frozen_blocks:
@@ -86,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     sides = contest.side_by_side(options, our_side, naive_side, other_side)
     run = contest.open_run(options, contest.CORES)
-    lesions, draws = part_of(run, "test").table["lesion_id"], run.profile.evaluation.n_resamples
+    lesions, draws = run.images("test").table["lesion_id"], run.profile.evaluation.n_resamples
     rows, found = [], {}
     for side in sides:
         row = {

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamsynth_utils.experiment.run import part_of
-
 LATENT = 100
 
 
@@ -37,7 +35,7 @@ def dcgan() -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def dcgan_side(options: argparse.Namespace) -> contest.Contestant:
-    lesions = part_of(contest.open_run(options), "train")
+    lesions = contest.open_run(options).images("train")
     torch.manual_seed(options.seed)
     generator, discriminator = (net.to(memory_format=torch.channels_last) for net in dcgan())
     forger, critic = (

@@ -13,7 +13,6 @@ import contest
 from diffusion import trained_diffusion
 
 from hamsynth_utils.core.generator_settings import DiffusionSettings
-from hamsynth_utils.experiment.run import part_of
 
 
 def folded(settings: DiffusionSettings) -> DiffusionSettings:
@@ -31,13 +30,13 @@ def folded(settings: DiffusionSettings) -> DiffusionSettings:
 
 def latent_side(options: argparse.Namespace) -> contest.Contestant:
     run = contest.open_run(options)
-    return trained_diffusion("latents", options, run.profile.diffusion, part_of(run, "train"))
+    return trained_diffusion("latents", options, run.profile.diffusion, run.images("train"))
 
 
 def folded_side(options: argparse.Namespace) -> contest.Contestant:
     run = contest.open_run(options)
     return trained_diffusion(
-        "folded pixels", options, folded(run.profile.diffusion), part_of(run, "train")
+        "folded pixels", options, folded(run.profile.diffusion), run.images("train")
     )
 
 

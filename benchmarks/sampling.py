@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hamsynth_utils.core.paths import checkpoint_of
 from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.experiment.run import part_of
 from hamsynth_utils.generators.diffusion import Diffusion
 from hamsynth_utils.generators.loading import load_generator
 
@@ -52,7 +51,7 @@ def opened(options: argparse.Namespace) -> tuple[Diffusion, LesionSet]:
     run = contest.open_run(options)
     diffusion = load_generator(options.checkpoint, "diffusion")
     assert isinstance(diffusion, Diffusion)
-    return diffusion, part_of(run, "train")
+    return diffusion, run.images("train")
 
 
 def main() -> None:

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamsynth_utils.experiment.run import part_of
-
 
 class PlainVAE(nn.Module):
     """The textbook's: four strided convolutions there and back, mean squared error plus KL, no class."""
@@ -46,7 +44,7 @@ class PlainVAE(nn.Module):
 
 
 def plain_side(options: argparse.Namespace) -> contest.Contestant:
-    lesions = part_of(contest.open_run(options), "train")
+    lesions = contest.open_run(options).images("train")
     torch.manual_seed(options.seed)
     vae = PlainVAE().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "errors": "InputError",
         "files": "atomic_path write_owner_only",
         "generator_settings": "DiffusionSettings",
-        "paths": "checkpoint_of project_root",
+        "paths": "RunPaths checkpoint_of project_root",
         "settings": "TrainingSettings",
         "weights": "sha256_of sha256_of_bytes",
     },

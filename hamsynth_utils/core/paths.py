@@ -1,9 +1,29 @@
-"""The checkout, the folder of runs, and the names of files that several stages share."""
+"""The folders of the project and of a run: every path that more than one module uses."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+
+WEIGHTS = "weights.safetensors"
+"""The file of trained weights, in the folder of every training."""
+
+
+HISTORY = "history.csv"
+"""The table of losses, in the folder of every training."""
+
+
+CHECKPOINT = "checkpoint.safetensors"
+"""The state of a training that has not ended yet, in its folder."""
+
+
+PROVENANCE = "provenance.json"
+"""The file that says where the first weights of a classifier came from, in its folder."""
+
+
+AUTOENCODER_HISTORY = "autoencoder_history"
+"""The metadata key of the autoencoder's losses, in the checkpoint of a generator that uses one."""
 
 
 def project_root() -> Path:
@@ -16,21 +36,236 @@ def runs_folder() -> Path:
     return Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs").expanduser()
 
 
-SYNTHETIC_SET = "generators/{}/synthetic"
-"""Where a run keeps the synthetic set of a generator."""
-
-
-WEIGHTS = "weights.safetensors"
-
-
-SHARED_AUTOENCODER = "generators/autoencoder"
-"""The room of the autoencoder that generators of the same settings share, see `rooms.autoencoder_dir`."""
-
-
-AUTOENCODER_HISTORY = "autoencoder_history"
-"""The key of its losses, in the metadata of a checkpoint of a generator that works on it."""
-
-
 def checkpoint_of(name: str, folder: Path | None = None) -> Path:
-    """The file of a generator's released checkpoint; `folder` is the project's `checkpoints/` by default."""
+    """The file of a generator's released checkpoint.
+
+    Args:
+        name: the generator.
+        folder: where checkpoints lie; `checkpoints/` of the project by default.
+
+    Returns:
+        The path of the file, whether it exists or not.
+    """
     return (folder or project_root() / "checkpoints") / f"{name}.safetensors"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The paths inside a run folder; none of them has to exist.
+
+    Attributes:
+        folder: the run folder.
+        split_by: how the run splits its data, `lesion` or `image`.
+    """
+
+    folder: Path
+    split_by: str = "lesion"
+
+    @property
+    def record(self) -> Path:
+        """The YAML file that says what made the run."""
+        return self.folder / "run.yaml"
+
+    @property
+    def data(self) -> Path:
+        """The folder of the images and of the split."""
+        return self.folder / "data"
+
+    @property
+    def lesions(self) -> Path:
+        """The folder that `LesionSet.load` reads."""
+        return self.data / "lesions"
+
+    @property
+    def lesion_images(self) -> Path:
+        """The array of all images."""
+        return self.lesions / "images.npy"
+
+    @property
+    def lesion_table(self) -> Path:
+        """The table of the images, one row per image."""
+        return self.lesions / "table.csv"
+
+    @property
+    def lesion_index(self) -> Path:
+        """The table of the source files, one row per file; not there for the phantom."""
+        return self.lesions / "index.csv"
+
+    @property
+    def skipped(self) -> Path:
+        """The table of the images that were left out as broken; not there for the phantom."""
+        return self.lesions / "skipped.csv"
+
+    def split(self, split_by: str | None = None) -> Path:
+        """The table that says which image is in which part.
+
+        Args:
+            split_by: `lesion` or `image`; the run's own way to split by default.
+        """
+        own = split_by in (None, self.split_by)
+        return self.data / ("split.csv" if own else f"split-{split_by}.csv")
+
+    @property
+    def generators(self) -> Path:
+        """The folder of all generators."""
+        return self.folder / "generators"
+
+    def generator(self, name: str) -> Path:
+        """The folder of one generator: weights, history and synthetic images."""
+        return self.generators / name
+
+    def generator_weights(self, name: str) -> Path:
+        """The weights of one generator."""
+        return self.generator(name) / WEIGHTS
+
+    def generator_history(self, name: str) -> Path:
+        """The losses of one generator."""
+        return self.generator(name) / HISTORY
+
+    def snapshot_distances(self, name: str) -> Path:
+        """The distance to real images at each snapshot of one generator's training."""
+        return self.generator(name) / "snapshot_distances.csv"
+
+    def sampling_curves(self, name: str) -> Path:
+        """The distance to real images by guidance, solver and steps."""
+        return self.generator(name) / "sampling.csv"
+
+    def synthetic(self, name: str) -> Path:
+        """The folder of one generator's synthetic set."""
+        return self.generator(name) / "synthetic"
+
+    def autoencoder(self, owner: str | None = None) -> Path:
+        """The folder of an autoencoder.
+
+        Args:
+            owner: the generator that has an autoencoder of its own; None for the autoencoder that
+                generators of the same settings share.
+        """
+        return self.generators / (f"{owner}-autoencoder" if owner else "autoencoder")
+
+    @property
+    def classifiers(self) -> Path:
+        """The folder of all classifiers."""
+        return self.folder / "classifiers"
+
+    def classifier(self, arm: str, seed: int, split_by: str | None = None) -> Path:
+        """The folder of one classifier.
+
+        Args:
+            arm: what the classifier learns from.
+            seed: the seed of its training.
+            split_by: the split of its data; the run's own by default.
+        """
+        return self.classifier_arm(arm, split_by) / f"seed-{seed}"
+
+    def classifier_history(self, arm: str, seed: int) -> Path:
+        """The losses of one classifier under the run's own split."""
+        return self.classifier(arm, seed) / HISTORY
+
+    def classifier_arm(self, arm: str, split_by: str | None = None) -> Path:
+        """The folder of one arm's classifiers, one subfolder per seed."""
+        own = split_by in (None, self.split_by)
+        return self.classifiers / (arm if own else f"{arm}-{split_by}-split")
+
+    def classifier_seeds(self, arm: str, split_by: str | None = None) -> list[int]:
+        """The seeds of one arm's classifiers that have predictions on the test part, ascending."""
+        found = self.classifier_arm(arm, split_by).glob(f"seed-*/{TEST_PREDICTIONS}")
+        return sorted(int(path.parent.name.removeprefix("seed-")) for path in found)
+
+    def predictions(self, arm: str, part: str, seed: int, split_by: str | None = None) -> Path:
+        """The predictions of one classifier on `validation`, `test` or `external` images."""
+        return self.classifier(arm, seed, split_by) / predictions_file(part)
+
+    def classifier_files(self, name: str) -> list[Path]:
+        """The files of this name in the folders of all classifiers, under either split, sorted."""
+        return sorted(self.classifiers.glob(f"*/seed-*/{name}"))
+
+    @property
+    def tokens(self) -> Path:
+        """The cached tokens of the classifiers' frozen blocks."""
+        return self.classifiers / "tokens"
+
+    def probe(
+        self, arm: str, seed: int, ratio: float | None = None, split_by: str | None = None
+    ) -> Path:
+        """The folder of one probe.
+
+        Args:
+            arm: what the probe learns from.
+            seed: the seed of its training.
+            ratio: synthetic images per real image of the minority classes; None for the arm's own number.
+            split_by: the split of its data; None for the run's own.
+        """
+        of_ratio = "" if ratio is None else f"-ratio-{ratio:g}"
+        of_split = "" if split_by is None else f"-{split_by}-split"
+        return self.folder / f"probes/{arm}{of_ratio}{of_split}/seed-{seed}"
+
+    @property
+    def probe_features(self) -> Path:
+        """The cached features that the probes learn from."""
+        return self.folder / "probes/features"
+
+    @property
+    def features(self) -> Path:
+        """The cached features of the feature extractors."""
+        return self.folder / "features"
+
+    def private(self, name: str) -> Path:
+        """The folder of one training with differential privacy."""
+        return self.folder / "private" / name
+
+    def attacked(self, name: str) -> Path:
+        """The folder of the generator that is trained again to be attacked."""
+        return self.folder / "privacy" / name
+
+    @property
+    def metrics(self) -> Path:
+        """The folder of the tables."""
+        return self.folder / "metrics"
+
+    def table(self, name: str) -> Path:
+        """The CSV file of one table."""
+        return self.metrics / f"{name}.csv"
+
+    @property
+    def extractors(self) -> Path:
+        """The JSON file that says which feature extractors were used, and their weights."""
+        return self.metrics / "extractors.json"
+
+    @property
+    def external(self) -> Path:
+        """The folder of the external test."""
+        return self.folder / "external"
+
+    @property
+    def external_record(self) -> Path:
+        """The JSON file that says which external set was tested, and when."""
+        return self.folder / "external.json"
+
+    @property
+    def exports(self) -> Path:
+        """The table of the synthetic sets that were exported, one row per export."""
+        return self.folder / "exports.csv"
+
+    @property
+    def notebooks(self) -> Path:
+        """The folder of the executed notebooks."""
+        return self.folder / "notebooks"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs."""
+        return self.folder / "logs"
+
+    @property
+    def site(self) -> Path:
+        """The folder of the report in HTML."""
+        return self.folder / "site"
+
+
+TEST_PREDICTIONS = "predictions.csv"
+
+
+def predictions_file(part: str) -> str:
+    """The name of the file of predictions on `validation`, `test` or `external` images."""
+    return TEST_PREDICTIONS if part == "test" else f"{part}_{TEST_PREDICTIONS}"

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "classifiers": "ProbeJob features_of fine_tune jobs_of pretrained_vit run_probes",
         "external_test": "nearest_photos run_external_test shared_photos",
         "learning_curves": "HeldoutFrechet format_snapshot_distances sampling_curves snapshot_distances snapshot_samples",
-        "run": "Run classifier_dir part_of",
-        "stages": "effective_settings flip_and_turn make_synthetic synthetic_set train_autoencoder train_generator",
+        "run": "Run",
+        "stages": "effective_settings flip_and_turn make_synthetic train_autoencoder train_generator",
     },
 )

@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -19,6 +20,7 @@ from hamsynth_utils.classifier.token_cache import CachedTokenData, CachedTokens,
 from hamsynth_utils.core.arm_names import generator_of, known_arm, other_split
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.paths import PROVENANCE, predictions_file
 from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.experiment.arms import (
     augmentation,
@@ -29,12 +31,7 @@ from hamsynth_utils.experiment.arms import (
 )
 from hamsynth_utils.experiment.run import (
     Run,
-    classifier_dir,
-    part_of,
-    shared_stage_dir,
-    training_images,
 )
-from hamsynth_utils.experiment.stages import synthetic_set
 from hamsynth_utils.metrics.classification import read_predictions
 from hamsynth_utils.training.loop import TrainingResult, train
 
@@ -63,16 +60,16 @@ def fine_tune(
     generator = generator_of(known_arm(arm))
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"the classifier's seed must be a whole number from 0 up, not {seed!r}")
-    settings, real = run.profile.classifier, training_images(run, split_by)
+    settings, real = run.profile.classifier, run.training_images(split_by)
     if generator and split_by not in (None, run.profile.data.split_by):
         raise InputError(
             f"the arm {arm} under the split by {split_by}: its generator has seen images of that test part. "
             f"Take an arm of real images, or a run whose profile says split_by: {split_by}"
         )
-    synthetic = synthetic_set(run, generator) if generator else None
+    synthetic = run.synthetic_set(generator) if generator else None
     images = training_set(arm, real, synthetic, run.profile.synthesis.minority_fraction)
-    with shared_stage_dir(run, classifier_dir(run, arm, seed, split_by)) as folder:
-        record = folder / "provenance.json"
+    with run.shared_stage_dir(run.paths.classifier(arm, seed, split_by)) as folder:
+        record = folder / PROVENANCE
         classifier, provenance = build_classifier(settings, seed)
         classifier.to(run.device).class_weights.copy_(class_weights(arm, images.labels))
         source, tokens = _frozen_views(run, classifier, arm, images, synthetic, progress_bar)
@@ -94,15 +91,13 @@ def fine_tune(
                 with atomic_path(record) as path:
                     path.write_text(json.dumps(provenance_json(provenance), indent=1))
             for part in ("validation", "test"):
-                target = folder / (
-                    "predictions.csv" if part == "test" else "validation_predictions.csv"
-                )
+                target = run.paths.predictions(arm, part, seed, split_by)
                 if not target.is_file():
                     with atomic_path(target) as path:
-                        predicted = predict(classifier, part_of(run, part, split_by), tokens=tokens)
+                        predicted = predict(classifier, run.images(part, split_by), tokens=tokens)
                         predicted.to_csv(path, index=False)
         return ClassifierResult(
-            classifier, training, read_predictions(folder / "predictions.csv"), provenance
+            classifier, training, run.predictions(arm, "test", seed, split_by), provenance
         )
 
 
@@ -117,7 +112,7 @@ def _frozen_views(
     """An arm's training images and no tokens; with frozen blocks, their tokens and all real ones'."""
     if not classifier.settings.frozen_blocks:
         return images, None
-    folder = run.folder / "classifiers" / "tokens"
+    folder = run.paths.tokens
     real = cached_tokens(classifier, run.lesions(), folder, progress=progress)
     if synthetic is not None:
         made = cached_tokens(
@@ -131,9 +126,6 @@ def _frozen_views(
     return CachedTokenData(images, real), real
 
 
-FEATURES = "probes/features"
-
-
 @dataclass(frozen=True)
 class ProbeJob:
     """One probe: an arm, its seed; with `ratio`, so many synthetic images for each real one of the minority
@@ -144,12 +136,13 @@ class ProbeJob:
     ratio: float | None = None
     split_by: str | None = None
 
-    @property
-    def room(self) -> str:
-        """Its folder in the run."""
-        ratio = "" if self.ratio is None else f"-ratio-{self.ratio:g}"
-        split_by = "" if self.split_by is None else f"-{self.split_by}-split"
-        return f"probes/{self.arm}{ratio}{split_by}/seed-{self.seed}"
+    def folder(self, run: Run) -> Path:
+        """The folder of this probe in a run."""
+        return run.paths.probe(self.arm, self.seed, self.ratio, self.split_by)
+
+    def predictions(self, run: Run, part: str) -> Path:
+        """The table of this probe's predictions on `validation` or `test` images of a run."""
+        return self.folder(run) / predictions_file(part)
 
 
 def jobs_of(run: Run) -> list[ProbeJob]:
@@ -180,12 +173,12 @@ def run_probes(
 
     Raises InputError if a synthetic set is missing or too small.
     """
-    missing = [job for job in jobs if not (run.folder / job.room / "predictions.csv").is_file()]
+    missing = [job for job in jobs if not job.predictions(run, "test").is_file()]
     if missing:
         shared = ProbeRunner(run, progress)
         for job in tqdm(missing, "probes", disable=not progress):
             shared.make(job)
-    return {job: read_predictions(run.folder / job.room / "predictions.csv") for job in jobs}
+    return {job: read_predictions(job.predictions(run, "test")) for job in jobs}
 
 
 def pretrained_vit(run: Run) -> tuple[Classifier, Provenance]:
@@ -201,7 +194,7 @@ def features_of(
     run: Run, vit: Classifier, lesions: LesionSet, progress: bool = True
 ) -> CachedTokens:
     """Its features of each view of the images, see `Classifier.features`; kept in `probes/features/`."""
-    return cached_tokens(vit, lesions, run.folder / FEATURES, progress=progress, features=True)
+    return cached_tokens(vit, lesions, run.paths.probe_features, progress=progress, features=True)
 
 
 class ProbeRunner:
@@ -212,7 +205,7 @@ class ProbeRunner:
         self.vit, _ = pretrained_vit(run)
         self.real = features_of(run, self.vit, run.lesions(), progress)
         self.made: dict[str, tuple[LesionSet, CachedTokens]] = {}
-        self.part = functools.cache(lambda name, split_by: part_of(run, name, split_by))
+        self.part = functools.cache(lambda name, split_by: run.images(name, split_by))
 
     def make(self, job: ProbeJob) -> None:
         run, generator = self.run, generator_of(job.arm)
@@ -223,7 +216,7 @@ class ProbeRunner:
         real, tokens, synthetic = self.part("train", job.split_by), self.real, None
         if generator:
             if generator not in self.made:
-                found = synthetic_set(run, generator)
+                found = run.synthetic_set(generator)
                 self.made[generator] = found, features_of(run, self.vit, found, self.progress)
             synthetic, more = self.made[generator]
             tokens = tokens + more
@@ -234,13 +227,13 @@ class ProbeRunner:
             tokens = cached_tokens(
                 self.vit,
                 images,
-                run.folder / FEATURES,
+                run.paths.probe_features,
                 trivial_augment,
                 run.seed,
                 self.progress,
                 features=True,
             )
-        with run.room(job.room) as folder:
+        with run.stage_dir(job.folder(run)) as folder:
             torch.manual_seed(job.seed)
             probe = Probe(tokens.dimensions, self.vit.settings).to(run.device)
             probe.class_weights.copy_(class_weights(job.arm, images.labels))
@@ -254,7 +247,7 @@ class ProbeRunner:
                 description={"arm": job.arm},
                 progress_bar=False,
             )
-            for part, name in (("validation", "validation_predictions"), ("test", "predictions")):
-                with atomic_path(folder / f"{name}.csv") as path:
+            for part in ("validation", "test"):
+                with atomic_path(job.predictions(run, part)) as path:
                     tested = self.part(part, job.split_by)
                     predict(probe, tested, tokens=self.real).to_csv(path, index=False)

@@ -17,7 +17,7 @@ from hamsynth_utils.classifier.pretrained import load_classifier
 from hamsynth_utils.core.arm_names import ARMS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
-from hamsynth_utils.core.paths import WEIGHTS
+from hamsynth_utils.core.paths import WEIGHTS, RunPaths
 from hamsynth_utils.core.weights import sha256_of
 from hamsynth_utils.data.duplicates import SAME_PHOTO, thumbnails
 from hamsynth_utils.data.external import ExternalSet, check_external, read_external
@@ -27,9 +27,6 @@ from hamsynth_utils.data.split import Split
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.metrics.classification import read_predictions
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
-
-RECORD = "external.json"
-"""In a run's folder: that it has opened an external set, and which."""
 
 
 def nearest_photos(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +85,7 @@ def read_opening(folder: Path) -> dict[str, Any] | None:
     opened: when, UTC; folder: the set's name; images; classes: images of each; sha256: of the set's content;
     classifiers: those finished then, `<arm>/seed-<seed>`, with the SHA-256 of their weights.
     """
-    path = folder / RECORD
+    path = RunPaths(folder).external_record
     return json.loads(path.read_text()) if path.is_file() else None
 
 
@@ -119,10 +116,9 @@ class ExternalTest:
 
 def finished_classifiers(run: Run) -> dict[str, Path]:
     """The weights of each finished classifier of the run, by `<arm>/seed-<seed>`."""
-    paths = run.folder.glob(f"classifiers/*/seed-*/{WEIGHTS}")
     named = [
         (path.parent.parent.name, int(path.parent.name.removeprefix("seed-")), path)
-        for path in paths
+        for path in run.paths.classifier_files(WEIGHTS)
     ]
     known = sorted((ARMS.index(arm), seed, path) for arm, seed, path in named if arm in ARMS)
     return {f"{ARMS[arm]}/seed-{seed}": path for arm, seed, path in known}
@@ -141,7 +137,7 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
     check_external(source, run.data)
     external = read_external(source, run.profile.data.image_size, run.seed + 1, progress_bar)
     lesions = external.lesions
-    with run.room("external") as room:
+    with run.stage_dir(run.paths.external) as room:
         record, finished = read_opening(run.folder), finished_classifiers(run)
         if record is None:
             shared = shared_photos(lesions, run.lesions(), run.split())
@@ -151,7 +147,7 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
             if not any(name.startswith("real/") for name in finished):
                 first = run.profile.seeds[0]
                 run.require(
-                    f"classifiers/real/seed-{first}/{WEIGHTS}",
+                    run.paths.classifier("real", first) / WEIGHTS,
                     f"06_vit with arm 'real' and seed {first}",
                 )
             record = {
@@ -162,13 +158,14 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
                 "sha256": external.sha256,
                 "classifiers": {name: sha256_of(path) for name, path in finished.items()},
             }
-            with atomic_path(run.folder / RECORD) as path:
+            with atomic_path(run.paths.external_record) as path:
                 path.write_text(json.dumps(record, indent=1))
         require_same_external_set(run.folder, external)
         predictions: dict[str, dict[int, pd.DataFrame]] = {}
         for name, weights in record["classifiers"].items():
             arm, seed = name.split("/seed-")
-            predictions.setdefault(arm, {})[int(seed)] = _predictions(run, name, weights, lesions)
+            found = _predictions(run, arm, int(seed), weights, lesions)
+            predictions.setdefault(arm, {})[int(seed)] = found
     return ExternalTest(
         lesions,
         record,
@@ -177,15 +174,15 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
     )
 
 
-def _predictions(run: Run, name: str, sha256: str, lesions: LesionSet) -> pd.DataFrame:
+def _predictions(run: Run, arm: str, seed: int, sha256: str, lesions: LesionSet) -> pd.DataFrame:
     """Those of one classifier, kept or made now; its weights must be those of the opening."""
-    weights = run.require(f"classifiers/{name}/{WEIGHTS}", "06_vit")
+    weights = run.require(run.paths.classifier(arm, seed) / WEIGHTS, "06_vit")
     if sha256_of(weights) != sha256:
         raise InputError(
             f"{weights} was trained anew after the external set had been opened: it is not tested on it. "
             "Take another name (RUN=...)"
         )
-    target = weights.with_name("external_predictions.csv")
+    target = run.paths.predictions(arm, "external", seed)
     if not target.is_file():
         classifier = load_classifier(run.profile.classifier, weights).to(run.device)
         with atomic_path(target) as path:

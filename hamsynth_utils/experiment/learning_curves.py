@@ -14,7 +14,7 @@ from torch import Tensor
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.weights import read_weights, write_weights
 from hamsynth_utils.data.lesion_set import CLASSES, to_uint8
-from hamsynth_utils.experiment.run import Run, part_of
+from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import autoencoder_seconds
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.diffusion import SOLVERS, Diffusion
@@ -35,7 +35,7 @@ class HeldoutFrechet:
     """
 
     def __init__(self, run: Run) -> None:
-        held_out, train = part_of(run, "validation"), part_of(run, "train")
+        held_out, train = run.images("validation"), run.images("train")
         draw = torch.Generator().manual_seed(run.seed)
         picked = torch.randperm(len(held_out), generator=draw)[
             : run.profile.synthesis.n_curve_images
@@ -66,8 +66,8 @@ def snapshot_distances(
     run: Run, name: str, training: TrainingResult, evaluator: HeldoutFrechet
 ) -> pd.DataFrame:
     """What the training's moments were worth: step, minutes, loss and distance; kept in `snapshot_distances.csv`."""
-    with run.room(f"generators/{name}") as folder:
-        path = folder / "snapshot_distances.csv"
+    with run.stage_dir(run.paths.generator(name)):
+        path = run.paths.snapshot_distances(name)
         if not path.is_file():
             before = autoencoder_seconds(run, name)
             rows = []
@@ -110,8 +110,8 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
     `steps`), solver, steps, guidance, passes (of the network for one image), seconds, and the distance's.
     """
     settings = run.profile.diffusion
-    with run.room("generators/diffusion") as folder:
-        path = folder / "sampling.csv"
+    with run.stage_dir(run.paths.generator(diffusion.name)):
+        path = run.paths.sampling_curves(diffusion.name)
         if not path.is_file():
             default = {"solver": settings.solver, "steps": settings.sampling_steps}
             rows = [
@@ -127,12 +127,9 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
                         )
                     )
             _choose(diffusion, best)
-            tensors, metadata = read_weights(folder / "weights.safetensors")
-            write_weights(
-                folder / "weights.safetensors",
-                tensors,
-                {**metadata, **checkpoint_metadata(diffusion)},
-            )
+            weights = run.paths.generator_weights(diffusion.name)
+            tensors, metadata = read_weights(weights)
+            write_weights(weights, tensors, {**metadata, **checkpoint_metadata(diffusion)})
             with atomic_path(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
         curves = pd.read_csv(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.profile import Profile
 from hamsynth_utils.data import ham10000
 
@@ -66,7 +66,7 @@ def require_same_settings(
     if (record["data"] == "phantom") != (asked["data"] == "phantom"):
         differences.append(f"data: this run has {record['data']!r}, you ask for {asked['data']!r}")
     elif asked["data"] != "phantom":
-        index = folder / "data/lesions/index.csv"
+        index = RunPaths(folder).lesion_index
         if index.is_file():
             problem = ham10000.changes_since(Path(asked["data"]), ham10000.read_index(index))
             if problem:

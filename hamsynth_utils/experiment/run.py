@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path, oserror_as_input_error
-from hamsynth_utils.core.paths import runs_folder
+from hamsynth_utils.core.paths import RunPaths, runs_folder
 from hamsynth_utils.core.profile import Profile, arms_from, load_profile, parse_profile, seeds_from
+from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.data import ham10000
 from hamsynth_utils.data.duplicates import repeated_photos
 from hamsynth_utils.data.external import check_external, read_external
@@ -34,12 +35,14 @@ from hamsynth_utils.data.layouts import find_layout
 from hamsynth_utils.data.lesion_set import LesionSet, refuse_synthetic
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.data.split import Split, make_split
+from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.provenance import (
     comma_list,
     ordered_union,
     record_of,
     require_same_settings,
 )
+from hamsynth_utils.metrics.classification import read_predictions
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ class Run:
         )
         run = cls(root / name, asked, _source(data), seed)
         torch.set_num_threads(int(os.environ.get("HAMSYNTH_THREADS") or run.profile.threads))
-        record = run.folder / "run.yaml"
-        with run.room(""):
+        record = run.paths.record
+        with run.stage_dir(""):
             now = record_of(run.profile, run.data, run.seed, run.device)
             if record.is_file():
                 before = yaml.safe_load(record.read_text())
@@ -122,11 +125,25 @@ class Run:
         """The accelerator if there is one, else the CPU."""
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
-    @contextmanager
-    def room(self, name: str) -> Iterator[Path]:
-        """The folder of a room, for this process alone while the `with` lasts.
+    @property
+    def paths(self) -> RunPaths:
+        """Where the files of the run lie."""
+        return RunPaths(self.folder, self.profile.data.split_by)
 
-        A process that finds another one at work there waits for it, and says so.
+    @contextmanager
+    def stage_dir(self, name: str | Path) -> Iterator[Path]:
+        """The folder of one stage, created and locked for this process while the `with` lasts.
+
+        A process that finds the folder locked by another process says so and waits.
+
+        Args:
+            name: the folder: one of `paths`, or relative to the run folder.
+
+        Yields:
+            The folder.
+
+        Raises:
+            InputError: if the folder cannot be written.
         """
         folder = self.folder / name
         with oserror_as_input_error(folder):
@@ -146,13 +163,36 @@ class Run:
         finally:
             lock.release()
 
-    def lesions(self, skip_broken: bool = False) -> LesionSet:
-        """All images of the run, read once and cached in `data/`.
+    @contextmanager
+    def shared_stage_dir(self, name: str | Path) -> Iterator[Path]:
+        """`stage_dir` for all processes of one training together; the first process holds the lock.
 
-        skip_broken: leave out images that cannot be decoded, and record each in `data/lesions/skipped.csv`.
+        Args:
+            name: as for `stage_dir`.
+
+        Yields:
+            The folder.
         """
-        with self.room("data") as folder:
-            cache = folder / "lesions"
+        if PartialState().is_main_process:
+            with self.stage_dir(name) as folder:
+                yield folder
+        else:
+            yield self.folder / name
+
+    def lesions(self, skip_broken: bool = False) -> LesionSet:
+        """All images of the run, read from the source once and cached in `data/`.
+
+        Args:
+            skip_broken: leave out images that cannot be decoded, and list them in a table.
+
+        Returns:
+            The images in the order of the source.
+
+        Raises:
+            InputError: if the source is not complete, or holds an image that cannot be decoded.
+        """
+        with self.stage_dir(self.paths.data):
+            cache = self.paths.lesions
             if not cache.is_dir():
                 settings = self.profile.data
                 with atomic_path(cache) as path:
@@ -166,32 +206,64 @@ class Run:
                             Path(self.data), settings.image_size, skip_broken=skip_broken
                         )
                         lesions = reading.lesions
-                        reading.index.to_csv(path / "index.csv", index=False)
-                        reading.skipped.to_csv(path / "skipped.csv", index=False)
+                        reading.index.to_csv(path / self.paths.lesion_index.name, index=False)
+                        reading.skipped.to_csv(path / self.paths.skipped.name, index=False)
                     lesions.save(path)
             return LesionSet.load(cache)
 
+    def images(self, part: str, split_by: str | None = None) -> LesionSet:
+        """The images of one part.
+
+        Args:
+            part: `train`, `validation` or `test`.
+            split_by: `lesion` or `image`; the run's own way to split by default.
+
+        Returns:
+            The images of the part, in the order of `lesions`.
+        """
+        return self.lesions().subset(self.split(split_by).parts()[part])
+
+    def training_images(self, split_by: str | None = None) -> LesionSet:
+        """The real training images, for one process or for several.
+
+        Of several processes, the first reads and splits the data and the others wait for it.
+
+        Args:
+            split_by: as for `images`.
+
+        Returns:
+            The images of the training part.
+
+        Raises:
+            InputError: if one of the images is synthetic.
+        """
+        with PartialState().main_process_first():
+            lesions = self.images("train", split_by)
+        refuse_synthetic(lesions, "the real training images")
+        return lesions
+
     def skipped(self) -> pd.DataFrame:
         """The images left out as broken: columns image_id, reason."""
-        path = self.folder / "data/lesions/skipped.csv"
+        path = self.paths.skipped
         if not path.is_file():
             return pd.DataFrame(columns=["image_id", "reason"])
         return pd.read_csv(path, dtype="object")
 
     def split(self, split_by: str | None = None) -> Split:
-        """Train, validation and test of this run, made once and kept in `data/split.csv`.
+        """The training, validation and test part of this run, made once and kept in `data/`.
 
-        split_by: `lesion` or `image`; the profile's if left out. The other one is kept beside it.
+        Args:
+            split_by: `lesion` or `image`; the run's own way to split by default.
+
+        Returns:
+            The row numbers of each part in `lesions`.
         """
         lesions, settings = self.lesions(), self.profile.data
-        split_by = split_by or settings.split_by
-        with self.room("data") as folder:
-            path = folder / (
-                "split.csv" if split_by == settings.split_by else f"split-{split_by}.csv"
-            )
+        with self.stage_dir(self.paths.data):
+            path = self.paths.split(split_by)
             if not path.is_file():
                 split = make_split(
-                    split_by,
+                    split_by or settings.split_by,
                     lesions.table,
                     self._pairs(lesions),
                     self.seed,
@@ -210,13 +282,16 @@ class Run:
             )
 
     def training_fingerprint(self) -> str:
-        """Which images this run trains on: the SHA-256 of their ids, in hexadecimal."""
+        """The SHA-256 of the sorted ids of the training images, in hexadecimal."""
         ids = sorted(self.lesions().table["image_id"].to_numpy()[self.split().train])
         return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
     def near_duplicates(self) -> pd.DataFrame:
-        """Pairs of near-duplicate images of different lesions (image_id_a, image_id_b): those known for the
-        data, and those that are one photo, see `repeated_photos`.
+        """Pairs of near-duplicate images of different lesions.
+
+        Returns:
+            Columns image_id_a, image_id_b: the pairs that are known for the data, and the pairs that
+            show one photo, see `repeated_photos`.
         """
         return self._pairs(self.lesions())
 
@@ -227,8 +302,88 @@ class Run:
         )
         return pd.concat([known, repeated_photos(lesions)], ignore_index=True)
 
-    def require(self, path: str, made_by: str) -> Path:
-        """The file or folder `path` of the run; raises InputError naming the notebook that makes it."""
+    def has_synthetic_set(self, generator: str) -> bool:
+        """Whether the synthetic set of a generator is finished."""
+        return self.paths.synthetic(generator).is_dir()
+
+    def synthetic_set(self, generator: str) -> LesionSet:
+        """The finished synthetic set of a generator, verified.
+
+        Args:
+            generator: its name.
+
+        Returns:
+            The images in the order of the manifest.
+
+        Raises:
+            InputError: if no generator has this name, if its notebook has not been run, if it was trained
+                on other images than this run's training part, or if a file of the set was altered.
+        """
+        if generator not in REGISTRY:
+            raise InputError(
+                f"no generator is called {generator!r}; there are {', '.join(REGISTRY)}"
+            )
+        folder = self.require(self.paths.synthetic(generator), REGISTRY[generator].chapter)
+        trained_on = set(read_manifest(folder)["trained_on"])
+        if trained_on != {self.training_fingerprint()}:
+            raise InputError(
+                f"{folder} comes from a generator trained on other images than this run's training part"
+            )
+        return read_synthetic(folder)
+
+    def predictions(
+        self, arm: str, part: str, seed: int, split_by: str | None = None
+    ) -> pd.DataFrame:
+        """The predictions of one classifier.
+
+        Args:
+            arm: what the classifier learns from.
+            part: `validation`, `test` or `external`.
+            seed: the seed of its training.
+            split_by: the split of its data; the run's own by default.
+
+        Returns:
+            One row per image, see `read_predictions`.
+
+        Raises:
+            InputError: if the classifier is not finished.
+        """
+        path = self.paths.predictions(arm, part, seed, split_by)
+        return read_predictions(self.require(path, f"06_vit with arm {arm!r} and seed {seed}"))
+
+    def read_table(self, name: str, made_by: str) -> pd.DataFrame:
+        """The table `metrics/<name>.csv`.
+
+        Args:
+            name: its name, without the ending.
+            made_by: the notebook that writes it.
+
+        Raises:
+            InputError: if the notebook has not been run.
+        """
+        return pd.read_csv(self.require(self.paths.table(name), made_by))
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Write the table `metrics/<name>.csv`, whole or not at all; the index is left out.
+
+        Args:
+            name: its name, without the ending.
+            frame: the rows.
+        """
+        target = self.paths.table(name)
+        with self.stage_dir(target.parent), atomic_path(target) as path:
+            frame.to_csv(path, index=False)
+
+    def require(self, path: str | Path, made_by: str) -> Path:
+        """A file or folder of the run that must be there.
+
+        Args:
+            path: one of `paths`, or relative to the run folder.
+            made_by: the notebook that makes it.
+
+        Raises:
+            InputError: naming the notebook, if it is not there.
+        """
         full = self.folder / path
         if not full.exists():
             raise InputError(
@@ -285,35 +440,6 @@ def main(arguments: list[str] | None = None) -> int:
         f"classifiers: arms {comma_list(run.profile.arms)}, seeds {comma_list(run.profile.seeds)}"
     )
     return 0
-
-
-def part_of(run: Run, part: str, split_by: str | None = None) -> LesionSet:
-    """The `train`, `validation` or `test` images of the run; split_by: under that split, not its own."""
-    return run.lesions().subset(run.split(split_by).parts()[part])
-
-
-def classifier_dir(run: Run, arm: str, seed: int, split_by: str | None = None) -> str:
-    """The room of one classifier; those under the other split_by than the run's are apart from its own."""
-    own = split_by in (None, run.profile.data.split_by)
-    return f"classifiers/{arm}{'' if own else f'-{split_by}-split'}/seed-{seed}"
-
-
-def training_images(run: Run, split_by: str | None = None) -> LesionSet:
-    """The real training images; of several processes the first reads and splits, the others find it done."""
-    with PartialState().main_process_first():
-        lesions = part_of(run, "train", split_by)
-    refuse_synthetic(lesions, "the real training images")
-    return lesions
-
-
-@contextmanager
-def shared_stage_dir(run: Run, name: str) -> Iterator[Path]:
-    """`run.room`, entered by all processes of one training together; the first one holds its lock."""
-    if PartialState().is_main_process:
-        with run.room(name) as folder:
-            yield folder
-    else:
-        yield run.folder / name
 
 
 if __name__ == "__main__":

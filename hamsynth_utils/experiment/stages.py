@@ -26,22 +26,18 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
-    SHARED_AUTOENCODER,
+    CHECKPOINT,
+    HISTORY,
     WEIGHTS,
     checkpoint_of,
 )
-from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.weights import read_weights, write_weights
 from hamsynth_utils.data.augmentation import augment
 from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
+from hamsynth_utils.data.synthetic import read_synthetic
 from hamsynth_utils.experiment.arms import requested_counts
 from hamsynth_utils.experiment.run import (
     Run,
-    classifier_dir,
-    part_of,
-    shared_stage_dir,
-    training_images,
 )
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import Generator
@@ -63,9 +59,9 @@ def train_generator(run: Run, name: str, progress_bar: bool = True) -> TrainingR
     with its own settings: `Training.origin` says so.
     """
     training = run.profile.generator_settings(name).training
-    lesions = training_images(run)
+    lesions = run.training_images()
     torch.manual_seed(run.seed)
-    with shared_stage_dir(run, f"generators/{name}") as folder:
+    with run.shared_stage_dir(run.paths.generator(name)) as folder:
         generator = _released(run, name) or build_generator(name, run.profile)
         space = getattr(generator, "representation", None)
         if isinstance(space, Autoencoder) and not (folder / WEIGHTS).is_file():
@@ -101,10 +97,10 @@ def train_autoencoder(
     if room is None:
         raise InputError(f"this profile's {name} works on pixels: it has no autoencoder")
     settings = effective_settings(run, name).autoencoder
-    lesions = training_images(run)
+    lesions = run.training_images()
     torch.manual_seed(run.seed)
     autoencoder = Autoencoder(settings)
-    with shared_stage_dir(run, room) as folder:
+    with run.shared_stage_dir(room) as folder:
         return train(
             autoencoder,
             lesions,
@@ -121,10 +117,10 @@ def _released(run: Run, name: str) -> Generator | None:
     """The released generator that the run has taken over, if any; of several processes the first takes it."""
     with PartialState().main_process_first():
         taken = install_released_checkpoint(run, name)
-    return load_generator(run.folder / "generators" / name / WEIGHTS) if taken else None
+    return load_generator(run.paths.generator_weights(name)) if taken else None
 
 
-def autoencoder_dir(run: Run, name: str) -> str | None:
+def autoencoder_dir(run: Run, name: str) -> Path | None:
     """The room of a generator's autoencoder, None if it has none; those with equal settings share one."""
     could = [
         n
@@ -136,51 +132,38 @@ def autoencoder_dir(run: Run, name: str) -> str | None:
         return None
     first = next(n for n in could if settings[n] is not None)
     owner = next(n for n in could if settings[n] == settings[name])
-    return SHARED_AUTOENCODER if owner == first else f"generators/{owner}-autoencoder"
+    return run.paths.autoencoder(None if owner == first else owner)
 
 
 def autoencoder_seconds(run: Run, name: str) -> float:
     """Seconds of training that came before a generator's own: those of the autoencoder, if it has one."""
-    room = autoencoder_dir(run, name)
-    path = run.folder / (room or "") / "history.csv"
-    return float(pd.read_csv(path)["seconds"].iloc[-1]) if room and path.is_file() else 0.0
+    folder = autoencoder_dir(run, name)
+    if folder is None or not (folder / HISTORY).is_file():
+        return 0.0
+    return float(pd.read_csv(folder / HISTORY)["seconds"].iloc[-1])
 
 
 def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
     """The run's synthetic set of the generator `name`, in `generators/<name>/synthetic/`, verified."""
     settings = run.profile.synthesis
-    with run.room(f"generators/{name}") as folder:
-        if (folder / "synthetic").exists():
-            return read_synthetic(folder / "synthetic")
+    with run.stage_dir(run.paths.generator(name)):
+        if run.has_synthetic_set(name):
+            return read_synthetic(run.paths.synthetic(name))
         counts = requested_counts(
-            part_of(run, "train").labels,
+            run.images("train").labels,
             settings.minority_fraction,
             settings.evaluation_images,
             max(run.profile.probe.ratios),
         )
         return synthesize(
-            run.require(f"generators/{name}/{WEIGHTS}", f"the notebook of the {name}"),
+            run.require(run.paths.generator_weights(name), f"the notebook of the {name}"),
             counts,
             # Far from the seeds of the other generators and of the pictures in the notebooks.
             1_000_000 * (1 + GENERATORS.index(name)) + 10_000_000 * run.seed,
-            folder / "synthetic",
+            run.paths.synthetic(name),
             settings.batch_size,
             progress=progress_bar,
         )
-
-
-def synthetic_set(run: Run, name: str) -> LesionSet:
-    """The finished synthetic set of a generator; raises InputError if its notebook has not been run,
-    or if it was trained on other images than this run's training part."""
-    if name not in REGISTRY:
-        raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
-    folder = run.require(f"generators/{name}/synthetic", REGISTRY[name].chapter)
-    trained_on = set(read_manifest(folder)["trained_on"])
-    if trained_on != {run.training_fingerprint()}:
-        raise InputError(
-            f"{folder} comes from a generator trained on other images than this run's training part"
-        )
-    return read_synthetic(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -208,10 +191,10 @@ def main(arguments: list[str] | None = None) -> int:
         with state.main_process_first():
             run = Run.open(options.run, options.profile, options.data, options.seed)
         if options.generator:
-            room = f"generators/{options.generator}"
+            room = run.paths.generator(options.generator)
             training = train_generator(run, options.generator, first)
         else:
-            room = classifier_dir(run, options.arm, options.classifier_seed, options.split_by)
+            room = run.paths.classifier(options.arm, options.classifier_seed, options.split_by)
             training = fine_tune(
                 run, options.arm, options.classifier_seed, first, options.split_by
             ).training
@@ -222,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
         last = training.history.iloc[-1]
         how = "was trained already" if training.loaded else "trained"
         print(
-            f"{run.folder / room}: {how}, {int(last['step'])} steps in "
+            f"{room}: {how}, {int(last['step'])} steps in "
             f"{last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}"
         )
     return 0
@@ -234,14 +217,14 @@ def install_released_checkpoint(run: Run, name: str) -> bool:
     Wanted: the profile says `released: true`, and the run has not begun to train one of its own. Right: it
     was trained on exactly this run's training images, at their size. Returns whether the room holds one.
     """
-    room, path = run.folder / "generators" / name, checkpoint_of(name)
+    room, path = run.paths.generator(name), checkpoint_of(name)
     own = room / WEIGHTS
     if own.is_file():
         return "released" in read_weights(own)[1]
     if (
         not run.profile.use_released_checkpoints
         or not path.is_file()
-        or (room / "checkpoint.safetensors").is_file()
+        or (room / CHECKPOINT).is_file()
     ):
         return False
     tensors, metadata = read_weights(path)
@@ -256,9 +239,9 @@ def install_released_checkpoint(run: Run, name: str) -> bool:
         _write(room / f"{table}.csv", metadata[table])
     if isinstance(generator, LatentGenerator) and AUTOENCODER_HISTORY in metadata:
         # An autoencoder that a killed run has begun to train is of no use any more.
-        _write(run.folder / SHARED_AUTOENCODER / "history.csv", metadata[AUTOENCODER_HISTORY])
+        _write(run.paths.autoencoder() / HISTORY, metadata[AUTOENCODER_HISTORY])
         states = generator.representation.state_dict()
-        write_weights(run.folder / SHARED_AUTOENCODER / WEIGHTS, states, {"released": "true"})
+        write_weights(run.paths.autoencoder() / WEIGHTS, states, {"released": "true"})
     # Last, since it is what says that the room is finished.
     write_weights(
         own,

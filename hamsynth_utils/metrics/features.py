@@ -176,7 +176,7 @@ def cached_features(
     """`extract` with the extractor `name`; what is computed is kept in the .npz file `path`.
 
     One file serves any number of sets: each image is known by its own hash, and only those that the file
-    does not hold yet are computed. Two processes must not write it at once (`Run.room` sees to that).
+    does not hold yet are computed. Two processes must not write it at once (`Run.stage_dir` sees to that).
     classifier: for the extractor `vit`, see `load_extractor`.
     """
     if name not in EXTRACTORS:

@@ -21,7 +21,7 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
-    SHARED_AUTOENCODER,
+    HISTORY,
     WEIGHTS,
     checkpoint_of,
     project_root,
@@ -31,8 +31,8 @@ from hamsynth_utils.data.ham10000 import data_of
 from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.experiment.arms import in_proportion
 from hamsynth_utils.experiment.model_card import LIMITS, budget_table, facts
-from hamsynth_utils.experiment.run import Run, part_of
-from hamsynth_utils.experiment.stages import autoencoder_dir, synthetic_set
+from hamsynth_utils.experiment.run import Run
+from hamsynth_utils.experiment.stages import autoencoder_dir
 from hamsynth_utils.generators.loading import generator_class, load_generator
 from hamsynth_utils.metrics.class_consistency import class_consistency, fit_probe, probe_predictions
 from hamsynth_utils.metrics.features import cached_features
@@ -87,16 +87,13 @@ def release(run: Run, name: str, folder: Path) -> Path:
 
     Raises InputError if the generator, or a table of its chapter, is not finished yet.
     """
-    room = run.require(f"generators/{name}/{WEIGHTS}", f"the notebook of the {name}").parent
-    tensors, metadata = read_weights(room / WEIGHTS)
+    notebook = f"the notebook of the {name}"
+    tensors, metadata = read_weights(run.require(run.paths.generator_weights(name), notebook))
     for table in generator_class(name).tables:
-        metadata[table] = run.require(
-            f"generators/{name}/{table}.csv", f"the notebook of the {name}"
-        ).read_text()
-    if autoencoder_dir(run, name) == SHARED_AUTOENCODER:
-        metadata[AUTOENCODER_HISTORY] = (
-            run.folder / SHARED_AUTOENCODER / "history.csv"
-        ).read_text()
+        path = run.paths.generator(name) / f"{table}.csv"
+        metadata[table] = run.require(path, notebook).read_text()
+    if autoencoder_dir(run, name) == run.paths.autoencoder():
+        metadata[AUTOENCODER_HISTORY] = (run.paths.autoencoder() / HISTORY).read_text()
     metadata |= {"released": "true", "profile": run.profile.name}
     half = {
         key: value.half() if value.is_floating_point() else value for key, value in tensors.items()
@@ -113,7 +110,7 @@ def card(run: Run, name: str, path: Path) -> str:
     history, budget = (
         pd.read_csv(StringIO(metadata[table])) for table in ("history", "snapshot_distances")
     )
-    record = yaml.safe_load((run.folder / "run.yaml").read_text())
+    record = yaml.safe_load(run.paths.record.read_text())
     return CARD.format(
         data=data_of(record),
         title=ARM_NAMES[name],
@@ -132,10 +129,10 @@ def card(run: Run, name: str, path: Path) -> str:
 
 def _measured(run: Run, name: str) -> str:
     """Distances, precision to coverage, and whether a probe names the requested class."""
-    train, validation, test = (part_of(run, part) for part in ("train", "validation", "test"))
-    made, settings = synthetic_set(run, name), run.profile.evaluation
+    train, validation, test = (run.images(part) for part in ("train", "validation", "test"))
+    made, settings = run.synthetic_set(name), run.profile.evaluation
     in_order = in_proportion(made, train.labels, run.profile.synthesis.evaluation_images)
-    with run.room("features") as folder:
+    with run.stage_dir(run.paths.features) as folder:
         real, held, tested, drawn, asked = (
             cached_features(each.images, EXTRACTOR, folder / f"{EXTRACTOR}.npz", run.device)
             for each in (train, validation, test, in_order, made)
@@ -207,8 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _pictures(run: Run, name: str, path: Path) -> None:
     """Beside the checkpoint: the same latents at each moment of the training, eight images of each class."""
-    budget = pd.read_csv(run.folder / f"generators/{name}/snapshot_distances.csv")
-    folder = run.folder / "generators" / name
+    budget = pd.read_csv(run.paths.snapshot_distances(name))
+    folder = run.paths.generator(name)
     rows = {}
     for step, minutes in zip(budget["step"], budget["minutes"], strict=True):
         moment = folder / f"moments/{step}.safetensors"

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, ValidationError, model_validator
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.paths import SYNTHETIC_SET, project_root
+from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.settings import Settings
 
 VERDICTS = ("passed", "failed", "not measured")
@@ -193,7 +193,7 @@ def _judged(limit: Limit, folder: Path, generator: str) -> list[dict[str, Any]]:
         "verdict": VERDICTS[2],
     }
     if limit.table == THE_SET:
-        table, ours = labelled_fraction(folder / SYNTHETIC_SET.format(generator)), {}
+        table, ours = labelled_fraction(RunPaths(folder).synthetic(generator)), {}
     else:
         path = folder / limit.table
         if not path.is_file():

@@ -22,7 +22,7 @@ import yaml
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path, write_owner_only
-from hamsynth_utils.core.paths import SYNTHETIC_SET, WEIGHTS, runs_folder
+from hamsynth_utils.core.paths import WEIGHTS, RunPaths, runs_folder
 from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.experiment.model_card import generator_card
@@ -38,10 +38,6 @@ MEASUREMENTS = {
 }
 """Tables of the run that go with a set: their column that names the generator, and what else of it is kept,
 to compare with."""
-
-
-LOG = "exports.csv"
-"""Where a run keeps what left the house: when, of which generator, to whom, and by which reason."""
 
 
 def export(
@@ -90,7 +86,7 @@ def contents(
 ) -> dict[str, bytes]:
     """The files of an export by name, in order; raises InputError as `export` does."""
     room = _finished(folder, generator)
-    record = yaml.safe_load((folder / "run.yaml").read_text())
+    record = yaml.safe_load(RunPaths(folder).record.read_text())
     gate = evaluate_criteria(folder, generator, limits)
     require_pass_or_override(gate, generator, override)
     lesions, manifest = read_synthetic(room), read_manifest(room)
@@ -152,17 +148,14 @@ def _check_target(out: Path, recipients: Sequence[str]) -> None:
 
 def _finished(folder: Path, generator: str) -> Path:
     """The folder of a run's finished set; raises InputError where there is none."""
-    if not (folder / "run.yaml").is_file():
+    if not RunPaths(folder).record.is_file():
         raise InputError(f"{folder} is not a run: it has no run.yaml")
-    room = folder / SYNTHETIC_SET.format(generator)
+    room = RunPaths(folder).synthetic(generator)
     missing = [
         path for path in (room / "manifest.csv", room.parent / WEIGHTS) if not path.is_file()
     ]
     if missing:
-        there = sorted(
-            path.parent.parent.name
-            for path in folder.glob(SYNTHETIC_SET.format("*") + "/manifest.csv")
-        )
+        there = sorted(name for name in GENERATORS if RunPaths(folder).synthetic(name).is_dir())
         raise InputError(
             f"the run {folder.name} has no finished set of {generator!r}: {missing[0]} is not there. "
             + (
@@ -204,7 +197,7 @@ def _measurements(folder: Path, generator: str) -> dict[str, pd.DataFrame]:
     """The rows of the run's tables that speak of the generator; a table that is not there is left out."""
     found = {}
     for name, (model, others) in MEASUREMENTS.items():
-        path = folder / f"metrics/{name}.csv"
+        path = RunPaths(folder).table(name)
         table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
         if model in table:
             found[name] = table[table[model].isin([generator, *others])]
@@ -213,7 +206,7 @@ def _measurements(folder: Path, generator: str) -> dict[str, pd.DataFrame]:
 
 def _log(folder: Path, row: list[str]) -> None:
     """Add what left the house to the run's own record of it."""
-    path = folder / LOG
+    path = RunPaths(folder).exports
     columns = ["date", "generator", "name", "fingerprint", "recipients", "override"]
     before = (
         pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -248,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         folder = Path(options.run)
-        folder = folder if (folder / "run.yaml").is_file() else runs_folder() / options.run
+        folder = folder if RunPaths(folder).record.is_file() else runs_folder() / options.run
         recipients = [
             *options.recipient,
             *(recipients_in(options.recipients) if options.recipients else []),

@@ -17,7 +17,6 @@ from hamsynth_utils.core.paths import WEIGHTS
 from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.data.lesion_set import labels_of, to_unit_range
 from hamsynth_utils.data.synthetic import MANIFEST
-from hamsynth_utils.experiment.run import part_of
 from hamsynth_utils.metrics.privacy.nearest_neighbours import NEAR, nearest_aligned
 from hamsynth_utils.report.interactive.assets import (
     SyntheticSets,
@@ -50,8 +49,8 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
         name: manifest.groupby("dx", sort=False).head(MOST)
         for name, manifest in exhibits.manifests.items()
     }
-    train = part_of(exhibits.run, "train").images
-    heldout = torch.cat([part_of(exhibits.run, part).images for part in ("validation", "test")])
+    train = exhibits.run.images("train").images
+    heldout = torch.cat([exhibits.run.images(part).images for part in ("validation", "test")])
     images = [
         image
         for name, rows in chosen.items()

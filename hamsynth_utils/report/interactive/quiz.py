@@ -17,7 +17,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from hamsynth_utils.data.lesion_set import CLASSES, LesionSet
-from hamsynth_utils.experiment.run import part_of
 from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.report.interactive.assets import (
     SyntheticSets,
@@ -96,7 +95,7 @@ def mean_abs_laplacian(images: Tensor) -> np.ndarray:
 
 
 def _heldout(exhibits: SyntheticSets) -> LesionSet:
-    return part_of(exhibits.run, "validation") + part_of(exhibits.run, "test")
+    return exhibits.run.images("validation") + exhibits.run.images("test")
 
 
 def _pairs(
@@ -145,7 +144,7 @@ def _probe(
     balanced accuracy on images it has not learned from (five folds, whole lesions), and n.
     """
     train, each = (
-        part_of(exhibits.run, "train"),
+        exhibits.run.images("train"),
         LEARNED // (len(CLASSES) * len(exhibits.manifests)),
     )
     made = pd.concat(

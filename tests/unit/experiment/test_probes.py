@@ -17,7 +17,7 @@ from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.data.split import leaked
 from hamsynth_utils.experiment import classifiers as module
 from hamsynth_utils.experiment.classifiers import ProbeJob, fine_tune, jobs_of, run_probes
-from hamsynth_utils.experiment.run import Run, part_of
+from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import make_synthetic, train_generator
 from hamsynth_utils.training.loop import train
 
@@ -56,12 +56,12 @@ def test_probes_of_every_kind_predict_their_test_part_and_are_made_once(run, mon
 
     monkeypatch.setattr(module, "train", counted)
     found = run_probes(run, jobs, progress=False)
-    real, made = part_of(run, "train"), make_synthetic(run, "gan")
+    real, made = run.images("train"), make_synthetic(run, "gan")
     minority = [n for n in real.counts.values() if n < round(0.1 * max(real.counts.values()))]
     assert sizes["real"] == len(real) and sizes["gan_only"] == len(made)
     assert sizes["gan-ratio-1"] == len(real) + sum(minority)
     for job, frame in found.items():
-        tested = part_of(run, "test", job.split_by).table["image_id"]
+        tested = run.images("test", job.split_by).table["image_id"]
         assert frame["image_id"].tolist() == tested.tolist()
         assert np.allclose(frame[PROBABILITIES].sum(axis=1), 1)
     assert not found[jobs[0]].equals(found[jobs[1]])
@@ -73,7 +73,7 @@ def test_probes_of_every_kind_predict_their_test_part_and_are_made_once(run, mon
 
 def test_a_run_has_a_probe_of_each_arm_ratio_and_seed_once(run):
     jobs = jobs_of(run)
-    assert len(set(jobs)) == len(jobs) == len({job.room for job in jobs})
+    assert len(set(jobs)) == len(jobs) == len({job.folder(run) for job in jobs})
     assert {job.arm for job in jobs} == set(ARMS)
     assert {job.seed for job in jobs} == {0, 1}
 

@@ -22,7 +22,7 @@ from hamsynth_utils.experiment.learning_curves import (
     snapshot_distances,
     snapshot_samples,
 )
-from hamsynth_utils.experiment.run import Run, part_of
+from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import make_synthetic, train_autoencoder, train_generator
 from hamsynth_utils.generators.loading import load_generator
 from hamsynth_utils.metrics.features import extract, load_extractor
@@ -129,7 +129,7 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
 def assert_measured_again(run: Run, text: str) -> None:
     """The card's FD-lite0 is that of the distance measured here, its floor is lower, and n stands with both."""
     real, made = (
-        part_of(run, "train"),
+        run.images("train"),
         read_synthetic(run.folder / "generators/diffusion/synthetic"),
     )
     shown = in_proportion(made, real.labels, run.profile.synthesis.evaluation_images)

@@ -151,7 +151,7 @@ def test_a_second_process_waits_for_the_room(tmp_path, tiny_profile):
     (run.folder / "gan").mkdir()
     assert holder.stdout is not None and holder.stdout.readline().strip() == "held"
     began = time.monotonic()
-    with run.room("gan"):
+    with run.stage_dir("gan"):
         assert holder.poll() is not None or time.monotonic() - began > 1.5
     holder.wait()
 

@@ -20,7 +20,7 @@ from hamsynth_utils.data.external import read_external
 from hamsynth_utils.data.lesion_set import CLASSES, labels_of
 from hamsynth_utils.data.split import leaked
 from hamsynth_utils.experiment.claims import ESTIMATES
-from hamsynth_utils.experiment.run import Run, classifier_dir
+from hamsynth_utils.experiment.run import Run
 
 SEEDS = (0, 5)
 RIGHT = {  # the share of right answers on the parts
@@ -86,7 +86,7 @@ def compared(tmp_path_factory):
     made = {}
     for arm in RIGHT:
         for seed in SEEDS:
-            room = run.folder / classifier_dir(run, arm, seed)
+            room = run.paths.classifier(arm, seed)
             room.mkdir(parents=True)
             (room / "weights.safetensors").write_text(f"{arm} {seed}")
             pd.DataFrame({"step": [3, 6], "seconds": [1.0, 2.0], "loss": [2.0, 1.9]}).to_csv(
@@ -97,7 +97,7 @@ def compared(tmp_path_factory):
                 made[arm, seed, part].to_csv(room / files[part], index=False)
     for arm in ("real", "oversample"):
         for seed in SEEDS:
-            room = run.folder / classifier_dir(run, arm, seed, "image")
+            room = run.paths.classifier(arm, seed, "image")
             room.mkdir(parents=True)
             share = np.where(leaked(table, other), 1.0, 0.5)
             made[arm, seed, "image"] = answers(table.iloc[other.test], share, draw)

@@ -17,7 +17,6 @@ from hamsynth_utils.core.weights import read_weights, write_weights
 from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.experiment.classifiers import fine_tune
 from hamsynth_utils.experiment.run import Run
-from hamsynth_utils.experiment.stages import synthetic_set
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
 from hamsynth_utils.generators.sampling import synthesize
 
@@ -47,7 +46,7 @@ def with_a_test_lesion(run: Run) -> np.ndarray:
 
 def test_a_set_of_a_generator_trained_on_the_training_part_is_taken(run):
     put_synthetic_set(run, run.split().train)
-    made = synthetic_set(run, "gan")
+    made = run.synthetic_set("gan")
     assert len(made) == 40 * len(CLASSES) and made.table["synthetic"].all()
 
 
@@ -61,7 +60,7 @@ def test_a_set_of_a_generator_trained_on_other_images_is_refused(run, rows):
     put_synthetic_set(run, rows(run))
     message = r"generators/gan/synthetic comes from a generator trained on other images than this run's training part"
     with pytest.raises(InputError, match=message):
-        synthetic_set(run, "gan")
+        run.synthetic_set("gan")
     with pytest.raises(InputError, match=message):
         fine_tune(run, "gan", 0, progress_bar=False)
     assert not (run.folder / "classifiers").exists()
@@ -76,7 +75,7 @@ def test_a_set_of_another_run_is_refused(run, edited_tiny, tmp_path):
     (run.folder / "generators").mkdir()
     (other.folder / "generators/gan").rename(run.folder / "generators/gan")
     with pytest.raises(InputError, match="trained on other images"):
-        synthetic_set(run, "gan")
+        run.synthetic_set("gan")
 
 
 @pytest.mark.parametrize(

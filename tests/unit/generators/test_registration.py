@@ -60,14 +60,14 @@ from hamsynth_utils.experiment.model_card import model_cards
 from hamsynth_utils.metrics.privacy.membership_inference import MAIN_LOSS, per_image_losses
 from hamsynth_utils.experiment.classifiers import jobs_of
 from hamsynth_utils.core.arm_names import generator_of
-from hamsynth_utils.experiment.run import Run, part_of
-from hamsynth_utils.experiment.stages import make_synthetic, synthetic_set, train_generator
+from hamsynth_utils.experiment.run import Run
+from hamsynth_utils.experiment.stages import make_synthetic, train_generator
 
 run = Run.open("a", sys.argv[1])
 toy = train_generator(run, "toy", progress_bar=False).module
 make_synthetic(run, "toy", progress_bar=False)
 playground.write_playground(run.folder / "page", run.folder, "phantom")
-train, made = part_of(run, "train"), synthetic_set(run, "toy")
+train, made = run.images("train"), run.synthetic_set("toy")
 colours = (toy.colour.detach().cpu() + 1) * 127.5
 real, drawn = ([each.images[each.labels == i].float().mean((0, 2, 3)) for i in range(7)] for each in (train, made))
 off = [max((a - b).abs().max().item() for a, b in zip(drawn, other)) for other in (colours, real)]

@@ -19,12 +19,13 @@ from released import COUNTS, GENERATOR, change, finished_run
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import write_owner_only
+from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.core.weights import read_weights, sha256_of, write_weights
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.generators.sampling import main
 from hamsynth_utils.release import croissant
 from hamsynth_utils.release.encryption import decrypt, encrypt, recipients_in
-from hamsynth_utils.release.export import LOG, contents, export
+from hamsynth_utils.release.export import contents, export
 from hamsynth_utils.release.verify import find_alterations, unpacked
 
 DAY = date(2026, 11, 24)
@@ -144,7 +145,7 @@ def test_only_the_owner_can_read_what_is_written(run, sent, tmp_path, keys):
     export(run, GENERATOR, tmp_path / "sent.zip.age", DAY, [keys["alice"][1]])
     modes = {
         path: stat.S_IMODE(path.stat().st_mode)
-        for path in [sent, *sent.rglob("*"), *tmp_path.glob("sent.zip*"), run / LOG]
+        for path in [sent, *sent.rglob("*"), *tmp_path.glob("sent.zip*"), RunPaths(run).exports]
     }
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
@@ -432,7 +433,7 @@ def test_an_overfitted_generators_set_stays_in_the_house(run, tmp_path, capsys):
     assert (
         "subgroup gap (largest_gap_recall): not measured, metrics/fairness.csv is not there" in said
     )
-    assert not list(tmp_path.glob("*sent*")) and not (run / LOG).exists()
+    assert not list(tmp_path.glob("*sent*")) and not RunPaths(run).exports.exists()
 
     assert main([*command, "--override", "  "]) == 2
     assert "needs its reason in writing" in capsys.readouterr().err
@@ -449,7 +450,7 @@ def test_an_overfitted_generators_set_stays_in_the_house(run, tmp_path, capsys):
             and "0.99" in machines["rai:dataBiases"][1]
         )
         assert "Not measured in this run." in card.split("## Fairness")[1]
-    (row,) = csv.DictReader(io.StringIO((run / LOG).read_text()))
+    (row,) = csv.DictReader(io.StringIO(RunPaths(run).exports.read_text()))
     assert row["override"] == reason and row["name"] == "sent.zip" and len(row["fingerprint"]) == 64
 
 

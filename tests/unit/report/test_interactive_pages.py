@@ -23,7 +23,7 @@ from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES, LesionSet, to_unit_range
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
-from hamsynth_utils.experiment.run import Run, part_of
+from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.generators.sampling import synthesize
 from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_aligned
@@ -92,7 +92,7 @@ def test_the_quiz_pairs_heldout_images_with_synthetic_ones_of_the_same_classes(
     assert len(real) == len(made) == quiz.PAIRS
     assert sorted(image["dx"] for image in real) == sorted(image["dx"] for image in made)
     assert {image["source"] for image in made} == set(run.profile.generators)
-    heldout = part_of(run, "validation") + part_of(run, "test")
+    heldout = run.images("validation") + run.images("test")
     known = {
         image.permute(1, 2, 0).numpy().tobytes(): dx
         for image, dx in zip(heldout.images, heldout.table["dx"], strict=True)
@@ -122,7 +122,7 @@ def test_the_probe_tells_noise_from_the_phantom_and_not_the_phantom_from_itself(
     assert about["probe"]["accuracy"] > 0.95, "untrained networks make noise"
     right = [(image["synthetic"] < 0.5) == (image["source"] == "real") for image in about["images"]]
     assert np.mean(right) > 0.9
-    train = part_of(run, "train")
+    train = run.images("train")
 
     def real_ones(_: object, rows: pd.DataFrame) -> torch.Tensor:
         """Other real images in the place of the synthetic ones."""
@@ -171,7 +171,7 @@ def test_the_bench_says_what_the_measures_say(run, tmp_path) -> None:
     for path in tmp_path.glob("*-*.js"):
         files |= json.loads(path.read_text().partition("= {}, ")[2].removesuffix(");\n"))
     assert set(files) == set(table["image_id"])
-    train = part_of(run, "train").images
+    train = run.images("train").images
     vit = load_classifier(
         run.profile.classifier, run.folder / "classifiers/real/seed-0/weights.safetensors"
     )
@@ -202,7 +202,7 @@ def test_the_bench_says_what_the_measures_say(run, tmp_path) -> None:
 
 
 def test_a_copy_of_a_training_image_is_at_distance_0(run, tmp_path, monkeypatch) -> None:
-    copied = part_of(run, "train").images[:1].flip(3)
+    copied = run.images("train").images[:1].flip(3)
     monkeypatch.setattr(
         gallery.Exhibits, "images", lambda self, name, rows: copied.expand(len(rows), -1, -1, -1)
     )
