@@ -5,7 +5,7 @@ from hamsynth_utils.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "bootstrap": "factorize_lesions lesion_mean lesion_resample_counts percentile_interval",
+        "bootstrap": "ClusterBootstrap Interval factorize_lesions lesion_mean percentile_interval",
         "class_consistency": "fit_probe probe_predictions",
         "classification": "PROBABILITIES align_table bootstrap_scores confident_mistakes "
         "confusion per_class read_predictions scores",

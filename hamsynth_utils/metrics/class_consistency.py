@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
@@ -14,11 +12,11 @@ from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.lesion_set import CLASSES
-from hamsynth_utils.metrics.bootstrap import percentile_interval
+from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval
 from hamsynth_utils.metrics.classification import (
     PROBABILITIES,
-    bootstrap_counts,
     confusion,
+    resampled_confusion,
     scores_from_confusion,
 )
 
@@ -70,8 +68,8 @@ def probe_predictions(probe: Pipeline, features: np.ndarray, table: pd.DataFrame
 def class_consistency(
     synthetic: pd.DataFrame,
     real: pd.DataFrame,
-    real_lesions: Sequence | np.ndarray | pd.Series,
-    draws: int,
+    real_lesions: Ids,
+    n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
     """How often the probe names the requested class, beside how often it names the true one of real images.
@@ -82,18 +80,23 @@ def class_consistency(
     n_synthetic, n_real. Only classes that occur count; the chance of the probe's training is not in the
     intervals. A ratio above 1 is possible: images may be more typical of their class than real ones.
     """
-    values, samples = {}, {}
-    for number, (name, frame, ids) in enumerate(
-        (("synthetic", synthetic, synthetic["image_id"]), ("real", real, real_lesions))
-    ):
-        counts = bootstrap_counts(frame, ids, draws, seed + number)[0]
-        samples[name] = scores_from_confusion(counts)["balanced_accuracy"]
-        values[name] = float(scores_from_confusion(confusion(frame))["balanced_accuracy"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        samples["ratio"] = samples["synthetic"] / samples["real"]
-        values["ratio"] = float(np.divide(values["synthetic"], values["real"]))
+    intervals = {
+        "synthetic": _balanced_accuracy(synthetic, synthetic["image_id"], n_resamples, seed),
+        "real": _balanced_accuracy(real, real_lesions, n_resamples, seed + 1),
+    }
+    intervals["ratio"] = intervals["synthetic"] / intervals["real"]
     result: dict[str, float] = {"n_synthetic": len(synthetic), "n_real": len(real)}
-    for name, value in values.items():
-        low, high = percentile_interval(samples[name])
-        result |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    for name, each in intervals.items():
+        result |= {name: float(each.value), f"{name}_low": each.low, f"{name}_high": each.high}
     return result
+
+
+def _balanced_accuracy(
+    predictions: pd.DataFrame, ids: Ids, n_resamples: int, seed: int
+) -> Interval:
+    bootstrap = ClusterBootstrap(ids, n_resamples, seed, n_images=len(predictions))
+    value, samples = (
+        scores_from_confusion(counts)["balanced_accuracy"]
+        for counts in (confusion(predictions), resampled_confusion(predictions, bootstrap))
+    )
+    return Interval(value, samples)

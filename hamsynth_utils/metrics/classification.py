@@ -6,7 +6,6 @@ p_akiec to p_vasc in the order of `CLASSES`. The most probable class is the pred
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.lesion_set import CLASSES, labels_of
-from hamsynth_utils.metrics.bootstrap import (
-    factorize_lesions,
-    lesion_resample_counts,
-    percentile_interval,
-)
+from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval
 
 PROBABILITIES = tuple(f"p_{name}" for name in CLASSES)
 
@@ -160,39 +155,37 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def bootstrap_counts(
-    predictions: pd.DataFrame, lesion_ids: Sequence | np.ndarray | pd.Series, draws: int, seed: int
-) -> tuple[np.ndarray, int]:
-    """Confusion matrices int64 [draws, 7, 7] of bootstrap samples of whole lesions; number of lesions.
+def resampled_confusion(predictions: pd.DataFrame, bootstrap: ClusterBootstrap) -> np.ndarray:
+    """Confusion matrices int64 [B, 7, 7] of the resamples of `bootstrap`, whose images are the predicted ones.
 
-    Raises InputError for unsound predictions or a missing lesion id.
+    Raises InputError for unsound predictions.
     """
     true, predicted = _true_and_predicted(predictions)
-    codes, lesions = factorize_lesions(lesion_ids, len(predictions))
-    # A draw repeats lesions, and their confusion counts add up: no image need be touched again.
+    # The confusion counts of a lesion's images add up, so that a resample needs only the counts per lesion.
     cells = len(CLASSES) ** 2
     per_lesion = np.bincount(
-        (codes * len(CLASSES) + true) * len(CLASSES) + predicted, minlength=lesions * cells
+        (bootstrap.codes * len(CLASSES) + true) * len(CLASSES) + predicted,
+        minlength=bootstrap.n_clusters * cells,
     )
-    weights = lesion_resample_counts(lesions, draws, np.random.default_rng(seed))
-    counts = weights.astype(np.float64) @ per_lesion.reshape(lesions, cells)
-    return counts.astype(np.int64).reshape(draws, len(CLASSES), len(CLASSES)), lesions
+    counts = bootstrap.counts.astype(np.float64) @ per_lesion.reshape(-1, cells)
+    return counts.astype(np.int64).reshape(-1, len(CLASSES), len(CLASSES))
 
 
 def bootstrap_scores(
-    predictions: pd.DataFrame, lesion_ids: Sequence | np.ndarray | pd.Series, draws: int, seed: int
+    predictions: pd.DataFrame, lesion_ids: Ids, n_resamples: int, seed: int
 ) -> pd.DataFrame:
     """One row a metric: metric, value, low, high, n_images, n_lesions.
 
     lesion_ids: [N], in the order of the rows of `predictions` (`align_table`). `low` to `high` is the 95 %
-    percentile interval over `draws` bootstrap samples of whole lesions, since photos of one lesion are
+    percentile interval over `n_resamples` bootstrap samples of whole lesions, since photos of one lesion are
     not independent. It holds the chance of the test set, not that of training.
     """
-    counts, lesions = bootstrap_counts(predictions, lesion_ids, draws, seed)
-    samples = scores_from_confusion(counts)
+    bootstrap = ClusterBootstrap(lesion_ids, n_resamples, seed, n_images=len(predictions))
+    samples = scores_from_confusion(resampled_confusion(predictions, bootstrap))
+    intervals = {name: Interval(v, samples[name]) for name, v in scores(predictions).items()}
     rows = [
-        (metric, value, *percentile_interval(samples[metric]), len(predictions), lesions)
-        for metric, value in scores(predictions).items()
+        (name, each.value, each.low, each.high, bootstrap.n_images, bootstrap.n_clusters)
+        for name, each in intervals.items()
     ]
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n_images", "n_lesions"])
 

@@ -21,10 +21,11 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.lesion_set import CLASSES, labels_of
 from hamsynth_utils.metrics import ranking
 from hamsynth_utils.metrics.bootstrap import (
-    _seed_draws,
+    ClusterBootstrap,
+    Ids,
+    Interval,
     factorize_lesions,
-    lesion_resample_counts,
-    percentile_interval,
+    resample_training_seeds,
 )
 from hamsynth_utils.metrics.calibration import brier_score, expected_calibration_error
 from hamsynth_utils.metrics.classification import (
@@ -53,10 +54,9 @@ UPWARD_BIASED = (expected_calibration_error,)
 class Estimate:
     """A statistic of one arm, averaged over its seeds.
 
-    value: on the test images themselves; low to high: its 95 % interval; samples: the bootstrap values
-    [draws] of which it is the middle; of_seeds: those of each seed alone, on the same lesions
-    [draws, seeds]; images, lesions, seeds: how many. `drawn` says what was resampled and how, since only
-    equal draws can be paired.
+    value: on the test images themselves; low to high: its 95 % interval; samples: the bootstrap values [B]
+    of which it is the middle; samples_by_seed: those of each seed alone, on the same lesions [B, seeds];
+    images, lesions, seeds: how many. `resampled` says what was resampled and how, since only equal resamples can be paired.
     """
 
     value: float
@@ -66,8 +66,8 @@ class Estimate:
     lesions: int
     seeds: int
     samples: np.ndarray = field(repr=False)
-    of_seeds: np.ndarray = field(repr=False)
-    drawn: tuple = field(repr=False)
+    samples_by_seed: np.ndarray = field(repr=False)
+    resampled: tuple = field(repr=False)
 
 
 def statistics() -> dict[str, Statistic]:
@@ -96,8 +96,8 @@ def statistics() -> dict[str, Statistic]:
 def estimate(
     statistic: Statistic,
     by_seed: dict[int, pd.DataFrame],
-    lesion_ids: Sequence | np.ndarray | pd.Series,
-    draws: int,
+    lesion_ids: Ids,
+    n_resamples: int,
     seed: int,
 ) -> Estimate:
     """`statistic` averaged over the seeds of an arm, with its interval over lesions and seeds.
@@ -112,14 +112,14 @@ def estimate(
 
     Raises InputError for no predictions, for seeds that predict other images, or a missing lesion id.
     """
-    return estimates({"": statistic}, by_seed, lesion_ids, draws, seed)[""]
+    return estimates({"": statistic}, by_seed, lesion_ids, n_resamples, seed)[""]
 
 
 def estimates(
     named: Mapping[Name, Statistic],
     by_seed: dict[int, pd.DataFrame],
-    lesion_ids: Sequence | np.ndarray | pd.Series,
-    draws: int,
+    lesion_ids: Ids,
+    n_resamples: int,
     seed: int,
 ) -> dict[Name, Estimate]:
     """The `estimate` of each of several statistics, by name, on one set of draws, which is made once."""
@@ -132,41 +132,34 @@ def estimates(
             raise InputError(
                 f"seeds {first} and {other} do not predict the same images in the same order"
             )
-    codes, lesions = factorize_lesions(lesion_ids, len(reference))
-    generator = np.random.default_rng(seed)
-    # As floats, since numpy would turn integers into floats again for each product.
-    weights = lesion_resample_counts(lesions, draws, generator)[:, codes].astype(float)
-    of_seeds = _seed_draws(draws, len(by_seed), generator)
-    drawn = (
+    bootstrap = ClusterBootstrap(
+        lesion_ids, n_resamples, seed, n_seeds=len(by_seed), n_images=len(reference)
+    )
+    resampled = (
         tuple(reference["image_id"]),
         tuple(reference["dx"]),
-        tuple(codes),
+        tuple(bootstrap.codes),
         tuple(by_seed),
-        draws,
+        n_resamples,
         seed,
     )
-    whole = np.ones((1, len(reference)))
     result = {}
     for name, statistic in named.items():
-        values = [float(statistic(predictions, whole)[0]) for predictions in by_seed.values()]
-        each = np.stack(
-            [statistic(predictions, weights) for predictions in by_seed.values()], axis=1
-        )
-        reflected = statistic in UPWARD_BIASED
-        if reflected:
-            each = 2 * np.array(values) - each
-        samples = (of_seeds * each).sum(1)
-        low, high = percentile_interval(samples)
+        per_seed = [bootstrap.interval(partial(statistic, frame)) for frame in by_seed.values()]
+        biased = statistic in UPWARD_BIASED
+        if biased:
+            per_seed = [each.reflected() for each in per_seed]
+        mean = bootstrap.average_over_seeds(per_seed)
         result[name] = Estimate(
-            float(np.mean(values)),
-            max(low, 0.0) if reflected else low,
-            high,
-            len(reference),
-            lesions,
-            len(by_seed),
-            samples,
-            each,
-            drawn,
+            value=float(mean.value),
+            low=max(mean.low, 0.0) if biased else mean.low,
+            high=mean.high,
+            images=bootstrap.n_images,
+            lesions=bootstrap.n_clusters,
+            seeds=len(by_seed),
+            samples=mean.samples,
+            samples_by_seed=np.stack([each.samples for each in per_seed], axis=1),
+            resampled=resampled,
         )
     return result
 
@@ -179,18 +172,15 @@ def difference(arm: Estimate, reference: Estimate) -> dict[str, float]:
     smallest alpha whose interval leaves 0 out. Raises InputError if the two were not estimated on the same
     images, diagnoses, lesions, seeds and draws: what is not paired does not cancel.
     """
-    if arm.drawn != reference.drawn:
+    if arm.resampled != reference.resampled:
         raise InputError(
-            "a paired difference needs both estimates on the same images, diagnoses, lesions, seeds and draws"
+            "a paired difference needs both estimates on the same images, diagnoses, lesions, seeds and resamples"
         )
-    samples = arm.samples - reference.samples
-    defined = samples[~np.isnan(samples)]
-    low, high = percentile_interval(samples)
+    paired = Interval(arm.value - reference.value, arm.samples - reference.samples)
+    defined = paired.samples[~np.isnan(paired.samples)]
     side = min((defined <= 0).sum(), (defined >= 0).sum())
     return {
-        "value": arm.value - reference.value,
-        "low": low,
-        "high": high,
+        **paired.as_dict(),
         "p": min(1.0, 2 * (1 + float(side)) / (1 + len(defined))),
     }
 
@@ -202,17 +192,17 @@ def unpaired_difference(elsewhere: Estimate, here: Estimate) -> dict[str, float]
     trainings that are tested here and there. Raises InputError if the seeds are not the same, or if both were
     drawn from one random state, which would tie the lesions of the one to those of the other.
     """
-    *_, trainings, draws, state = elsewhere.drawn
-    *_, other_trainings, other_draws, other_state = here.drawn
-    if (trainings, draws) != (other_trainings, other_draws) or state == other_state:
+    *_, trainings, n_resamples, seed = elsewhere.resampled
+    *_, other_trainings, other_n_resamples, other_seed = here.resampled
+    if (trainings, n_resamples) != (other_trainings, other_n_resamples) or seed == other_seed:
         raise InputError(
-            "a change needs two estimates of the same seeds, with as many draws from another state"
+            "an unpaired difference needs two estimates of the same training seeds, with equally many "
+            "resamples of another bootstrap seed"
         )
-    between = elsewhere.of_seeds - here.of_seeds
-    of_seeds = _seed_draws(draws, len(trainings), np.random.default_rng([state, other_state]))
-    samples = (of_seeds * between).sum(1)
-    low, high = percentile_interval(samples)
-    return {"value": elsewhere.value - here.value, "low": low, "high": high}
+    rng = np.random.default_rng([seed, other_seed])
+    seed_weights = resample_training_seeds(len(trainings), n_resamples, rng)
+    samples = (seed_weights * (elsewhere.samples_by_seed - here.samples_by_seed)).sum(1)
+    return Interval(elsewhere.value - here.value, samples).as_dict()
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -220,9 +210,7 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return multipletests(p, method="holm")[1]
 
 
-def mcnemar_test(
-    arm: pd.DataFrame, reference: pd.DataFrame, lesion_ids: Sequence | np.ndarray | pd.Series
-) -> dict[str, float]:
+def mcnemar_test(arm: pd.DataFrame, reference: pd.DataFrame, lesion_ids: Ids) -> dict[str, float]:
     """McNemar's exact test of two classifiers of one seed: which of them is right where only one is.
 
     Photos of one lesion are not independent, so each lesion counts by its first image. Returns `only_arm` and
@@ -332,7 +320,7 @@ class SplitPredictions:
     """Predictions of the test images of one split, by the seed of the training; their lesions; which leak."""
 
     by_seed: dict[int, pd.DataFrame]
-    lesion_ids: Sequence | np.ndarray | pd.Series
+    lesion_ids: Ids
     leaked: np.ndarray
 
 
@@ -340,7 +328,7 @@ def compare_splits(
     lesion: SplitPredictions,
     image: SplitPredictions,
     named: Mapping[str, Statistic],
-    draws: int,
+    n_resamples: int,
     seed: int,
 ) -> pd.DataFrame:
     """Each statistic under both splits, on leaked and other images, and the differences, with intervals.
@@ -361,15 +349,15 @@ def compare_splits(
             f"the seeds differ: {sorted(lesion.by_seed)} by lesion, {sorted(image.by_seed)} by image"
         )
     everything = np.ones(len(image.leaked), dtype=bool)
-    under_lesion = _of(lesion, ~lesion.leaked, named, draws, seed)
-    parts = {"all": _of(image, everything, named, draws, seed)}
+    under_lesion = _of(lesion, ~lesion.leaked, named, n_resamples, seed)
+    parts = {"all": _of(image, everything, named, n_resamples, seed)}
     # What is compared with another set of images needs draws of its own.
-    apart = _of(image, everything, named, draws, seed + 1)
+    apart = _of(image, everything, named, n_resamples, seed + 1)
     if image.leaked.any() and not image.leaked.all():
         for k, (part, mask) in enumerate(
             {"leaked": image.leaked, "not leaked": ~image.leaked}.items()
         ):
-            parts[part] = _of(image, mask, named, draws, seed + 2 + k)
+            parts[part] = _of(image, mask, named, n_resamples, seed + 2 + k)
     rows: list[dict] = []
     for metric in named:
         rows.append(
@@ -397,10 +385,14 @@ def compare_splits(
 
 
 def _of(
-    of: SplitPredictions, mask: np.ndarray, named: Mapping[str, Statistic], draws: int, seed: int
+    of: SplitPredictions,
+    mask: np.ndarray,
+    named: Mapping[str, Statistic],
+    n_resamples: int,
+    seed: int,
 ) -> dict[str, Estimate]:
     some = {s: of.by_seed[s][mask].reset_index(drop=True) for s in sorted(of.by_seed)}
-    return estimates(named, some, np.asarray(of.lesion_ids)[mask], draws, seed)
+    return estimates(named, some, np.asarray(of.lesion_ids)[mask], n_resamples, seed)
 
 
 def _row(found: Estimate) -> dict[str, float]:

@@ -128,7 +128,11 @@ def groups_of(rows: pd.DataFrame, attribute: str) -> Members:
 
 
 def group_scores(
-    by_seed: Predictions, table: pd.DataFrame, draws: int, seed: int, least: int = MIN_GROUP_SIZE
+    by_seed: Predictions,
+    table: pd.DataFrame,
+    n_resamples: int,
+    seed: int,
+    least: int = MIN_GROUP_SIZE,
 ) -> pd.DataFrame:
     """One row for each group and measure: attribute, group, dx, measure, value, low, high, n, lesions, seeds,
     enough.
@@ -160,7 +164,7 @@ def group_scores(
                 named[keys[-1]] = restrict_to(statistic, inside)
                 over = inside & denominator_mask(first, measure, dx)
                 records.append({"n": int(over.sum()), "lesions": rows["lesion_id"][over].nunique()})
-    found = estimates(named, by_seed, rows["lesion_id"], draws, seed)
+    found = estimates(named, by_seed, rows["lesion_id"], n_resamples, seed)
     for key, record in zip(keys, records, strict=True):
         if key in found:
             value, several = found[key], record["lesions"] > 1
@@ -241,7 +245,11 @@ class Gap:
 
 
 def largest_gaps(
-    by_seed: Predictions, table: pd.DataFrame, draws: int, seed: int, least: int = MIN_GROUP_SIZE
+    by_seed: Predictions,
+    table: pd.DataFrame,
+    n_resamples: int,
+    seed: int,
+    least: int = MIN_GROUP_SIZE,
 ) -> list[Gap]:
     """The `Gap` of each attribute and measure, in their order. Raises InputError as `group_scores` does."""
     first = next(iter(by_seed.values()))
@@ -252,7 +260,7 @@ def largest_gaps(
         for key, members in compared.items()
         if len(members) > 1
     }
-    found = estimates(named, by_seed, rows["lesion_id"], draws, seed)
+    found = estimates(named, by_seed, rows["lesion_id"], n_resamples, seed)
     gaps = []
     whole = np.ones((1, len(rows)))
     for key, members in compared.items():
@@ -285,9 +293,13 @@ def largest_gaps(
 
 
 def chance_gaps(
-    by_seed: Predictions, table: pd.DataFrame, times: int, seed: int, least: int = MIN_GROUP_SIZE
+    by_seed: Predictions,
+    table: pd.DataFrame,
+    n_permutations: int,
+    seed: int,
+    least: int = MIN_GROUP_SIZE,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """The largest gaps of groups that differ in nothing but chance and mix: [times] by (attribute, measure).
+    """The largest gaps of groups that differ in nothing but chance and mix: [n_permutations] by (attribute, measure).
 
     The names of the groups are dealt out anew among the lesions of each diagnosis, so that every group keeps
     its mix of diagnoses and loses all else that might set it apart.
@@ -304,10 +316,10 @@ def chance_gaps(
         if not groups:
             continue
         rng, own_group = np.random.default_rng(seed), np.array([*groups.values()])[:, one].argmax(0)
-        dealt = np.empty((times, len(one)), dtype=int)
+        dealt = np.empty((n_permutations, len(one)), dtype=int)
         for dx in np.unique(diagnoses):
             own = np.flatnonzero(diagnoses == dx)
-            dealt[:, own] = rng.permuted(np.tile(own_group[own], (times, 1)), axis=1)
+            dealt[:, own] = rng.permuted(np.tile(own_group[own], (n_permutations, 1)), axis=1)
         # Membership is a weighting of the images, one a deal, so that no loop over deals is needed.
         member = {name: (dealt == k)[:, codes].astype(float) for k, name in enumerate(groups)}
         for measure, statistic in MEASURES.items():

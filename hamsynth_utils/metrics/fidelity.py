@@ -17,11 +17,7 @@ from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.metrics.bootstrap import (
-    factorize_lesions,
-    lesion_resample_counts,
-    percentile_interval,
-)
+from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval, factorize_lesions
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
 """A number for two sets of features."""
@@ -124,13 +120,13 @@ def subset_pairs(
             raise InputError(
                 f"{n} images a draw, but there are only {len(features)} {name} ones: lower n"
             )
-    for generator in _generators(n_subsets, seed):
-        yield _sample(real, n, generator), _sample(synthetic, n, generator)
+    for rng in _generators(n_subsets, seed):
+        yield _sample(real, n, rng), _sample(synthetic, n, rng)
 
 
 def real_subset_pairs(
     real: np.ndarray,
-    lesion_ids: Sequence | np.ndarray | pd.Series,
+    lesion_ids: Ids,
     n: int,
     n_subsets: int,
     seed: int,
@@ -145,8 +141,8 @@ def real_subset_pairs(
     real = _checked(real, "the real set")
     codes, lesions = factorize_lesions(lesion_ids, len(real))
     images = np.bincount(codes)
-    for generator in _generators(n_subsets, seed):
-        order = generator.permutation(lesions)
+    for rng in _generators(n_subsets, seed):
+        order = rng.permutation(lesions)
         first = order[np.cumsum(images[order]) <= len(real) / 2]
         side = np.isin(codes, first)
         smaller = min(side.sum(), (~side).sum())
@@ -155,7 +151,7 @@ def real_subset_pairs(
                 f"a floor at n = {n} needs {n} images in each half, but {len(real)} images of {lesions} "
                 f"lesions give a half of {smaller}: lower n"
             )
-        yield _sample(real[side], n, generator), _sample(real[~side], n, generator)
+        yield _sample(real[side], n, rng), _sample(real[~side], n, rng)
 
 
 def all_measures(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
@@ -209,7 +205,7 @@ def subset_std(high: float, mean: float, n_subsets: int) -> float:
 
 def real_baseline(
     real: np.ndarray,
-    lesion_ids: Sequence | np.ndarray | pd.Series,
+    lesion_ids: Ids,
     n: int,
     n_subsets: int,
     seed: int,
@@ -249,8 +245,8 @@ def _prediction_factor(n_subsets: int) -> float:
     return float(stats.t.ppf(0.975, n_subsets - 1) * np.sqrt(1 + 1 / n_subsets))
 
 
-def _sample(features: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-    return features[generator.choice(len(features), n, replace=False)]
+def _sample(features: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    return features[rng.choice(len(features), n, replace=False)]
 
 
 def _covariance_root(features: np.ndarray) -> np.ndarray:
@@ -308,40 +304,30 @@ def radial_power(images: Tensor) -> np.ndarray:
     return (total / radius.bincount())[:, 1 : size // 2 + 1].numpy()
 
 
-def power_ratio(images: LesionSet, real: LesionSet, subset_pairs: int, seed: int) -> pd.DataFrame:
+def power_ratio(images: LesionSet, real: LesionSet, n_resamples: int, seed: int) -> pd.DataFrame:
     """Mean power of `images` over that of `real`, a row a frequency: cycles, value, low, high, n, n_real.
 
     One at every frequency is as much detail as real images have at that scale; less is blur, a peak a
     pattern. The 95 % interval is over the lesions of both sets; an image without siblings is a lesion.
     The last row, of cycles "fine", is that of the upper half of the frequencies together.
     """
-    generator = np.random.default_rng(seed)
-    (value, drawn), (real_value, real_drawn) = (
-        _means(lesions, subset_pairs, generator) for lesions in (images, real)
-    )
-    ratios = drawn / real_drawn
-    ends = [percentile_interval(ratio) for ratio in ratios.T]
-    cycles = [*range(1, len(value)), "fine"]
+    rng = np.random.default_rng(seed)
+    power, real_power = (_mean_power(each, n_resamples, rng) for each in (images, real))
+    ratio = power / real_power
     return pd.DataFrame(
         {
-            "cycles": cycles,
-            "value": value / real_value,
-            "low": [low for low, _ in ends],
-            "high": [high for _, high in ends],
+            "cycles": [*range(1, len(ratio.value)), "fine"],
+            "value": ratio.value,
+            "low": ratio.low,
+            "high": ratio.high,
             "n": len(images),
             "n_real": len(real),
         }
     )
 
 
-def _means(
-    lesions: LesionSet, subset_pairs: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean power at each frequency and in the upper half, [F + 1], and of each draw, [draws, F + 1]."""
+def _mean_power(lesions: LesionSet, n_resamples: int, rng: np.random.Generator) -> Interval:
+    """Mean power at each of F frequencies, then in their upper half together: [F + 1]."""
     power = radial_power(lesions.images)
     power = np.hstack([power, power[:, power.shape[1] // 2 :].sum(1, keepdims=True)])
-    codes, count = factorize_lesions(lesions.table["lesion_id"], len(lesions))
-    sums = np.stack([np.bincount(codes, column) for column in power.T], axis=1)
-    drawn = lesion_resample_counts(count, subset_pairs, generator).astype(float)
-    photos = drawn @ np.bincount(codes)
-    return power.mean(0), drawn @ sums / photos[:, None]
+    return ClusterBootstrap(lesions.table["lesion_id"], n_resamples, rng).mean(power)

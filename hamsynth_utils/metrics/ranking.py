@@ -10,12 +10,13 @@ weight, is NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.metrics.bootstrap import _seed_draws, factorize_lesions, lesion_resample_counts
+from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids
 from hamsynth_utils.metrics.classification import check_predictions
 
 
@@ -100,8 +101,8 @@ def precision_band(
     by_seed: dict[int, pd.DataFrame],
     classes: Sequence[str],
     recall: np.ndarray,
-    lesion_ids: Sequence | np.ndarray | pd.Series,
-    draws: int,
+    lesion_ids: Ids,
+    n_resamples: int,
     seed: int,
 ) -> pd.DataFrame:
     """Precision at each recall, averaged over `classes` and the seeds of an arm: recall, value, low, high.
@@ -118,16 +119,15 @@ def precision_band(
     absent = [dx for dx in classes if not (frames[0]["dx"] == dx).any()]
     if absent:
         raise InputError(f"no image of class {absent[0]}: it has no precision-recall curve")
-    codes, lesions = factorize_lesions(lesion_ids, len(frames[0]))
-    generator = np.random.default_rng(seed)
-    # The first weighting is that of the test images themselves.
-    drawn = lesion_resample_counts(lesions, draws, generator)[:, codes]
-    weights = np.concatenate([np.ones((1, len(codes))), drawn])
-    of_seeds = _seed_draws(draws, len(frames), generator)
-    curves = np.stack([_mean_curve(frame, classes, recall, weights) for frame in frames], axis=1)
-    samples = (of_seeds[:, :, None] * curves[1:]).sum(1)
-    low, high = np.nanpercentile(samples, [2.5, 97.5], axis=0)
-    return pd.DataFrame({"recall": recall, "value": curves[0].mean(0), "low": low, "high": high})
+    bootstrap = ClusterBootstrap(
+        lesion_ids, n_resamples, seed, n_seeds=len(frames), n_images=len(frames[0])
+    )
+    curve = bootstrap.average_over_seeds(
+        [bootstrap.interval(partial(_mean_curve, frame, classes, recall)) for frame in frames]
+    )
+    return pd.DataFrame(
+        {"recall": recall, "value": curve.value, "low": curve.low, "high": curve.high}
+    )
 
 
 def _mean_curve(

@@ -15,11 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import cohen_kappa_score
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.metrics.bootstrap import (
-    factorize_lesions,
-    lesion_resample_counts,
-    percentile_interval,
-)
+from hamsynth_utils.metrics.bootstrap import ClusterBootstrap
 
 CATEGORIES = {
     "dark": -30.0,
@@ -95,7 +91,7 @@ def skin_angles(images: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
 
 
 def agreement(
-    first: pd.Series, second: pd.Series, lesion_ids: pd.Series, draws: int, seed: int
+    first: pd.Series, second: pd.Series, lesion_ids: pd.Series, n_resamples: int, seed: int
 ) -> dict[str, float]:
     """How far two ways to measure the same photos [N] agree, over the photos of which both have an angle.
 
@@ -110,23 +106,22 @@ def agreement(
             f"agreement needs at least two photos that both ways measure, not {both.sum()}"
         )
     a, b = first[both].to_numpy(), second[both].to_numpy()
-    codes, lesions = factorize_lesions(lesion_ids[both], int(both.sum()))
-    weights = lesion_resample_counts(lesions, draws, np.random.default_rng(seed))[:, codes]
-    low, high = percentile_interval(weights @ (b - a) / weights.sum(1))
+    bootstrap = ClusterBootstrap(lesion_ids[both], n_resamples, seed)
+    bias = bootstrap.mean(b - a)
     order = list(CATEGORIES)
     one, other = (np.array([order.index(name) for name in category(angles)]) for angles in (a, b))
     kappa = np.nan if len({*one, *other}) < 2 else cohen_kappa_score(one, other, weights="linear")
-    bias, spread = float(np.mean(b - a)), 1.96 * float(np.std(b - a, ddof=1))
+    spread = 1.96 * float(np.std(b - a, ddof=1))
     return {
-        "bias": bias,
-        "low": low,
-        "high": high,
-        "from": bias - spread,
-        "to": bias + spread,
+        "bias": float(bias.value),
+        "low": bias.low,
+        "high": bias.high,
+        "from": float(bias.value) - spread,
+        "to": float(bias.value) + spread,
         "same": float(np.mean(one == other)),
         "kappa": float(kappa),
-        "n": int(both.sum()),
-        "lesions": lesions,
+        "n": bootstrap.n_images,
+        "lesions": bootstrap.n_clusters,
     }
 
 

@@ -7,6 +7,8 @@ photograph.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
@@ -20,12 +22,8 @@ from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.loading import generator_class
 from hamsynth_utils.metrics import ranking
-from hamsynth_utils.metrics.bootstrap import (
-    factorize_lesions,
-    lesion_resample_counts,
-    percentile_interval,
-)
-from hamsynth_utils.metrics.privacy.nearest_neighbours import Ids, nearest_distances
+from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, factorize_lesions
+from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
 
 FALSE_POSITIVE_RATE = 0.01
 """The share of false alarms at which an attack's true-positive rate is read (Carlini et al. 2022)."""
@@ -37,7 +35,7 @@ def membership_attack(
     synthetic_features: np.ndarray,
     train_lesions: Ids,
     heldout_lesions: Ids,
-    draws: int,
+    n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
     """Can somebody who has a photograph find out from the synthetic images whether it was trained on?
@@ -55,7 +53,7 @@ def membership_attack(
         -nearest_distances(each, synthetic_features)[0]
         for each in (train_features, heldout_features)
     )
-    return guess_members(inside, outside, train_lesions, heldout_lesions, draws, seed)
+    return guess_members(inside, outside, train_lesions, heldout_lesions, n_resamples, seed)
 
 
 def guess_members(
@@ -63,7 +61,7 @@ def guess_members(
     heldout_scores: np.ndarray,
     train_lesions: Ids,
     heldout_lesions: Ids,
-    draws: int,
+    n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
     """How well scores [N] and [H], one an image, tell trained on (higher) from held out.
@@ -87,30 +85,23 @@ def guess_members(
             f"{len(shared)} lesions are both trained on and held out: leave those images out"
         )
     each = min(len(train_scores), len(heldout_scores))
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     scores, ids = [], []
     for side, lesion_ids in ((train_scores, train_lesions), (heldout_scores, heldout_lesions)):
-        pick = generator.choice(len(side), each, replace=False)
+        pick = rng.choice(len(side), each, replace=False)
         scores.append(np.asarray(side)[pick])
         ids.append(np.asarray(lesion_ids, dtype=object)[pick])
     score, trained_on = np.concatenate(scores), np.arange(2 * each) < each
-    codes, lesions = factorize_lesions(np.concatenate(ids), 2 * each)
-    weights = np.concatenate(
-        [np.ones((1, lesions)), lesion_resample_counts(lesions, draws, generator)]
-    )[:, codes]
-    value, *drawn = ranking.auroc(score, trained_on, weights)
-    rate, *rates = ranking.sensitivity_at(1 - FALSE_POSITIVE_RATE, score, trained_on, weights)
-    low, high = percentile_interval(np.array(drawn))
-    rate_low, rate_high = percentile_interval(np.array(rates))
+    bootstrap = ClusterBootstrap(np.concatenate(ids), n_resamples, rng)
+    auroc = bootstrap.interval(partial(ranking.auroc, score, trained_on))
+    tpr = bootstrap.interval(
+        partial(ranking.sensitivity_at, 1 - FALSE_POSITIVE_RATE, score, trained_on)
+    )
     return {
-        "value": float(value),
-        "low": low,
-        "high": high,
-        "tpr": float(rate),
-        "tpr_low": rate_low,
-        "tpr_high": rate_high,
-        "n": 2 * each,
-        "lesions": lesions,
+        **bootstrap.summary(auroc),
+        "tpr": float(tpr.value),
+        "tpr_low": tpr.low,
+        "tpr_high": tpr.high,
     }
 
 

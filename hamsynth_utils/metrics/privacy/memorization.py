@@ -15,11 +15,13 @@ from sklearn.cluster import KMeans
 
 from hamsynth_utils.metrics import ranking
 from hamsynth_utils.metrics.bootstrap import (
+    ClusterBootstrap,
+    Ids,
+    Interval,
+    WeightedStatistic,
     factorize_lesions,
-    lesion_resample_counts,
-    percentile_interval,
 )
-from hamsynth_utils.metrics.privacy.nearest_neighbours import Ids, nearest_distances
+from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
 
 COPYING_TABLE = [
     "generator",
@@ -109,7 +111,7 @@ def neighbours(
 
 
 def authenticity(
-    near: Neighbours, draws: int, seed: int, lesions: Ids | None = None
+    near: Neighbours, n_resamples: int, seed: int, lesions: Ids | None = None
 ) -> dict[str, float]:
     """The share of images farther from their nearest training image than that one is from other lesions.
 
@@ -119,12 +121,12 @@ def authenticity(
     """
     authentic = (near.distance > near.around).astype(float)
     return _with_interval(
-        near, lambda weights: weights @ authentic / weights.sum(1), draws, seed, lesions
+        near, lambda weights: weights @ authentic / weights.sum(1), n_resamples, seed, lesions
     )
 
 
 def neighbour_ratio(
-    near: Neighbours, draws: int, seed: int, lesions: Ids | None = None
+    near: Neighbours, n_resamples: int, seed: int, lesions: Ids | None = None
 ) -> dict[str, float]:
     """The 5th percentile of the ratio of the nearest training lesion's distance to the second nearest's.
 
@@ -139,7 +141,7 @@ def neighbour_ratio(
         cumulated = weights[:, order].cumsum(1)
         return ratio[order][(cumulated >= RATIO_SHARE * cumulated[:, -1:]).argmax(1)]
 
-    return _with_interval(near, quantile, draws, seed, lesions)
+    return _with_interval(near, quantile, n_resamples, seed, lesions)
 
 
 def cells_of(train: np.ndarray, *sets: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -156,7 +158,7 @@ def data_copying(
     heldout_cells: np.ndarray,
     synthetic_cells: np.ndarray,
     heldout_lesions: Ids,
-    draws: int,
+    n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
     """C_T of Meehan et al. (2020): are synthetic images nearer to training than held-out ones?
@@ -171,44 +173,37 @@ def data_copying(
     are NaN, not measured, if no part holds `LEAST_IN_CELL` images of each kind: sets that small, or that far
     apart, cannot be compared so. Raises InputError for a missing lesion id.
     """
-    generator = np.random.default_rng(seed)
-    codes, lesions = factorize_lesions(heldout_lesions, len(heldout.distance))
-    groups, count = factorize_lesions(synthetic.lesion, len(synthetic.distance))
-    weights = [
-        np.concatenate([np.ones((1, each)), lesion_resample_counts(each, draws, generator)])[
-            :, code
-        ]
-        for each, code in ((lesions, codes), (count, groups))
-    ]
-    total, share = np.zeros(draws + 1), np.zeros(draws + 1)
-    for cell in np.unique(heldout_cells):
-        here = heldout_cells == cell, synthetic_cells == cell
-        n, m = (int(each.sum()) for each in here)
-        if min(n, m) < LEAST_IN_CELL:
-            continue
-        farther = ranking.auroc(
-            np.concatenate([heldout.distance[here[0]], synthetic.distance[here[1]]]),
-            np.arange(n + m) >= n,
-            np.concatenate([weights[0][:, here[0]], weights[1][:, here[1]]], axis=1),
-        )
-        z = (farther - 0.5) / np.sqrt((n + m + 1) / (12 * n * m))
-        total += n * np.nan_to_num(z)
-        share += n * np.isfinite(z)
-    c_t = total / np.where(share > 0, share, np.nan)
-    low, high = percentile_interval(c_t[1:])
-    return {
-        "value": float(c_t[0]),
-        "low": low,
-        "high": high,
-        "n": len(synthetic.distance),
-        "lesions": lesions,
-    }
+    rng = np.random.default_rng(seed)
+    real = ClusterBootstrap(heldout_lesions, n_resamples, rng, n_images=len(heldout.distance))
+    made = ClusterBootstrap(synthetic.lesion, n_resamples, rng, n_images=len(synthetic.distance))
+
+    def c_t(real_weights: np.ndarray, synthetic_weights: np.ndarray) -> np.ndarray:
+        """C_T [B] for weights [B, N] of held-out and [B, M] of synthetic images."""
+        total, weight = np.zeros((2, len(real_weights)))
+        for cell in np.unique(heldout_cells):
+            here, there = heldout_cells == cell, synthetic_cells == cell
+            n, m = int(here.sum()), int(there.sum())
+            if min(n, m) < LEAST_IN_CELL:
+                continue
+            farther = ranking.auroc(
+                np.concatenate([heldout.distance[here], synthetic.distance[there]]),
+                np.arange(n + m) >= n,
+                np.hstack([real_weights[:, here], synthetic_weights[:, there]]),
+            )
+            z = (farther - 0.5) / np.sqrt((n + m + 1) / (12 * n * m))
+            total += n * np.nan_to_num(z)
+            weight += n * np.isfinite(z)
+        return total / np.where(weight > 0, weight, np.nan)
+
+    (value,) = c_t(real.unit_weights, made.unit_weights)
+    result = Interval(value, c_t(real.weights, made.weights))
+    return {**result.as_dict(), "n": made.n_images, "lesions": real.n_clusters}
 
 
 def _with_interval(
     near: Neighbours,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    draws: int,
+    statistic: WeightedStatistic,
+    n_resamples: int,
     seed: int,
     lesions: Ids | None,
 ) -> dict[str, float]:
@@ -217,10 +212,6 @@ def _with_interval(
     lesions: of the images, for real ones; synthetic ones, which have none, are drawn with all others that
     have the same nearest training lesion.
     """
-    codes, count = factorize_lesions(
-        near.lesion if lesions is None else lesions, len(near.distance)
-    )
-    drawn = lesion_resample_counts(count, draws, np.random.default_rng(seed))
-    (value,) = statistic(np.ones((1, len(codes))))
-    low, high = percentile_interval(statistic(drawn[:, codes]))
-    return {"value": float(value), "low": low, "high": high, "n": len(codes), "lesions": count}
+    ids = near.lesion if lesions is None else lesions
+    bootstrap = ClusterBootstrap(ids, n_resamples, seed, n_images=len(near.distance))
+    return bootstrap.summary(bootstrap.interval(statistic))

@@ -6,25 +6,13 @@ the nearest neighbours themselves is in `metrics.copying`, attacks that have the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
-
 import numpy as np
-import pandas as pd
 import torch
 from torch.nn import functional as F
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.augmentation import views
-from hamsynth_utils.metrics.bootstrap import (
-    factorize_lesions,
-    lesion_resample_counts,
-    percentile_interval,
-)
-
-Ids: TypeAlias = Sequence | np.ndarray | pd.Series
-"""One id an image, in the order of the images."""
-
+from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval, factorize_lesions
 
 NEAR = 0.01
 """The share of held-out real images that counts as near to a training image, by definition."""
@@ -97,7 +85,7 @@ def nearest_aligned(
 
 
 def near_duplicate_rate(
-    heldout: np.ndarray, synthetic: np.ndarray, heldout_lesions: Ids, draws: int, seed: int
+    heldout: np.ndarray, synthetic: np.ndarray, heldout_lesions: Ids, n_resamples: int, seed: int
 ) -> dict[str, float]:
     """The share of synthetic images that are "near" training; of distances [N] and [G] to the nearest.
 
@@ -110,32 +98,32 @@ def near_duplicate_rate(
     threshold, median_heldout, median_synthetic, n_heldout, n_heldout_lesions, n_synthetic. A low share is
     no proof of privacy: other attacks see more. Raises InputError for a missing lesion id.
     """
-    codes, lesions = factorize_lesions(heldout_lesions, len(heldout))
+    rng = np.random.default_rng(seed)
+    bootstrap = ClusterBootstrap(heldout_lesions, n_resamples, rng, n_images=len(heldout))
     order = np.argsort(heldout)
-    heldout, codes, ordered = heldout[order], codes[order], np.sort(synthetic)
+    heldout, ordered = heldout[order], np.sort(synthetic)
 
     def near(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Thresholds [draws] for image weights [draws, N], and how many synthetic images are closer."""
-        cumulated = weights.cumsum(1)
+        """Thresholds [B] for image weights [B, N], and how many synthetic images are closer."""
+        cumulated = weights[:, order].cumsum(1)
         thresholds = heldout[(cumulated >= NEAR * cumulated[:, -1:]).argmax(1)]
         return thresholds, np.searchsorted(ordered, thresholds, side="left")
 
-    (threshold,), (closer,) = near(np.ones((1, len(heldout))))
-    generator = np.random.default_rng(seed)
-    _, closer_drawn = near(lesion_resample_counts(lesions, draws, generator)[:, codes])
+    (threshold,), (closer,) = near(bootstrap.unit_weights)
+    _, resampled_closer = near(bootstrap.weights)
     # Redrawing n synthetic images of which k are near gives Binomial(n, k / n) near ones.
-    shares = generator.binomial(len(synthetic), closer_drawn / len(synthetic)) / len(synthetic)
-    low, high = percentile_interval(shares)
+    samples = rng.binomial(len(synthetic), resampled_closer / len(synthetic)) / len(synthetic)
+    rate = Interval(closer / len(synthetic), samples)
     return {
-        "share": float(closer / len(synthetic)),
-        "low": low,
-        "high": high,
+        "share": float(rate.value),
+        "low": rate.low,
+        "high": rate.high,
         "expected": NEAR,
         "threshold": float(threshold),
         "median_heldout": float(np.median(heldout)),
         "median_synthetic": float(np.median(synthetic)),
         "n_heldout": len(heldout),
-        "n_heldout_lesions": lesions,
+        "n_heldout_lesions": bootstrap.n_clusters,
         "n_synthetic": len(synthetic),
     }
 
@@ -145,7 +133,7 @@ def nearest_neighbour_check(
     heldout_features: np.ndarray,
     synthetic_features: np.ndarray,
     heldout_lesions: Ids,
-    draws: int,
+    n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
     """`near_duplicate_rate` of features [., D] of one extractor, and n_train.
@@ -155,7 +143,7 @@ def nearest_neighbour_check(
     factorize_lesions(heldout_lesions, len(heldout_features))
     heldout, _ = nearest_distances(heldout_features, train_features)
     synthetic, _ = nearest_distances(synthetic_features, train_features)
-    found = near_duplicate_rate(heldout, synthetic, heldout_lesions, draws, seed)
+    found = near_duplicate_rate(heldout, synthetic, heldout_lesions, n_resamples, seed)
     return {**found, "n_train": len(train_features)}
 
 

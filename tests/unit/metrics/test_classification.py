@@ -8,7 +8,6 @@ from sklearn import metrics
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.lesion_set import CLASSES
-from hamsynth_utils.metrics.bootstrap import lesion_resample_counts
 from hamsynth_utils.metrics.classification import (
     METRICS,
     PROBABILITIES,
@@ -96,7 +95,7 @@ def test_per_class_of_a_class_that_does_not_occur_is_undefined():
 def test_bootstrap_of_single_photos_is_that_of_images():
     """One photo a lesion: accuracy is a binomial share, whose standard error is known."""
     predictions = make_predictions(800, 5)
-    table = bootstrap_scores(predictions, np.arange(800), draws=2000, seed=0).set_index("metric")
+    table = bootstrap_scores(predictions, np.arange(800), n_resamples=2000, seed=0).set_index("metric")
     assert tuple(table.index) == METRICS
     accuracy = table.loc["accuracy", "value"]
     half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 800)
@@ -126,7 +125,7 @@ def test_bootstrap_equals_one_done_image_by_image():
             )
         )
     expected = pd.DataFrame(samples).quantile([0.025, 0.975])
-    table = bootstrap_scores(predictions, lesions, draws=50, seed=9).set_index("metric")
+    table = bootstrap_scores(predictions, lesions, n_resamples=50, seed=9).set_index("metric")
     for metric in METRICS:
         np.testing.assert_allclose(
             table.loc[metric, ["low", "high"]].astype(float), expected[metric]
@@ -190,10 +189,10 @@ def test_missing_lesions_and_files_are_refused(tmp_path):
         bootstrap_scores(predictions, ["a", None, "b", np.nan, *"cdefgh"], 100, 0)
     with pytest.raises(InputError, match="9 lesion ids for 10 images"):
         bootstrap_scores(predictions, np.arange(9), 100, 0)
-    with pytest.raises(InputError, match="at least 2 draws"):
+    with pytest.raises(InputError, match="at least 2 resamples"):
         bootstrap_scores(predictions, np.arange(10), 1, 0)
     with pytest.raises(InputError, match="needs at least one lesion"):
-        lesion_resample_counts(0, 100, np.random.default_rng(0))
+        bootstrap_scores(predictions[:0], [], 100, 0)
     with pytest.raises(InputError, match="no predictions at"):
         read_predictions(tmp_path / "predictions.csv")
 

@@ -150,7 +150,9 @@ def test_only_equal_draws_are_paired():
             0,
         ),
     ):
-        with pytest.raises(InputError, match="same images, diagnoses, lesions, seeds and draws"):
+        with pytest.raises(
+            InputError, match="same images, diagnoses, lesions, seeds and resamples"
+        ):
             difference(whole, other)
 
 
@@ -239,7 +241,5 @@ def test_a_change_needs_the_same_trainings_and_draws_of_its_own():
         accuracy_of({0: answers(60, 20, "b")}, 2, 200),
         accuracy_of({0: answers(60, 20, "b")}, 1, 100),
     ):
-        with pytest.raises(
-            InputError, match="the same seeds, with as many draws from another state"
-        ):
+        with pytest.raises(InputError, match="same training seeds, with equally many resamples"):
             unpaired_difference(one, other)

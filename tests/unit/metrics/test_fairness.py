@@ -56,7 +56,7 @@ def rates(truth, guess):
 def test_every_score_is_fairlearns():
     by_seed = {seed: make(seed=seed)[0] for seed in (0, 1)}
     table = make()[1]
-    result = group_scores(by_seed, table, draws=200, seed=0)
+    result = group_scores(by_seed, table, n_resamples=200, seed=0)
     sex = align_table(by_seed[0], table)["sex"].fillna("missing")
     metrics = {
         "accuracy": accuracy_score,
@@ -243,7 +243,7 @@ def test_an_attribute_without_data_says_so():
     predictions, table = make()
     by_seed = {0: predictions}
     for frame in (table, table.drop(columns="dataset"), table.assign(dataset="unknown")):
-        result = group_scores(by_seed, frame, draws=100, seed=0)
+        result = group_scores(by_seed, frame, n_resamples=100, seed=0)
         result = result[result["attribute"] == "dataset"]
         assert result["group"].tolist() == ["not available"]
         assert not result["enough"].any() and result[["value", "low", "high"]].isna().all(axis=None)
