@@ -95,7 +95,9 @@ def test_per_class_of_a_class_that_does_not_occur_is_undefined():
 def test_bootstrap_of_single_photos_is_that_of_images():
     """One photo a lesion: accuracy is a binomial share, whose standard error is known."""
     predictions = make_predictions(800, 5)
-    table = bootstrap_scores(predictions, np.arange(800), n_resamples=2000, seed=0).set_index("metric")
+    table = bootstrap_scores(predictions, np.arange(800), n_resamples=2000, seed=0).set_index(
+        "metric"
+    )
     assert tuple(table.index) == METRICS
     accuracy = table.loc["accuracy", "value"]
     half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 800)
