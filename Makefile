@@ -1,4 +1,5 @@
-# make report | serve | test | lab | student | clean; `make` alone explains them. Needs GNU make and Python 3.11 or newer.
+# make report | serve | test | test-all | lab | student | clean; `make` alone explains them.
+# Needs GNU make and Python 3.11 or newer. The work is done by the command `hamsynth`.
 PYTHON ?= python3
 DATA = phantom
 PROFILE = smoke
@@ -17,73 +18,52 @@ OUT = student
 
 # An active conda environment made from environment.yml is used as it is; otherwise .venv is made.
 BIN = $(if $(filter hamsynth,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
-READY = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
+VENV_STAMP = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
 PY = "$(abspath $(BIN))/python"
+HAMSYNTH = $(PY) -m hamsynth_utils.cli
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 # Handed to the shell as they are, since make would split a path at its spaces.
-export DATA PROFILE RUN SEED SEEDS ARMS SKIP_BROKEN WEIGHTS EXTERNAL PORT OUT
-# Kernels are those of this environment, whatever else the user has installed.
-unexport JUPYTER_PATH
-export JUPYTER_PREFER_ENV_PATH = 1
+export DATA PROFILE RUN SEED SEEDS ARMS WEIGHTS EXTERNAL PORT OUT CORES
+RUN_OPTIONS = --data "$$DATA" --profile "$$PROFILE" --run "$$RUN"
+REPORT_OPTIONS = --seed "$$SEED" --seeds "$$SEEDS" --arms "$$ARMS" --weights "$$WEIGHTS" --external "$$EXTERNAL" \
+	--cores "$$CORES" $(if $(MEMORY),--memory $(MEMORY)) $(if $(SLURM),--slurm) \
+	$(if $(filter-out 0 False,$(SKIP_BROKEN)),--skip-broken)
 
-.PHONY: help report serve test lab student clean
+.PHONY: help report serve test test-all lab student clean
 help:
-	@echo 'make report   run the notebooks and build the HTML report'
-	@echo '              DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
-	@echo '              SEED=0  SEEDS=0,1,2  ARMS=real,vae  WEIGHTS=<folder>  SKIP_BROKEN=1'
-	@echo '              EXTERNAL=<folder of an external test set>  CORES=all  MEMORY=<MB>  SLURM=1'
-	@echo 'make serve    show a finished report in a browser, where its networks run: the same options, PORT=8000'
-	@echo 'make test     check the code and run all tests'
-	@echo 'make lab      open the notebooks in JupyterLab'
-	@echo 'make student  write the notebooks without solutions, OUT=<folder>'
-	@echo 'make clean    remove .venv and caches; runs/ is kept'
+	@echo 'make report    run the notebooks and build the HTML report'
+	@echo '               DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
+	@echo '               SEED=0  SEEDS=0,1,2  ARMS=real,vae  WEIGHTS=<folder>  SKIP_BROKEN=1'
+	@echo '               EXTERNAL=<folder of an external test set>  CORES=all  MEMORY=<MB>  SLURM=1'
+	@echo 'make serve     show a finished report in a browser, where its networks run: the same options, PORT=8000'
+	@echo 'make test      check the code and run the tests'
+	@echo 'make test-all  and the slow tests, too'
+	@echo 'make lab       open the notebooks in JupyterLab'
+	@echo 'make student   write the notebooks without solutions, OUT=<folder>'
+	@echo 'make clean     remove .venv and caches; runs/ is kept'
+	@echo 'All but the tests is also a command: .venv/bin/hamsynth --help'
 
-# Jobs share what this machine has, or the cluster's scheduler places them. Its profile says all the rest.
-FREE_MEMORY = $$($(PY) -c 'import psutil; print(psutil.virtual_memory().available >> 20)')
-HERE = --cores $(CORES) --resources mem_mb=$(or $(MEMORY),$(FREE_MEMORY)) --quiet all
-PLACE = $(if $(SLURM),--workflow-profile "$(CURDIR)/profiles/slurm",$(HERE))
+report: $(VENV_STAMP)
+	@$(HAMSYNTH) report $(RUN_OPTIONS) $(REPORT_OPTIONS)
 
-absolute = case "$$$1" in /*) ;; "~/"*) $1="$$HOME/$${$1\#"~/"}";; *) $1="$$PWD/$$$1";; esac
-# The run's name and folder, of the options.
-find_run = if [ "$$DATA" != phantom ]; then $(call absolute,DATA); fi; \
-	HAMSYNTH_RUNS="$${HAMSYNTH_RUNS:-runs}"; $(call absolute,HAMSYNTH_RUNS); \
-	if [ -z "$$RUN" ]; then RUN="$$(basename "$$DATA")-$$(basename "$${PROFILE%.y*ml}")"; fi; \
-	folder="$$HAMSYNTH_RUNS/$$RUN"
+serve: $(VENV_STAMP)
+	@exec $(HAMSYNTH) serve $(RUN_OPTIONS) --port "$$PORT"
 
-report: $(READY)
-	@start=$$(date +%s); \
-	case "$$PROFILE" in *.yaml|*.yml) $(call absolute,PROFILE);; esac; \
-	if [ -n "$$WEIGHTS" ]; then $(call absolute,WEIGHTS); export HAMSYNTH_WEIGHTS="$$WEIGHTS"; fi; \
-	case "$$EXTERNAL" in ""|phantom) ;; *) $(call absolute,EXTERNAL);; esac; \
-	$(find_run); export DATA PROFILE RUN HAMSYNTH_RUNS; \
-	$(PY) -m hamsynth_utils.experiment.run --name "$$RUN" --profile "$$PROFILE" --data "$$DATA" --seed "$$SEED" \
-		--seeds "$$SEEDS" --arms "$$ARMS" --external "$$EXTERNAL" && \
-	$(PY) -c 'import json, os; print(json.dumps({key.lower(): os.environ[key] for key in \
-		("DATA", "PROFILE", "RUN", "SEED", "SKIP_BROKEN", "EXTERNAL")}))' > "$$folder/.road.json" && \
-	$(PY) -m snakemake --directory "$$folder" --configfile "$$folder/.road.json" --nolock --rerun-incomplete \
-		--rerun-triggers mtime params input --scheduler greedy $(PLACE) && \
-	$(PY) -m hamsynth_utils.report.build "$$folder" --minutes --since $$start
+lab: $(VENV_STAMP)
+	@exec $(HAMSYNTH) lab
 
-serve: $(READY)
-	@$(find_run); \
-	if [ ! -f "$$folder/site/index.html" ]; then \
-		echo "there is no report in $$folder/site: make it with make report and the same options"; exit 1; fi; \
-	echo "http://127.0.0.1:$$PORT/ until Ctrl-C"; \
-	exec $(PY) -m http.server "$$PORT" --bind 127.0.0.1 --directory "$$folder/site"
+student: $(VENV_STAMP)
+	@$(HAMSYNTH) student --out "$$OUT"
 
-test: $(READY)
+test: MARKED = -m "not slow"
+test test-all: $(VENV_STAMP)
 	$(PY) -m ruff check
 	$(PY) -m mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
-
-lab: $(READY)
-	$(PY) -m jupyterlab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
-
-student: $(READY)
-	@$(PY) -m hamsynth_utils.report.student --out "$$OUT"
+	$(PYTEST) $(MARKED)
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	@if [ -d runs ]; then echo 'runs/ is kept, for what is in it may have taken hours: rm -r runs'; fi
 

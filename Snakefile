@@ -39,7 +39,7 @@ CLASSIFIERS += [
 ]
 EXTERNAL = str(config.get("external", ""))
 EXECUTE = (
-    "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.experiment.job"
+    "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.cli job"
     " {params.name} {log} {sys.executable:q} -m papermill {input.notebook:q} notebooks/{params.name}.partial.ipynb"
     " --kernel python3 --cwd {NOTEBOOKS:q} --log-output --no-progress-bar {params.parameters:q}"
     " && mv notebooks/{params.name}.partial.ipynb {output}"
@@ -52,17 +52,17 @@ workdir: RUNS / RUN
 # Notebooks find the package and their runs wherever they are executed.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ["HAMSYNTH_RUNS"] = str(RUNS)
-os.environ["HAMSYNTH_ROAD"] = str(os.getpid())
+os.environ["HAMSYNTH_PIPELINE"] = str(os.getpid())
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 if workflow.is_main_process:
     # The system lets go of this lock when the process dies, unlike of Snakemake's own.
-    road_lock = FileLock(".road.lock")
+    pipeline_lock = FileLock(".pipeline.lock")
     try:
-        road_lock.acquire(timeout=0.5)
+        pipeline_lock.acquire(timeout=0.5)
     except Timeout:
         print(f"run {RUN} is being made by another command: waiting for it to end", file=sys.stderr)
-        road_lock.acquire()
+        pipeline_lock.acquire()
 
 
 onerror:
@@ -83,7 +83,7 @@ rule report:
         mem_mb=lambda wildcards, attempt: 2500 * attempt,
         runtime=60,
     shell:
-        "echo 'report: building' >&2; {sys.executable:q} -m hamsynth_utils.report.build . > /dev/null"
+        "echo 'report: building' >&2; {sys.executable:q} -m hamsynth_utils.cli build . > /dev/null"
 
 
 rule dataset:

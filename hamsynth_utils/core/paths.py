@@ -36,6 +36,24 @@ def runs_folder() -> Path:
     return Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs").expanduser()
 
 
+def run_folder(run: str) -> Path:
+    """The folder of a run.
+
+    Args:
+        run: its name in the `runs_folder`, or the path of the folder itself.
+
+    Returns:
+        The path of the folder, whether it exists or not.
+    """
+    folder = Path(run).expanduser()
+    return folder if RunPaths(folder).record.is_file() else runs_folder() / run
+
+
+def absolute_path(path: str) -> str:
+    """The absolute form of a path that a user gives, where `~` is the user's home."""
+    return str(Path(path).expanduser().absolute())
+
+
 def checkpoint_of(name: str, folder: Path | None = None) -> Path:
     """The file of a generator's released checkpoint.
 

@@ -159,9 +159,7 @@ def recorded_profile(folder: Path) -> dict[str, Any]:
     """
     record = folder / "run.yaml"
     if not record.is_file():
-        raise InputError(
-            f"{folder} is not a run: python -m hamsynth_utils.experiment.run makes one"
-        )
+        raise InputError(f"{folder} is not a run: hamsynth run makes one")
     return yaml.safe_load(record.read_text())["profile"]
 
 

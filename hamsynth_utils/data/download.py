@@ -1,17 +1,14 @@
 """Fetches the official HAM10000 archives and unpacks them as `read_ham10000` wants them.
 
-    python -m hamsynth_utils.data.download FOLDER [--source dataverse|isic] [--include-test]
-
 `dataverse` (Harvard Dataverse, doi:10.7910/DVN/DBW86T) has age, sex, site and source of each image; `isic`
 (ISIC 2018 Task 3) has the diagnoses and the lesion ids only. About 2.8 GB, and as much again while it
-unpacks. With `--include-test` the official test set (0.4 GB) comes too, into FOLDER/test, a data set of
+unpacks. With `include_test` the official test set (0.4 GB) comes too, into FOLDER/test, a data set of
 its own. A call that was cut off goes on where it stopped; a call with everything in place does nothing.
 The data are under CC BY-NC-SA 4.0: research and education only.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -217,26 +214,6 @@ def _refuse_outside(file: Path, members: Iterable[str]) -> None:
                 )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Fetch the official archives; the exit code is 0, or 2 with one line that says what is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.data.download", description=main.__doc__
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--source", choices=sorted(SOURCES), default="dataverse")
-    parser.add_argument(
-        "--include-test", action="store_true", help="the official test set too, into FOLDER/test"
-    )
-    parser.add_argument("--base-url", help="another server with the same paths")
-    options = parser.parse_args(arguments)
-    try:
-        download(options.folder, options.source, options.include_test, options.base_url)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 CHUNK = 64 * 1024
 
 
@@ -324,7 +301,3 @@ def check_status(response: requests.Response) -> None:
         raise InputError(
             f"{response.url} cannot be fetched: the server answers {response.status_code}"
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -68,7 +68,7 @@ def find_layout(folder: Path) -> Layout:
         raise InputError(
             f"no metadata in {folder} or the folders in it: looked for HAM10000_metadata.csv (or .tab) and "
             "ISIC2018_Task3_Training_GroundTruth.csv (or _Validation_, _Test_). Put the file there, or fetch "
-            f"the data: python -m hamsynth_utils.data.download {folder}"
+            f"the data: hamsynth download {folder}"
         )
     images = images_of(folder, files)
     kind, metadata = found[0]

@@ -1,10 +1,8 @@
 """Run a command, keep all it prints in a log, and tell the terminal in a line now and then how it goes.
 
-    python -m hamsynth_utils.experiment.job NAME LOG COMMAND...
-
 The exit code is the command's. Beside the log, a .json file of the same name gets the minutes and the peak
-memory. Where HAMSYNTH_ROAD holds a process id, the command ends with that process, so that nothing trains on
-after its road was killed.
+memory. Where HAMSYNTH_PIPELINE holds a process id, the command ends with that process, so that nothing trains on
+after its pipeline was killed.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ def watch(name: str, log: Path, command: list[str], news_seconds: float = NEWS_S
                     if news != told:
                         told = news
                         _say(f"{name}: {news}")
-                if _road_is_gone():
+                if _pipeline_is_gone():
                     process.kill()
             _, status, usage = os.wait4(process.pid, 0)
             code = process.returncode = os.waitstatus_to_exitcode(status)
@@ -93,16 +91,12 @@ def _error(log: Path) -> str:
     return "\n".join(text.splitlines()[-40:])
 
 
-def _road_is_gone() -> bool:
-    road = os.environ.get("HAMSYNTH_ROAD")
-    if not road:
+def _pipeline_is_gone() -> bool:
+    pipeline = os.environ.get("HAMSYNTH_PIPELINE")
+    if not pipeline:
         return False
     try:
-        os.kill(int(road), 0)
+        os.kill(int(pipeline), 0)
     except ProcessLookupError:
         return True
     return False
-
-
-if __name__ == "__main__":
-    sys.exit(watch(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

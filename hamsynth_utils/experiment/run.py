@@ -1,13 +1,7 @@
-"""The `Run`: one folder per run, one folder in it per room, and `run.yaml`, which says what made it.
-
-    python -m hamsynth_utils.experiment.run --name NAME --profile PROFILE --data DATA --seeds 0,1,2 --arms real,vae
-
-creates or checks a run without computing anything. A run that is there already can gain seeds and arms.
-"""
+"""The `Run`: one folder per run, one folder in it per room, and `run.yaml`, which says what made it."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import sys
@@ -26,18 +20,16 @@ from filelock import FileLock, Timeout
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path, oserror_as_input_error
 from hamsynth_utils.core.paths import RunPaths, runs_folder
-from hamsynth_utils.core.profile import Profile, arms_from, load_profile, parse_profile, seeds_from
+from hamsynth_utils.core.profile import Profile, load_profile, parse_profile
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.data import ham10000
 from hamsynth_utils.data.duplicates import repeated_photos
-from hamsynth_utils.data.external import check_external, read_external
 from hamsynth_utils.data.layouts import find_layout
 from hamsynth_utils.data.lesion_set import LesionSet, refuse_synthetic
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.data.split import Split, make_split
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.provenance import (
-    comma_list,
     ordered_union,
     record_of,
     require_same_settings,
@@ -399,48 +391,3 @@ def _source(data: str) -> str:
     if not path.is_dir():
         raise InputError(f"data is neither 'phantom' nor a folder: {data!r}")
     return str(path.resolve())
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Create or check a run; the exit code is 0, or 2 with one line that says what is wrong."""
-    from hamsynth_utils.experiment.external_test import read_opening, require_same_external_set
-
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.experiment.run", description=main.__doc__
-    )
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--profile", default="smoke")
-    parser.add_argument("--data", default="phantom")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--seeds", default="", help="of the classifiers, as in 0,1,2; the profile's if left out"
-    )
-    parser.add_argument("--arms", default="", help="as in real,vae; the profile's if left out")
-    parser.add_argument("--external", default="", help="check this external test set, too")
-    options = parser.parse_args(arguments)
-    try:
-        if options.external:
-            check_external(options.external, options.data)
-        profile = load_profile(options.profile)
-        seeds = seeds_from(options.seeds) if options.seeds else profile.seeds
-        arms = arms_from(options.arms) if options.arms else profile.arms
-        run = Run.open(
-            options.name, options.profile, options.data, options.seed, seeds=seeds, arms=arms
-        )
-        if options.external and read_opening(run.folder):
-            size = run.profile.data.image_size
-            require_same_external_set(
-                run.folder, read_external(options.external, size, run.seed + 1, progress=False)
-            )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{run.folder}: profile {run.profile.name}, data {run.data}, seed {run.seed}; "
-        f"classifiers: arms {comma_list(run.profile.arms)}, seeds {comma_list(run.profile.seeds)}"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,18 +1,11 @@
 """What a room of the run makes: found and read back if it is there, made and kept if it is not.
 
-    python -m hamsynth_utils.experiment.stages --generator NAME --run NAME --profile PROFILE --data DATA
-    python -m hamsynth_utils.experiment.stages --arm ARM --classifier-seed SEED --run NAME --profile PROFILE --data DATA
-    accelerate launch --num_processes 2 -m hamsynth_utils.experiment.stages --generator NAME ...
-
-trains one generator or one classifier of a run without its notebook, in one process or in several; the
-notebook then loads it. What is made in a classifier's room is in `fine_tuning`.
+The stages of a classifier are in `classifiers`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +14,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from hamsynth_utils.core.arm_names import ARMS, GENERATORS
+from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import (
@@ -166,51 +159,6 @@ def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train a generator or classifier of a run; exit code 0, or 2 with a line that says what is wrong."""
-    from hamsynth_utils.experiment.classifiers import fine_tune
-
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.experiment.stages", description=main.__doc__
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--generator", choices=GENERATORS)
-    what.add_argument("--arm", choices=ARMS, help="of a classifier")
-    parser.add_argument("--classifier-seed", type=int, default=0)
-    parser.add_argument(
-        "--split-by", choices=["lesion", "image"], help="its split, if not the run's"
-    )
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--profile", default="smoke")
-    parser.add_argument("--data", default="phantom")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    state = PartialState()
-    first = state.is_main_process
-    try:
-        with state.main_process_first():
-            run = Run.open(options.run, options.profile, options.data, options.seed)
-        if options.generator:
-            room = run.paths.generator(options.generator)
-            training = train_generator(run, options.generator, first)
-        else:
-            room = run.paths.classifier(options.arm, options.classifier_seed, options.split_by)
-            training = fine_tune(
-                run, options.arm, options.classifier_seed, first, options.split_by
-            ).training
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if first:
-        last = training.history.iloc[-1]
-        how = "was trained already" if training.loaded else "trained"
-        print(
-            f"{room}: {how}, {int(last['step'])} steps in "
-            f"{last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}"
-        )
-    return 0
-
-
 def install_released_checkpoint(run: Run, name: str) -> bool:
     """Put a generator's released checkpoint into the run's room of it, if that is wanted and right.
 
@@ -257,7 +205,3 @@ def install_released_checkpoint(run: Run, name: str) -> bool:
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,19 +1,12 @@
-"""Labelled synthetic sets: sampled, written, read back and verified.
+"""Labelled synthetic sets: sampled from a checkpoint and written to a folder.
 
-    python -m hamsynth_utils.generators.sampling --generator diffusion --checkpoint FILE --per-class 100 --out DIR
-
-Every PNG says in its own metadata that it is synthetic and how it was made; `manifest.csv` lists every
-file with its hash. Two more commands let a run's set out of the house and check one that has come in:
-
-    python -m hamsynth_utils.generators.sampling export --run NAME --generator NAME --out FOLDER|FILE.zip|FILE.zip.age
-    python -m hamsynth_utils.generators.sampling verify FOLDER|FILE
+Every PNG says in its own metadata that it is synthetic and how it was made. `manifest.csv` lists every
+file with its hash.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -23,7 +16,6 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 from tqdm import tqdm
 
-from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.weights import read_weights, sha256_of, sha256_of_bytes
@@ -123,44 +115,3 @@ def _png(image: Tensor, made_by: dict[str, str]) -> bytes:
     buffer = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Make a labelled synthetic set from a checkpoint; exit code 2 and one line for bad input."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.generators.sampling", description=main.__doc__
-    )
-    parser.add_argument("--generator", required=True, help=f"one of {', '.join(GENERATORS)}")
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, help="weights.safetensors of a generator"
-    )
-    parser.add_argument("--per-class", required=True, type=int, help="images of each class")
-    parser.add_argument("--classes", nargs="+", default=list(CLASSES), help="all seven if left out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, type=Path, help="a folder that does not exist yet")
-    for option, kind in (("--guidance", float), ("--steps", int), ("--solver", str)):
-        parser.add_argument(
-            option, type=kind, help="the checkpoint's own if left out, where it has one"
-        )
-    options = parser.parse_args(arguments)
-    try:
-        if options.generator not in GENERATORS:
-            raise InputError(
-                f"no generator is called {options.generator!r}; there are {', '.join(GENERATORS)}"
-            )
-        counts = dict.fromkeys(options.classes, options.per_class)
-        asked = {key: getattr(options, key) for key in ("guidance", "steps", "solver")}
-        how = {key: value for key, value in asked.items() if value is not None}
-        made = synthesize(
-            options.checkpoint, counts, options.seed, options.out, name=options.generator, **how
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: {len(made)} images of {made.image_size} pixels, verified")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,14 +1,7 @@
-"""Release the generators of a finished run: half-precision weights, a model card and pictures.
-
-    python -m hamsynth_utils.release.checkpoints --run cpu --data path/to/ham10000
-
-writes `checkpoints/<generator>.safetensors`, `<generator>.md` and two `.png` for each.
-"""
+"""Release the generators of a finished run: half-precision weights, a model card and pictures."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -16,15 +9,12 @@ import pandas as pd
 import torch
 import yaml
 
-from hamsynth_utils.core.arm_names import GENERATORS
-from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
     HISTORY,
     WEIGHTS,
     checkpoint_of,
-    project_root,
 )
 from hamsynth_utils.core.weights import read_weights, sha256_of, write_weights
 from hamsynth_utils.data.ham10000 import data_of
@@ -56,8 +46,7 @@ CARD = """# {title}, trained on {data} with the profile `{profile}`
 Makes images of {size}x{size} pixels of seven classes of pigmented skin lesions. **For research and education
 only, never for diagnosis.** Every image that the sampling command writes is labelled synthetic.
 
-    python -m hamsynth_utils.generators.sampling --generator {name} --checkpoint checkpoints/{file} \\
-        --per-class 100 --out my-synthetic-set
+    hamsynth sample --checkpoint checkpoints/{file} --per-class 100 --out my-synthetic-set
 
 A run with a profile that says `released: true` takes this checkpoint over if it has the same training
 images.
@@ -174,32 +163,25 @@ of {in_per_cent(classes, "synthetic")} of {len(made)} synthetic images and the t
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Release the generators of a run; the exit code is 0, or 2 with one line that says what is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.release.checkpoints", description=main.__doc__
-    )
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--profile", default="cpu")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--generators", nargs="+", choices=GENERATORS, help="all of the run's if left out"
-    )
-    parser.add_argument("--out", type=Path, default=project_root() / "checkpoints")
-    options = parser.parse_args(arguments)
-    try:
-        run = Run.open(options.run, options.profile, options.data, options.seed)
-        for name in options.generators or run.profile.generators:
-            path = release(run, name, options.out)
-            _pictures(run, name, path)
-            with atomic_path(path.with_suffix(".md")) as temporary:
-                temporary.write_text(card(run, name, path))
-            print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def publish(run: Run, name: str, folder: Path) -> Path:
+    """Release a run's finished generator: checkpoint, model card and two pictures.
+
+    Args:
+        run: a run with the generator, its tables and its synthetic set.
+        name: of the generator.
+        folder: for `<name>.safetensors`, `<name>.md` and two `.png`.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        InputError: if the generator, its tables or its synthetic set are not finished.
+    """
+    path = release(run, name, folder)
+    _pictures(run, name, path)
+    with atomic_path(path.with_suffix(".md")) as temporary:
+        temporary.write_text(card(run, name, path))
+    return path
 
 
 def _pictures(run: Run, name: str, path: Path) -> None:
@@ -217,7 +199,3 @@ def _pictures(run: Run, name: str, path: Path) -> None:
     for kind, shown in (("moments", rows), ("classes", classes)):
         with atomic_path(path.with_name(f"{path.stem}-{kind}.png")) as temporary:
             plots.image_rows(shown).savefig(temporary, format="png")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

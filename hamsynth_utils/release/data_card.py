@@ -153,7 +153,7 @@ hands the images on hands on this licence and the label. Cite Tschandl, Rosendah
 
 ## Is it unaltered?
 
-    python -m hamsynth_utils.generators.sampling verify FOLDER --fingerprint SHA256
+    hamsynth verify FOLDER --fingerprint SHA256
 
 names whatever was altered; without HamSynth, `sha256sum -c SHA256SUMS` checks the hashes. The fingerprint
 is the SHA-256 of `SHA256SUMS`; it must come from the sender by another way than this folder did, for who

@@ -1,15 +1,10 @@
 """Let a run's synthetic set out of the house: labelled, described, measured, and past the gate.
-
-    python -m hamsynth_utils.generators.sampling export --run NAME --generator NAME --out FOLDER|FILE.zip|FILE.zip.age
-
 The same run gives the same bytes, except where the date stands, and except for the encryption, which draws a
 new key each time. What is written can be read by its owner alone.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import zipfile
 from collections.abc import Sequence
 from datetime import date
@@ -22,13 +17,13 @@ import yaml
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path, write_owner_only
-from hamsynth_utils.core.paths import WEIGHTS, RunPaths, runs_folder
+from hamsynth_utils.core.paths import WEIGHTS, RunPaths
 from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.experiment.model_card import generator_card
 from hamsynth_utils.release.criteria import VERDICTS, Limit, evaluate_criteria, failed_criteria
 from hamsynth_utils.release.data_card import ExportRecord, render_croissant, render_markdown
-from hamsynth_utils.release.encryption import encrypt, parse_recipients, recipients_in
+from hamsynth_utils.release.encryption import encrypt, parse_recipients
 
 MEASUREMENTS = {
     "privacy": ("generator", ()),
@@ -216,45 +211,3 @@ def _log(folder: Path, row: list[str]) -> None:
     after = pd.concat([before, pd.DataFrame([row], columns=columns)], ignore_index=True)
     with atomic_path(path) as temporary:
         write_owner_only(temporary, after.to_csv(index=False).encode())
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Export a run's synthetic set; the exit code is 0, or 2 with one line that says what is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.generators.sampling export", description=main.__doc__
-    )
-    parser.add_argument("--run", required=True, help="a run's name, or its folder")
-    parser.add_argument("--generator", required=True, help=f"as {', '.join(GENERATORS)}")
-    parser.add_argument(
-        "--out",
-        required=True,
-        type=Path,
-        help="a new folder, .zip, or .zip.age, which is encrypted",
-    )
-    parser.add_argument(
-        "--recipient", action="append", default=[], help="a public key, of age or ssh; repeatable"
-    )
-    parser.add_argument("--recipients", type=Path, help="a file with one public key a line")
-    parser.add_argument(
-        "--override", help="why the set may leave although the gate refuses it; stands on its card"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        folder = Path(options.run)
-        folder = folder if RunPaths(folder).record.is_file() else runs_folder() / options.run
-        recipients = [
-            *options.recipient,
-            *(recipients_in(options.recipients) if options.recipients else []),
-        ]
-        fingerprint = export(
-            folder, options.generator, options.out, date.today(), recipients, options.override
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{options.out}: written"
-        + (f", encrypted to {len(recipients)} recipient(s)" if recipients else "")
-    )
-    print(f"fingerprint {fingerprint}: tell it to the recipient by another way than the set goes")
-    return 0

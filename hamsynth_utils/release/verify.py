@@ -1,18 +1,13 @@
 """Check a synthetic set that has come in: a folder, a .zip, or a .zip.age that was encrypted to us.
 
-    python -m hamsynth_utils.generators.sampling verify FOLDER|FILE.zip|FILE.zip.age [--identity KEY] [--fingerprint
-    SHA256]
-
-names every file that was altered, added or deleted since the export. The hashes show that, and no more: who
-can alter a file can write its hash anew. Only the fingerprint of the hashes, told by another way than the
-set, shows that too.
+The check names every file that was altered, added or deleted since the export. The hashes show that, and no
+more: who can alter a file can write its hash anew. Only the fingerprint of the hashes, told by another way
+than the set, shows that too.
 """
 
 from __future__ import annotations
 
-import argparse
 import stat
-import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -108,6 +103,40 @@ def _read_sums(path: Path) -> tuple[dict[str, str], list[str]]:
     return sums, found
 
 
+def verify_set(
+    path: Path,
+    identity: Path | None = None,
+    fingerprint: str | None = None,
+    out: Path | None = None,
+) -> tuple[list[str], str]:
+    """Check a received set, and unpack it into `out` if nothing was altered.
+
+    Args:
+        path: the set: a folder, a .zip, or an encrypted .zip.age.
+        identity: the file with the secret key of a recipient, for an encrypted set.
+        fingerprint: the SHA-256 of the set's SHA256SUMS as the sender told it.
+        out: a new folder for the files of the set; None to check only.
+
+    Returns:
+        A line per alteration, as `find_alterations` gives them, and the set's own fingerprint, "" if
+        something was altered.
+
+    Raises:
+        InputError: if `out` exists, or as `unpacked` and `find_alterations` do.
+    """
+    if out and out.exists():
+        raise InputError(f"{out} exists already: name a new folder, or delete it")
+    with unpacked(path, identity) as folder:
+        alterations = find_alterations(folder, fingerprint)
+        if alterations:
+            return alterations, ""
+        if out:
+            with atomic_path(out) as target:
+                for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    write_owner_only(target / file.relative_to(folder), file.read_bytes())
+        return [], sha256_of_bytes((folder / SUMS).read_bytes())
+
+
 @contextmanager
 def unpacked(path: Path, identity: Path | None = None) -> Iterator[Path]:
     """The folder of a received set, unpacked where it is a file, in a place that the owner alone can enter.
@@ -155,41 +184,3 @@ def _unpack(content: bytes, folder: Path, path: Path) -> None:
         raise InputError(
             f"{path} is no zip of a set, or it was altered or cut short ({error})"
         ) from error
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Check a received set; the exit code is 0, 1 with a line for each alteration, or 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.generators.sampling verify", description=main.__doc__
-    )
-    parser.add_argument("path", type=Path, help="the folder, .zip or .zip.age")
-    parser.add_argument(
-        "--identity", type=Path, help="the file with your secret key, of age or ssh"
-    )
-    parser.add_argument("--fingerprint", help="that the sender has told you by another way")
-    parser.add_argument(
-        "--out", type=Path, help="unpack the set into this new folder if nothing was altered"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        if options.out and options.out.exists():
-            raise InputError(f"{options.out} exists already: name a new folder, or delete it")
-        with unpacked(options.path, options.identity) as folder:
-            found = find_alterations(folder, options.fingerprint)
-            if not found and options.out:
-                with atomic_path(options.out) as target:
-                    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                        write_owner_only(target / file.relative_to(folder), file.read_bytes())
-            own = sha256_of_bytes((folder / SUMS).read_bytes()) if not found else ""
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for line in found:
-        print(line)
-    if found:
-        print(f"{options.path}: {len(found)} alteration(s)", file=sys.stderr)
-        return 1
-    print(f"{options.path}: unaltered, as far as its hashes tell; fingerprint {own}")
-    if not options.fingerprint:
-        print("compare the fingerprint with the one that the sender tells you by another way")
-    return 0

@@ -1,13 +1,7 @@
-"""The HTML report of a run: executed notebooks and the pages of `book/`, built by Jupyter Book.
-
-python -m hamsynth_utils.report.build runs/NAME             build runs/NAME/site
-python -m hamsynth_utils.report.build runs/NAME --minutes   print the minutes of each chapter
-python -m hamsynth_utils.report.build runs/NAME --keep results/NAME     keep its numbers as a reference
-"""
+"""The HTML report of a run: executed notebooks and the pages of `book/`, built by Jupyter Book."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -16,13 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.report.html_fixes import apply_html_fixes
 from hamsynth_utils.report.interactive.gallery import write_gallery
 from hamsynth_utils.report.interactive.playground import write_playground
 from hamsynth_utils.report.interactive.quiz import write_quiz
-from hamsynth_utils.report.reference import archive_run
 from hamsynth_utils.report.staging import minutes, stage
 
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
@@ -52,7 +44,13 @@ def build(folder: Path, root: Path | None = None) -> Path:
     return folder / "site/index.html"
 
 
-def _print_minutes(folder: Path, since: float | None) -> None:
+def print_minutes(folder: Path, since: float | None = None) -> None:
+    """Print the minutes and memory of each executed chapter of a run, and its report's address.
+
+    Args:
+        folder: the run folder.
+        since: when the command began, in seconds since the epoch, to print its minutes too.
+    """
     table = minutes(folder)
     for name, (length, memory) in table.items():
         print(f"{name:<24}{length:6.1f} min" + (f"{memory:7.1f} GiB" if memory is not None else ""))
@@ -60,41 +58,3 @@ def _print_minutes(folder: Path, since: float | None) -> None:
     if since is not None:
         print(f"{'this command':<24}{(time.time() - since) / 60:6.1f} min")
     print((folder / "site/index.html").resolve())
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Build the report of a run; 2 with one line for bad input, 1 if Jupyter Book fails."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.report.build", description=main.__doc__
-    )
-    parser.add_argument("folder", type=Path, help="the run folder")
-    parser.add_argument(
-        "--minutes", action="store_true", help="only print the minutes of each chapter"
-    )
-    parser.add_argument("--keep", type=Path, help="only keep the run's numbers in this folder")
-    parser.add_argument(
-        "--note", default="", help="with --keep: what a reader must know of the run"
-    )
-    parser.add_argument(
-        "--since", type=float, help="with --minutes: when the command began, in seconds"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        if options.keep:
-            lengths = {name: m for name, (m, _) in minutes(options.folder).items()}
-            archive_run(options.folder, options.keep, lengths, options.note)
-        elif options.minutes:
-            _print_minutes(options.folder, options.since)
-        else:
-            print(build(options.folder))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

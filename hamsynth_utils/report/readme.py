@@ -1,14 +1,8 @@
-"""What the README shows: badges, the answer of the reference run, and a picture of what comes out.
-
-python -m hamsynth_utils.report.readme             write badges and answer into README.md, each between its marks
-python -m hamsynth_utils.report.readme --picture   draw checkpoints/samples.jpg again, from the checkpoints
-"""
+"""What the README shows: badges, the answer of the reference run, and a picture of synthetic images."""
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 import tomllib
 from pathlib import Path
 
@@ -27,7 +21,7 @@ from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.plots.images import pixels
 from hamsynth_utils.report.reference import answer_in_words
 
-BEGIN, END = "<!-- {}: python -m hamsynth_utils.report.readme -->\n", "<!-- end of {} -->"
+BEGIN, END = "<!-- {}: hamsynth readme -->\n", "<!-- end of {} -->"
 """Around each part of the README that is written here."""
 
 
@@ -139,31 +133,16 @@ def sample_sheet() -> Image.Image:
     return sheet
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Bring README.md and Colab's set-up up to date; 2 with one line if a mark or the address is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.report.readme", description=main.__doc__
-    )
-    parser.add_argument("--picture", action="store_true", help=f"draw {PICTURE} instead")
-    options = parser.parse_args(arguments)
-    try:
-        if options.picture:
-            with atomic_path(project_root() / PICTURE) as temporary:
-                sample_sheet().save(temporary, "JPEG", quality=90, comment=f"{NOTICE} {LICENCE}")
-        else:
-            for name, renewed in {
-                "README.md": update_readme,
-                SET_UP: add_repository_address,
-            }.items():
-                path = project_root() / name
-                text = renewed(path.read_text())
-                with atomic_path(path) as temporary:
-                    temporary.write_text(text)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def update_documents() -> None:
+    """Bring README.md and the set-up notebook for Colab up to date; raises InputError as their parts do."""
+    for name, updated in {"README.md": update_readme, SET_UP: add_repository_address}.items():
+        path = project_root() / name
+        text = updated(path.read_text())
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def write_picture() -> None:
+    """Draw the README's picture again, from the released checkpoints."""
+    with atomic_path(project_root() / PICTURE) as temporary:
+        sample_sheet().save(temporary, "JPEG", quality=90, comment=f"{NOTICE} {LICENCE}")

@@ -1,14 +1,9 @@
-"""The students' notebooks: without solutions and the answers of the quizzes, in plain Markdown.
-
-python -m hamsynth_utils.report.student --out DIR
-"""
+"""The students' notebooks: without solutions and the answers of the quizzes, in plain Markdown."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,23 +62,3 @@ def write_student_version(folder: Path, notebooks: Path | None = None) -> list[P
         with atomic_path(path) as temporary:
             temporary.write_text(text)
     return list(texts)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write the students' notebooks; 2 with one line where that would overwrite somebody's work."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.report.student", description=main.__doc__
-    )
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
-    folder = parser.parse_args(arguments).out
-    try:
-        written = write_student_version(folder)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(written)} notebooks without solutions in {folder.resolve()}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

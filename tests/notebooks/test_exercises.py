@@ -16,10 +16,11 @@ import yaml
 from conftest import ROOT
 from solving import CHAPTERS, exercises_of, surprises, trying
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.notebook.exercises import RIGHT, UNANSWERED, WRONG, grade, self_check
 from hamsynth_utils.report.plain_markdown import plain
-from hamsynth_utils.report.student import for_students, main, write_student_version
+from hamsynth_utils.report.student import for_students, write_student_version
 
 
 def cells_of(chapter: str) -> list[dict]:
@@ -275,7 +276,7 @@ def test_students_get_everything_but_solutions_and_answers(chapter):
 def test_a_students_work_is_not_overwritten(tmp_path, capsys):
     written = write_student_version(tmp_path / "class")
     assert [path.stem for path in written] == CHAPTERS
-    assert main(["--out", str(tmp_path / "class")]) == 0  # as they were handed out
+    assert main(["student", "--out", str(tmp_path / "class")]) == 0  # as they were handed out
     mine = tmp_path / "class/02_vae.ipynb"
     mine.write_text(mine.read_text().replace("answer_1 = None", "answer_1 = 0.818"))
     (tmp_path / "class/01_dataset.ipynb").unlink()
@@ -287,5 +288,5 @@ def test_a_students_work_is_not_overwritten(tmp_path, capsys):
         "answer_1 = 0.818" in mine.read_text()
         and not (tmp_path / "class/01_dataset.ipynb").exists()
     )
-    assert main(["--out", str(tmp_path / "class")]) == 2
+    assert main(["student", "--out", str(tmp_path / "class")]) == 2
     assert "Traceback" not in capsys.readouterr().err

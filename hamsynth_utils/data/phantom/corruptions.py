@@ -1,13 +1,7 @@
-"""A phantom with faults planted on purpose, as a data folder: does a report's ledger notice?
-
-python -m hamsynth_utils.data.phantom.corruptions DIR --noise 0.4     wrong diagnoses for 40 % of the lesions
-python -m hamsynth_utils.data.phantom.corruptions DIR --copies 0.3    30 % of the photos again, as if of other lesions
-"""
+"""A phantom with faults planted on purpose, as a data folder: does a report's ledger notice?"""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,38 +55,31 @@ def write_folder(lesions: LesionSet, folder: Path) -> None:
         table.to_csv(made / "HAM10000_metadata.csv", index=False)
 
 
+def write_corrupted_phantom(
+    folder: Path, n_images: int = 1500, noise: float = 0.0, copies: float = 0.0, seed: int = 0
+) -> LesionSet:
+    """Write a phantom with planted faults as a data folder.
+
+    Args:
+        folder: a new folder, in HAM10000's layout.
+        n_images: of the phantom, before copies.
+        noise: the fraction of lesions with a wrong diagnosis, in [0, 1].
+        copies: the fraction of images that appear twice, in [0, 1].
+        seed: of the phantom and of its faults.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: for a fraction outside [0, 1], or a folder that exists.
+    """
+    lesions = with_label_noise(make_phantom(n_images, seed=seed), noise, seed)
+    lesions = with_copies(lesions, copies, seed)
+    write_folder(lesions, folder)
+    return lesions
+
+
 def _share(share: float) -> float:
     if not 0 <= share <= 1:
         raise InputError(f"a share lies between 0 and 1, not at {share:g}")
     return share
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write a phantom with planted faults as a data folder; 2 with one line for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hamsynth_utils.data.phantom.corruptions", description=main.__doc__
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=1500, help="photos of the phantom")
-    parser.add_argument(
-        "--noise", type=float, default=0.0, help="share of lesions with a wrong diagnosis"
-    )
-    parser.add_argument("--copies", type=float, default=0.0, help="share of photos that come again")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
-        lesions = make_phantom(options.images, seed=options.seed)
-        lesions = with_label_noise(lesions, options.noise, options.seed)
-        lesions = with_copies(lesions, options.copies, options.seed)
-        write_folder(lesions, options.folder)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{options.folder}: {len(lesions):,} images, {lesions.table['lesion_id'].nunique():,} lesion names"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,11 +2,12 @@
 
 import pytest
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.duplicates import repeated_photos
 from hamsynth_utils.data.ham10000 import read_ham10000
 from hamsynth_utils.data.lesion_set import COLUMNS
-from hamsynth_utils.data.phantom.corruptions import main, with_copies, with_label_noise
+from hamsynth_utils.data.phantom.corruptions import with_copies, with_label_noise
 from hamsynth_utils.data.phantom.generate import make_phantom
 
 LESIONS = make_phantom(300, seed=0)
@@ -32,7 +33,16 @@ def test_copies_are_photos_that_the_package_finds():
 
 
 def test_the_folder_is_read_as_a_data_set(tmp_path, capsys):
-    arguments = [str(tmp_path / "planted"), "--images", "150", "--noise", "0.3", "--copies", "0.2"]
+    arguments = [
+        "phantom",
+        str(tmp_path / "planted"),
+        "--images",
+        "150",
+        "--noise",
+        "0.3",
+        "--copies",
+        "0.2",
+    ]
     assert main(arguments) == 0 and "180 images" in capsys.readouterr().out
     read = read_ham10000(tmp_path / "planted", progress=False).lesions
     made = with_copies(with_label_noise(make_phantom(150), 0.3, 0), 0.2, 0)

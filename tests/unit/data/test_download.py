@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.download import SOURCES, download, main
+from hamsynth_utils.data.download import SOURCES, download
 from hamsynth_utils.data.ham10000 import read_ham10000
 from hamsynth_utils.data.lesion_set import CLASSES
 
@@ -323,10 +324,12 @@ def test_an_archive_that_reaches_outside_is_not_unpacked(
 
 
 def test_command_line(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([str(tmp_path), "--source", "isic", "--base-url", server.url]) == 0
+    assert main(["download", str(tmp_path), "--source", "isic", "--base-url", server.url]) == 0
     assert "14 images" in capsys.readouterr().out
     server.status["/ISIC2018_Task3_Training_Input.zip"] = [403]
-    assert main([str(tmp_path / "new"), "--source", "isic", "--base-url", server.url]) == 2
+    assert (
+        main(["download", str(tmp_path / "new"), "--source", "isic", "--base-url", server.url]) == 2
+    )
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: http://127.0.0.1")
 
 

@@ -12,6 +12,7 @@ import torch
 from conftest import ISIC_ORDER, isic_ids, isic_truth, picture, write_isic_test_set
 from PIL import Image
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.duplicates import SAME_PHOTO
 from hamsynth_utils.data.external import find_external, read_external, read_truth
@@ -25,7 +26,6 @@ from hamsynth_utils.experiment.external_test import (
     require_no_overlap,
     shared_photos,
 )
-from hamsynth_utils.experiment.run import main
 
 PHANTOM = make_phantom(42, 64, seed=5)
 IDS = isic_ids(PHANTOM)
@@ -197,7 +197,7 @@ def test_a_faulty_set_stops_a_run_before_it_begins(
 ) -> None:
     runs = tmp_path_factory.mktemp("runs")
     monkeypatch.setenv("HAMSYNTH_RUNS", str(runs))
-    command = ["--name", "a", "--profile", tiny_profile, "--external"]
+    command = ["run", "--run", "a", "--profile", tiny_profile, "--external"]
     cells(9, MEL=1.0, NV=1.0)(folder)
     assert main([*command, str(folder)]) == 2 and not list(runs.iterdir())
     assert "line 9 is not one-hot" in capsys.readouterr().err

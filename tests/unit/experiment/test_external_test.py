@@ -19,13 +19,14 @@ from hamsynth_utils.classifier import pretrained
 from hamsynth_utils.classifier.model import PROBABILITIES
 from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier, load_classifier
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.experiment import external_test as module
 from hamsynth_utils.experiment.external_test import read_opening, run_external_test
-from hamsynth_utils.experiment.run import Run, main
+from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.report.pages.run_summary import run_page
 
 PHANTOM = make_phantom(42, 64, seed=5)
@@ -126,7 +127,7 @@ def test_another_set_is_refused_in_one_line(run, folder, edited_tiny, monkeypatc
     kept = files_of(run)
     monkeypatch.setenv("HAMSYNTH_RUNS", str(run.folder.parent))
     profile = edited_tiny({"data": {"phantom_images": 300}})
-    again = ["--name", "a", "--profile", profile, "--external", str(folder)]
+    again = ["run", "--run", "a", "--profile", profile, "--external", str(folder)]
     assert main(again) == 0
     picture(make_phantom(3, 64, seed=9).images[0]).save(
         folder / f"ISIC2018_Task3_Test_Input/{IDS[0]}.jpg"

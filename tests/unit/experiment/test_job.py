@@ -21,7 +21,7 @@ for i in range(60, 100, 10):
     sys.stderr.write(f"\\rsteps:  {i}%|####   | {i}/100 [00:10<00:05]"); sys.stderr.flush(); time.sleep(0.4)
 """
     log = tmp_path / "logs/02_vae.log"
-    # In a process of its own, as on the road: a child counts the memory of a large parent as its own peak.
+    # In a process of its own, as in the pipeline: a child counts the memory of a large parent as its own peak.
     command = [sys.executable, "-c", script]
     watching = f"from hamsynth_utils.experiment.job import *; watch('02_vae', Path({str(log)!r}), {command!r}, 0.1)"
     ran = subprocess.run(
@@ -46,8 +46,8 @@ def test_a_failure_gives_its_exit_code_and_its_last_words(
     assert f"{tmp_path}/gan.log\n60\n61\n" in said
 
 
-def test_ends_with_its_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HAMSYNTH_ROAD", "999999999")
+def test_ends_with_its_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAMSYNTH_PIPELINE", "999999999")
     start = time.monotonic()
     assert (
         watch("x", tmp_path / "x.log", [sys.executable, "-c", "import time; time.sleep(60)"]) != 0

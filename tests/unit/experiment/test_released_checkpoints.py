@@ -8,6 +8,7 @@ import yaml
 from conftest import TINY, merged
 from scipy import stats
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core import paths
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
@@ -27,7 +28,7 @@ from hamsynth_utils.experiment.stages import make_synthetic, train_autoencoder, 
 from hamsynth_utils.generators.loading import load_generator
 from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.metrics.fidelity import distance_with_interval
-from hamsynth_utils.release.checkpoints import main, release
+from hamsynth_utils.release.checkpoints import release
 
 CHANGE = {
     "synthesis": {"n_curve_images": 16},
@@ -107,7 +108,7 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
     make_synthetic(finished, "diffusion", progress_bar=False)
     out = tmp_path / "out"
     arguments = ["--run", "long", "--profile", profile, "--data", "phantom", "--out", str(out)]
-    assert main([*arguments, "--generators", "diffusion"]) == 0
+    assert main(["checkpoint", *arguments, "--generators", "diffusion"]) == 0
     names = {
         "diffusion.safetensors",
         "diffusion.md",
@@ -122,7 +123,7 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
     assert all(f"| {round(distance, 1)} |" in text for distance in spent["mean"])
     assert_measured_again(finished, text)
     assert f"{finished.lesions().subset(finished.split().train).counts['nv']} nv" in text
-    assert main([*arguments[:-1], str(out), "--seed", "1"]) == 2
+    assert main(["checkpoint", *arguments[:-1], str(out), "--seed", "1"]) == 2
     assert "error:" in capsys.readouterr().err
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 import yaml
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import parse_profile, recorded_profile
 from hamsynth_utils.data.lesion_set import CLASSES
-from hamsynth_utils.experiment.run import Run, main
+from hamsynth_utils.experiment.run import Run
 
 
 def test_a_run_reopened_with_the_same_settings_reads_its_cache(tmp_path, tiny_profile):
@@ -66,7 +67,7 @@ def test_the_commands_seeds_and_arms_come_before_the_profiles(
     tmp_path, monkeypatch, capsys, tiny_profile
 ):
     monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path / "runs"))
-    asked = ["--name", "a", "--profile", tiny_profile]
+    asked = ["run", "--run", "a", "--profile", tiny_profile]
     assert main([*asked, "--seeds", "0,flower"]) == main([*asked, "--arms", "real,flower"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert (
@@ -119,7 +120,7 @@ def test_wrong_parameters_are_refused(tmp_path, arguments, message):
 def test_the_command_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path))
     (tmp_path / "empty").mkdir()
-    assert main(["--name", "a", "--data", str(tmp_path / "empty")]) == 2
+    assert main(["run", "--run", "a", "--data", str(tmp_path / "empty")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 

@@ -100,12 +100,13 @@ def test_two_processes_fine_tune_a_classifier_as_one_does(arm, change, edited_ti
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     command = [
         "-m",
-        "hamsynth_utils.experiment.stages",
-        "--arm",
+        "hamsynth_utils.cli",
+        "train",
+        "classifier",
         arm,
         "--classifier-seed",
         "3",
-        "--split_by",
+        "--split-by",
         "image",
     ]
     environment = {**os.environ, "HAMSYNTH_RUNS": str(tmp_path), "ACCELERATE_USE_CPU": "true"}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import sha256_of, write_weights
@@ -14,7 +15,7 @@ from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.arms import in_proportion, requested_counts, top_up_counts
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
-from hamsynth_utils.generators.sampling import main, synthesize
+from hamsynth_utils.generators.sampling import synthesize
 
 COUNTS = {"df": 3, "mel": 2, "vasc": 1}
 
@@ -173,16 +174,19 @@ def test_the_command_works_without_the_data_set(checkpoint, tmp_path, capsys):
         "--out",
         str(tmp_path / "out"),
     ]
-    assert main(["--generator", "gan", *arguments]) == 2
+    assert main(["sample", "--generator", "gan", *arguments]) == 2
     assert "trained without any image of bcc" in capsys.readouterr().err
     others = [dx for dx in CLASSES if dx != "bcc"]
-    assert main(["--generator", "gan", *arguments, "--classes", *others]) == 0
+    assert main(["sample", "--generator", "gan", *arguments, "--classes", ",".join(others)]) == 0
     assert len(read_synthetic(tmp_path / "out")) == len(others)
-    assert main(["--generator", "vae", *arguments[:-1], str(tmp_path / "b")]) == 2
+    assert main(["sample", "--generator", "vae", *arguments[:-1], str(tmp_path / "b")]) == 2
     assert "holds a gan, not a vae" in capsys.readouterr().err
-    assert main(["--generator", "wavelet", *arguments]) == 2
+    assert main(["sample", "--generator", "wavelet", *arguments]) == 2
     assert "no generator is called 'wavelet'" in capsys.readouterr().err
-    assert main(["--generator", "gan", *arguments[:-1], str(tmp_path / "b"), "--steps", "9"]) == 2
+    assert (
+        main(["sample", "--generator", "gan", *arguments[:-1], str(tmp_path / "b"), "--steps", "9"])
+        == 2
+    )
     assert "a gan has no steps" in capsys.readouterr().err
 
 
@@ -194,6 +198,7 @@ def test_a_diffusion_models_sampling_is_chosen_by_command_and_recorded(
     path = tmp_path / "diffusion.safetensors"
     write_weights(path, diffusion.state_dict(), checkpoint_metadata(diffusion))
     arguments = [
+        "sample",
         "--generator",
         "diffusion",
         "--checkpoint",

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image, PngImagePlugin
 from released import COUNTS, GENERATOR, change, finished_run
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import write_owner_only
 from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.core.weights import read_weights, sha256_of, write_weights
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
-from hamsynth_utils.generators.sampling import main
 from hamsynth_utils.release import croissant
 from hamsynth_utils.release.encryption import decrypt, encrypt, recipients_in
 from hamsynth_utils.release.export import contents, export
@@ -175,7 +175,7 @@ def test_an_unaltered_set_is_found_unaltered_whatever_its_form(run, tmp_path, ke
     fingerprint = export(run, GENERATOR, out, DAY, [public] if form.endswith("age") else [])
     with unpacked(out, identity) as folder:
         assert find_alterations(folder, fingerprint) == []
-    command = ["verify", str(out), "--identity", str(identity), "--out", str(tmp_path / "unpacked")]
+    command = ["open", str(out), "--identity", str(identity), "--out", str(tmp_path / "unpacked")]
     assert main([*command, "--fingerprint", fingerprint]) == 0
     assert fingerprint in capsys.readouterr().out
     assert len(read_synthetic(tmp_path / "unpacked")) == 6

@@ -12,6 +12,7 @@ import yaml
 from browser import problems_of
 from made_runs import CHAPTERS, EXECUTIONS, executed, make_run
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.notebook.plots import ARM_NAMES
@@ -183,9 +184,9 @@ def test_run_page_says_what_was_used_and_left_out(run_folder: Path) -> None:
 def test_bad_input_is_one_line_and_exit_code_2(
     run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert build.main([str(run_folder.parent / "nothing")]) == 2
+    assert main(["build", str(run_folder.parent / "nothing")]) == 2
     (run_folder / "notebooks/02_vae.ipynb").unlink()
-    assert build.main([str(run_folder)]) == 2
+    assert main(["build", str(run_folder)]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert "not a run" in first
     assert "not executed yet: notebooks/02_vae" in second
@@ -205,7 +206,7 @@ def test_a_warning_fails_the_build_and_keeps_the_older_site(
     )
     (root / "book/faulty.md").write_text("# Faulty\n\n{numref}`fig-nowhere`\n")
     monkeypatch.setattr(staging, "project_root", lambda: root)
-    assert build.main([str(folder)]) == 1
+    assert main(["build", str(folder)]) == 1
     assert "fig-nowhere" in capsys.readouterr().err
     assert (folder / "site/index.html").read_text() == "the older site"
 

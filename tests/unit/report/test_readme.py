@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_readme_is_what_the_command_would_write():
-    assert readme.update_readme(README) == README, "run python -m hamsynth_utils.report.readme"
+    assert readme.update_readme(README) == README, "run hamsynth readme"
 
 
 def test_without_a_reference_run_the_answer_says_so(tmp_path):
@@ -43,7 +43,7 @@ def test_only_the_marked_parts_are_written(monkeypatch):
     [
         lambda text: text.replace("<!-- end of answer -->", ""),
         lambda text: text + "<!-- end of badges -->",
-        lambda text: text.replace("answer: python", "reply: python"),
+        lambda text: text.replace("answer: hamsynth", "reply: hamsynth"),
     ],
 )
 def test_a_readme_without_its_marks_is_refused(spoil):
@@ -74,7 +74,7 @@ def test_the_address_stands_in_one_place(tmp_path):
 
 def test_the_set_up_for_colab_clones_from_that_address(monkeypatch):
     text = (ROOT / readme.SET_UP).read_text()
-    assert readme.add_repository_address(text) == text, "run python -m hamsynth_utils.report.readme"
+    assert readme.add_repository_address(text) == text, "run hamsynth readme"
     monkeypatch.setattr(readme, "repository", lambda: "https://github.com/some/one")
     source = "".join(json.loads(readme.add_repository_address(text))["cells"][1]["source"])
     assert 'ADDRESS = "https://github.com/some/one"\n' in source

@@ -184,8 +184,9 @@ def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
     """The command of the package's own documentation, with two CPU processes, against one."""
     command = [
         "-m",
-        "hamsynth_utils.experiment.stages",
-        "--generator",
+        "hamsynth_utils.cli",
+        "train",
+        "generator",
         name,
         "--profile",
         tiny_profile,
