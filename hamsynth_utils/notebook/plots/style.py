@@ -1,56 +1,48 @@
-"""The book's one style, its colours, and the figure that every plot is drawn on."""
+"""The theme of the figures, their colours, and the figure on which every plot is drawn.
+
+The colours extend those of Okabe and Ito (2008, "Color Universal Design"), which stay different
+under the common kinds of colour blindness.
+"""
 
 from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hamsynth_utils.core.arm_names import GENERATORS
+from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
 from hamsynth_utils.data.lesion_set import CLASSES
 
+__all__ = ["ARM_COLOURS", "ARM_NAMES", "CLASS_COLOURS", "THEME", "BookFigure", "styled"]
+
 INK, GREY, FAINT = "#333333", "#7F7F7F", "#D9D9D9"
-
-
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#333333")
 
-
-GENERATOR_COLOURS = (
-    "#E69F00",
-    "#0072B2",
-    "#009E73",
-    "#56B4E9",
-    "#8C564B",
-    "#882255",
-    "#9A9A00",
-    "#5D4FB3",
+_GENERATOR_SHADES = (
+    *("#E69F00", "#0072B2", "#009E73", "#56B4E9"),
+    *("#8C564B", "#882255", "#9A9A00", "#5D4FB3"),
 )
-"""By the generators' places in the registry; where there are more of them, the colours begin again."""
+_COLOUR_OF_GENERATOR = dict(zip(GENERATORS, itertools.cycle(_GENERATOR_SHADES), strict=False))
 
-
-def lightened(colour: str) -> str:
-    """Half way from `#RRGGBB` to white."""
-    return "#" + "".join(f"{(int(colour[i : i + 2], 16) + 256) // 2:02X}" for i in (1, 3, 5))
-
-
-_SHADES = dict(zip(GENERATORS, itertools.cycle(GENERATOR_COLOURS), strict=False))
-
-
-ARM_COLOURS = {
+ARM_COLOURS: dict[str, str] = {
     "real": INK,
     "weighted": "#999999",
     "oversample": "#CC79A7",
     "augment": "#D55E00",
-    **_SHADES,
-    **{f"{name}_only": lightened(colour) for name, colour in _SHADES.items()},
+    **_COLOUR_OF_GENERATOR,
+    **{
+        f"{name}_only": seaborn.blend_palette([colour, "white"], 3).as_hex()[1]
+        for name, colour in _COLOUR_OF_GENERATOR.items()
+    },
 }
-
+"""By arm. A generator has the colour of its place in the registry, its `_only` arm a lighter one."""
 
 CLASS_COLOURS = dict(
     zip(
@@ -60,45 +52,44 @@ CLASS_COLOURS = dict(
     )
 )
 
-
 WIDTH = 7.0
-"""Inches; at book width an inch is 100 pixels."""
+"""Width of a figure in inches. One inch is 100 pixels on a page of the book."""
 
-
-STYLE: Any = {
+THEME: Any = {
+    **seaborn.axes_style("ticks"),
+    **seaborn.plotting_context("notebook"),
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same figure on every machine
     "figure.dpi": 130,
-    "figure.facecolor": "white",
-    "font.size": 12,
     "axes.titlesize": 13,
     "axes.titlelocation": "left",
-    "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "axes.axisbelow": True,
+    "axes.linewidth": 0.8,
     "grid.color": FAINT,
     "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.handlelength": 1,
     "lines.linewidth": 2.0,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
+"""seaborn's style `ticks` in the book's colours and sizes, as settings of matplotlib."""
 
+DASHED: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 1.5}
 
-DASHED: Any = {"linestyle": (0, (4, 3)), "linewidth": 1.5}
-
+OFFSET: dict[str, Any] = {"textcoords": "offset points"}
+"""For a text some points beside its place."""
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
 class BookFigure(Figure):
-    """A Figure outside pyplot, so a notebook shows it once, by itself, whatever the backend."""
+    """A figure outside pyplot. A notebook shows it once, whatever its plotting backend."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -106,20 +97,51 @@ class BookFigure(Figure):
         return buffer.getvalue()
 
 
+def arm_colours(arms: Iterable[str]) -> list[str]:
+    """The colour of each arm; grey for a name that is no arm."""
+    return [ARM_COLOURS.get(arm, GREY) for arm in arms]
+
+
+def arm_names(arms: Iterable[str]) -> list[str]:
+    """The written name of each arm; a name that is no arm stays as it is."""
+    return [ARM_NAMES.get(arm, arm) for arm in arms]
+
+
+def for_text(colour: str) -> str:
+    """A darker shade of a colour, in which text is readable on white."""
+    return seaborn.blend_palette([colour, "black"], 4).as_hex()[1]
+
+
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Run `draw` under the book's style, and only `draw`."""
+    """Run a function under the book's theme, and restore matplotlib's settings afterwards.
+
+    Args:
+        draw: a function that draws.
+
+    Returns:
+        The function, which draws with `THEME`.
+    """
 
     @wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(THEME):
             return draw(*args, **kwargs)
 
     return inside
 
 
-def stacked_axes(
-    height: float, rows: int = 1, ratios: Sequence[float] | None = None
+def new_axes(
+    height: float, rows: int = 1, columns: int = 1, **layout: Any
 ) -> tuple[Figure, list[Axes]]:
+    """A figure of the book's width and its axes.
+
+    Args:
+        height: of the figure, in inches.
+        rows, columns: number of axes in each direction.
+        layout: further arguments of `matplotlib.figure.Figure.subplots`.
+
+    Returns:
+        The figure, and its axes row by row.
+    """
     figure = BookFigure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(rows, 1, squeeze=False, height_ratios=ratios)[:, 0]
-    return figure, list(axes)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **layout).flat)

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.colors import same_color
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import same_color, to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -56,15 +58,34 @@ def texts(figure: Figure) -> list[str]:
 
 
 def segments(figure: Figure) -> list[np.ndarray]:
-    """The dark, inner line of each interval."""
-    lines = figure.axes[0].collections[1]
-    return [np.asarray(path.vertices) for path in lines.get_paths()]
+    """The dark, inner line of each interval of bars."""
+    return intervals(figure.axes[0], 1)
+
+
+def intervals(axes: Axes, number: int = 0) -> list[np.ndarray]:
+    """Both ends of each interval, [2, 2], of the first set of intervals or another."""
+    lines = [each for each in axes.collections if isinstance(each, LineCollection)]
+    return [np.asarray(path.vertices) for path in lines[number].get_paths()]
+
+
+def dots(axes: Axes) -> tuple[np.ndarray, np.ndarray]:
+    """Places [N, 2] and colours [N, 4] of all points."""
+    drawn = [each for each in axes.collections if type(each) is PathCollection]
+    places, colours = (
+        [getattr(each, f"get_{what}")() for each in drawn] for what in ("offsets", "facecolors")
+    )
+    return np.concatenate(places), np.concatenate(colours)
+
+
+def cells(figure: Figure) -> np.ndarray:
+    """The fractions that a heat map shows."""
+    return np.asarray(figure.axes[0].collections[0].get_array())
 
 
 def test_style_stays_inside_and_no_figure_is_left_in_pyplot() -> None:
     before = dict(matplotlib.rcParams)
     figure = plots.bars_with_intervals(["real"], [0.5])
-    assert figure.axes[0].yaxis.label.get_fontsize() == plots.STYLE["font.size"]
+    assert figure.axes[0].yaxis.label.get_fontsize() == plots.THEME["axes.labelsize"]
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == []
 
@@ -85,8 +106,8 @@ def test_colours_are_fixed_and_all_different() -> None:
         for label, bar in zip(labels, bars, strict=True):
             assert same_color(bar.get_facecolor(), plots.ARM_COLOURS[label])
         axes = plots.class_panels(class_rows(labels), dict.fromkeys(CLASSES, 1)).axes[0]
-        for label, line in zip(labels, axes.lines, strict=True):
-            assert same_color(line.get_color(), plots.ARM_COLOURS[label])
+        for label, colour in zip(labels, dots(axes)[1], strict=True):
+            assert same_color(colour, plots.ARM_COLOURS[label])
 
 
 def test_image_grid_holds_the_pixels_in_reading_order(lesions: LesionSet) -> None:
@@ -175,11 +196,12 @@ def test_class_counts(lesions: LesionSet) -> None:
     figure = plots.class_counts({"train": lesions, "test": lesions.subset(np.arange(10))})
     axes = figure.axes[0]
     counts = list(lesions.counts.values()) + list(lesions.subset(np.arange(10)).counts.values())
-    assert [bar.get_width() for bar in axes.patches] == counts
+    bars = [bar for container in axes.containers for bar in container]
+    assert [bar.get_width() for bar in bars] == counts
     assert texts(figure) == [str(count) for count in counts]
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES.values())
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "train (90)",
         "test (10)",
     ]
@@ -242,22 +264,68 @@ def test_bars_show_reference_and_claims_within_the_axes() -> None:
     points, line = figure.axes[0].lines
     np.testing.assert_array_equal(points.get_ydata(), [np.nan, 60.0])
     assert set(line.get_ydata()) == {9.0}
-    assert "real_baseline" in texts(figure)
+    assert "real-vs-real baseline" in texts(figure)
     assert figure.axes[0].get_legend().get_texts()[0].get_text() == "source report"
     assert figure.axes[0].get_ylim()[1] > 60
+
+
+def test_negative_bars_and_absent_values_stay_within_the_axes() -> None:
+    figure = plots.bars_with_intervals(
+        ["real", "vae"], [-2.5, np.nan], [-4.0, np.nan], [-1, np.nan]
+    )
+    (axes,) = figure.axes
+    (low, high), (left, right) = axes.get_ylim(), axes.get_xlim()
+    assert low < -4 < 0 <= high and left <= -0.5 and right >= 1.5
+    assert texts(figure) == ["-2.50", "no value"]
+    assert axes.texts[0].xy == (0, 0)  # above the bar, not in it
+
+
+def test_estimates_are_rows_from_top_to_bottom() -> None:
+    rows = pd.DataFrame(
+        {"arm": ["gan", "other", "gan"], "value": [1.0, -2, 3], "low": [0, np.nan, 2]}
+    ).assign(high=[2, np.nan, 5])
+    (axes,) = plots.estimate_rows(rows, "points", reference=0.5, digits=0).axes
+    places, colours = dots(axes)
+    assert places.tolist() == [[1, 0], [-2, 1], [3, 2]] and axes.yaxis_inverted()
+    np.testing.assert_allclose(intervals(axes), [[[0, 0], [2, 0]], [[2, 2], [5, 2]]])
+    assert same_color(colours[0], plots.ARM_COLOURS["gan"]) and same_color(colours[1], plots.GREY)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["GAN", "other", "GAN"]
+    assert [text.get_text() for text in axes.texts] == ["1", "-2", "3"]
+    assert set(axes.lines[0].get_xdata()) == {0.5}
+
+
+def test_curves_have_intervals_names_and_what_they_are_compared_with() -> None:
+    steps = pd.DataFrame({"solver": ["b", "a", "b", "a"], "steps": [4, 4, 8, 8]})
+    mean = np.array([9.0, 8, 7, 4])
+    points = steps.assign(mean=mean, low=mean - 1, high=mean + 2, real_baseline=3.0)
+    (axes,) = plots.distance_curves(points, "steps", "FD", series="solver").axes
+    curves = {to_hex(line.get_color()).upper(): line.get_ydata().tolist() for line in axes.lines}
+    assert curves == {plots.PALETTE[0]: [8, 4], plots.PALETTE[1]: [9, 7], plots.GREY: [3, 3]}
+    ends = sorted(interval[:, 1].tolist() for interval in intervals(axes))
+    assert ends == [[3, 6], [6, 9], [7, 10], [8, 11]]
+    assert [text.get_text() for text in axes.texts] == ["real images", "a", "b"]
+    assert axes.get_ylim()[0] == 0 and axes.get_xticks().tolist() == [4, 8]
+    gains = points.rename(columns={"mean": "value"}).assign(arm=["vae", "gan"] * 2)
+    (axes,) = plots.gain_curves(gains, "steps", "points").axes
+    curves = {to_hex(line.get_color()).upper(): line.get_ydata().tolist() for line in axes.lines}
+    assert curves == {
+        plots.ARM_COLOURS["vae"]: [9, 7],
+        plots.ARM_COLOURS["gan"]: [8, 4],
+        plots.INK: [0, 0],
+    }
+    assert [text.get_text() for text in axes.texts] == ["GAN", "VAE"]
 
 
 def test_each_class_has_a_point_an_arm_and_marked_classes_a_ground() -> None:
     rows = pd.concat([class_rows(["vae", "gan"], dx) for dx in ("akiec", "vasc")])
     counts = dict.fromkeys(CLASSES, 7) | {"vasc": 1234}
     axes = plots.class_panels(rows, counts, marked=["vasc"], reference=0.0, xlabel="points").axes[0]
-    *points, zero = axes.lines
+    (zero,) = axes.lines
     assert set(zero.get_xdata()) == {0.0}
-    assert [line.get_xdata()[0] for line in points] == [0.1, 0.2, 0.1, 0.2]
-    heights = [line.get_ydata()[0] for line in points]
+    values, heights = dots(axes)[0].T.tolist()
+    np.testing.assert_allclose(values, [0.1, 0.2, 0.1, 0.2])
     assert heights == sorted(heights) and len(set(heights)) == 4
-    (interval, *_) = (np.asarray(each.get_paths()[0].vertices) for each in axes.collections)
-    np.testing.assert_allclose(interval[:, 0], [0.0, 0.3])
+    np.testing.assert_allclose(intervals(axes)[0][:, 0], [0.0, 0.3], atol=1e-12)
     (ground,) = axes.patches
     low, high = sorted((ground.get_y(), ground.get_y() + ground.get_height()))
     assert [low < y < high for y in heights] == [False, False, True, True]
@@ -280,7 +348,7 @@ def test_precision_recall_panels_have_each_arm_beside_the_reference_with_bands()
     chance, real, gan = figure.axes[3].lines
     assert set(chance.get_ydata()) == {0.5}
     assert (list(real.get_ydata()), list(gan.get_ydata())) == ([1.0, 0.3], [0.8, 0.4])
-    edges = figure.axes[3].collections[1].get_paths()[0].vertices[:, 1]
+    edges = figure.axes[3].patches[1].get_path().vertices[:, 1]
     assert (edges.min(), edges.max()) == pytest.approx((0.3, 0.9))
     alone = plots.precision_recall_panels({"a": {"real": band([1.0, 0.3])}}, {"a": 0.2})
     assert [text.get_text() for text in alone.axes[0].texts] == ["real only"]
@@ -289,8 +357,8 @@ def test_precision_recall_panels_have_each_arm_beside_the_reference_with_bands()
 def test_confusion_matrix_is_normalised_by_row() -> None:
     counts = np.array([[3, 1], [0, 0]])
     figure = plots.confusion_matrix(counts, ["mel", "nv"])
-    np.testing.assert_allclose(mosaic(figure), [[0.75, 0.25], [0, 0]])
-    assert texts(figure) == ["75%", "3", "25%", "1"]
+    np.testing.assert_allclose(cells(figure), [[0.75, 0.25], [0, 0]])
+    assert " ".join(texts(figure)).split() == ["75%", "3", "25%", "1"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         "mel\nn = 4",
         "nv\nn = 0",
@@ -307,9 +375,9 @@ def test_confusion_panels_have_per_cent_of_the_row_and_hide_what_is_left_over() 
     assert [axes.axison for axes in figure.axes] == [True, True, True, False]
     for axes in figure.axes[:3]:
         np.testing.assert_allclose(
-            np.asarray(axes.images[0].get_array())[1], [0, 75, 0, 0, 25, 0, 0]
+            np.asarray(axes.collections[0].get_array())[1], [0, 0.75, 0, 0, 0.25, 0, 0]
         )
-        assert [text.get_text() for text in axes.texts] == ["75", "25", "100"]
+        assert [text.get_text() for text in axes.texts if text.get_text()] == ["75", "25", "100"]
 
 
 def test_group_bars_grey_out_small_groups(groups: pd.DataFrame) -> None:
@@ -333,13 +401,15 @@ def test_histogram_pair_shows_shares_on_common_bins() -> None:
     figure = plots.histogram_pair(
         rng.normal(0, 1, 50), rng.normal(3, 1, 900), ("a", "b"), threshold=-1.5
     )
-    outlines = [patch.get_xy() for patch in figure.axes[0].patches[1::2]]
+    outlines = [each.get_paths()[0].vertices for each in figure.axes[0].collections[::-1]]
     peaks = [outline[:, 1].max() for outline in outlines]
     assert all(0.05 < peak < 0.5 for peak in peaks)  # shares of each n, not counts
     np.testing.assert_array_equal(outlines[0][:, 0], outlines[1][:, 0])
+    low, high = (outline[:, 0][outline[:, 1] > 0].mean() for outline in outlines)
+    assert low < 0.5 and high > 2  # each outline is that of its own values
     assert set(figure.axes[0].lines[0].get_xdata()) == {-1.5}
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["a (n = 50)", "b (n = 900)"]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["a, n = 50", "b, n = 900"]
 
 
 ZEROS = torch.zeros(2, 3, 8, 8)
@@ -401,8 +471,7 @@ def test_a_threshold_parts_the_scores_where_it_says() -> None:
             assert curves[name][np.isclose(curves[name][:, 0], threshold), 1] == pytest.approx(
                 value
             )
-    (interval,) = right.collections[0].get_segments()
-    np.testing.assert_allclose(interval, [[0.5, 20], [0.5, 90]])
+    np.testing.assert_allclose(intervals(right)[0], [[0.5, 20], [0.5, 90]])
     with pytest.raises(InputError, match="of one kind"):
         plots.threshold_panels(scores[2:], truth[2:], 0.5, found, found)
 
@@ -424,9 +493,10 @@ def test_a_mixture_shows_the_images_of_each_class_and_the_gain_at_its_ratio() ->
     ]
     assert "400 + 50" in texts(figure) and "700" in texts(figure)
     assert same_color(added[0].get_facecolor(), plots.ARM_COLOURS["gan"])
-    np.testing.assert_allclose(right.collections[1].get_segments()[0], [[0.5, -1], [0.5, 4]])
-    drawn = [line for line in right.lines if same_color(line.get_color(), plots.ARM_COLOURS["gan"])]
-    assert [line.get_xydata().tolist() for line in drawn] == [[[0.5, 2.0]]]
+    np.testing.assert_allclose(intervals(right, 1)[0], [[0.5, -1], [0.5, 4]])
+    places, colours = dots(right)
+    coloured = [same_color(colour, plots.ARM_COLOURS["gan"]) for colour in colours]
+    assert places[coloured].tolist() == [[0.5, 2.0]]
     with pytest.raises(InputError, match=r"one row at ratio 0\.7"):
         plots.mixture_panels(real, synthetic, gains, 0.7)
 
@@ -451,7 +521,7 @@ def test_spectra_are_drawn_on_a_logarithmic_axis_with_their_names() -> None:
     )
     assert same_color(floor.get_color(), plots.GREY)
     assert {text.get_text() for text in axes.texts} == {"GAN", "other real images"}
-    assert len(axes.collections) == 2
+    assert len(axes.patches) == 2  # the bands
 
 
 @pytest.mark.parametrize(
@@ -460,5 +530,5 @@ def test_spectra_are_drawn_on_a_logarithmic_axis_with_their_names() -> None:
     ids=["empty", "zero", "no high"],
 )
 def test_spectra_that_cannot_be_drawn_are_refused(frame: pd.DataFrame) -> None:
-    with pytest.raises(InputError, match="at least one row|has no column"):
+    with pytest.raises(InputError, match="at least one row|lack the columns"):
         plots.spectrum_curves(frame)
