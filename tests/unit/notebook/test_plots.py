@@ -299,7 +299,7 @@ def test_curves_have_intervals_names_and_what_they_are_compared_with() -> None:
     mean = np.array([9.0, 8, 7, 4])
     points = steps.assign(mean=mean, low=mean - 1, high=mean + 2, real_baseline=3.0)
     (axes,) = plots.distance_curves(points, "steps", "FD", series="solver").axes
-    curves = {to_hex(line.get_color()).upper(): line.get_ydata().tolist() for line in axes.lines}
+    curves = {to_hex(line.get_color()).upper(): list(line.get_ydata()) for line in axes.lines}
     assert curves == {plots.PALETTE[0]: [8, 4], plots.PALETTE[1]: [9, 7], plots.GREY: [3, 3]}
     ends = sorted(interval[:, 1].tolist() for interval in intervals(axes))
     assert ends == [[3, 6], [6, 9], [7, 10], [8, 11]]
@@ -307,7 +307,7 @@ def test_curves_have_intervals_names_and_what_they_are_compared_with() -> None:
     assert axes.get_ylim()[0] == 0 and axes.get_xticks().tolist() == [4, 8]
     gains = points.rename(columns={"mean": "value"}).assign(arm=["vae", "gan"] * 2)
     (axes,) = plots.gain_curves(gains, "steps", "points").axes
-    curves = {to_hex(line.get_color()).upper(): line.get_ydata().tolist() for line in axes.lines}
+    curves = {to_hex(line.get_color()).upper(): list(line.get_ydata()) for line in axes.lines}
     assert curves == {
         plots.ARM_COLOURS["vae"]: [9, 7],
         plots.ARM_COLOURS["gan"]: [8, 4],
