@@ -18,6 +18,10 @@ CHECKPOINT = "checkpoint.safetensors"
 """The state of a training that has not ended yet, in its folder."""
 
 
+SNAPSHOTS = "snapshots"
+"""The folder of the averaged weights before the end of a training, in its folder."""
+
+
 PROVENANCE = "provenance.json"
 """The file that says where the first weights of a classifier came from, in its folder."""
 

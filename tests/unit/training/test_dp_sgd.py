@@ -254,7 +254,7 @@ def test_the_gradient_of_a_photo_in_the_vae_depends_on_no_other():
     """Without its noise, Opacus' per-sample gradients are those of each photo alone, by autograd."""
     torch.manual_seed(0)
     vae = private_vae(32, SETTINGS)
-    vae.share = Silent()
+    vae.shard = Silent()
     images, labels = torch.rand(3, 3, 32, 32) * 2 - 1, torch.tensor([0, 3, 3])
     alone = []
     for i in range(3):
@@ -271,9 +271,9 @@ def test_the_gradient_of_a_photo_in_the_vae_depends_on_no_other():
 
 
 class Silent:
-    """A `Share` whose noise is zero."""
+    """A `BatchShard` whose noise is zero."""
 
-    def normal(self, *shape: int, device: torch.device) -> torch.Tensor:
+    def randn(self, *shape: int, device: torch.device) -> torch.Tensor:
         return torch.zeros(*shape, device=device)
 
 
@@ -283,7 +283,7 @@ def test_what_would_void_the_guarantee_is_refused(tmp_path):
         train_privately(
             private_vae(32, SETTINGS), two_photos, SETTINGS, tmp_path, budget=1.0, seed=0
         )
-    with pytest.raises(InputError, match=r"private\.delta is 0\.1 for 10 lesions"):
+    with pytest.raises(InputError, match=r"dp\.delta is 0\.1 for 10 lesions"):
         guarantee_of(SETTINGS.model_copy(update={"delta": 0.1}), 10, 1.0)
     with pytest.raises(InputError, match="positive epsilon"):
         guarantee_of(SETTINGS, 10, 0.0)
