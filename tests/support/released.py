@@ -62,7 +62,7 @@ def tables() -> dict[str, pd.DataFrame]:
         for generator in (GENERATOR, "vae")
         for measure, value in {
             "near_duplicate_rate": 0.005,
-            "near_share_pixels": 0.004,
+            "near_duplicate_rate_pixels": 0.004,
             "authenticity": 0.6,
             "neighbour_ratio": 0.9,
             "c_t": 0.3,
