@@ -104,7 +104,7 @@ def _judged(
     p = torch.stack(
         [classifier.logits(view).softmax(1) for view in views(seen, classifier.settings.tta_views)]
     ).mean(0)
-    labels = torch.from_numpy(labels_of(rows["dx"]))
+    labels = torch.from_numpy(labels_of(rows["dx"], exhibits.run.dataset.classes))
     heat = patch_maps(classifier.vit, classifier.prepare(seen), labels)["rollout"]
     heat = 100 * heat / heat.mean((1, 2), keepdim=True)
     distances, _ = nearest_aligned(images.numpy(), train.numpy())

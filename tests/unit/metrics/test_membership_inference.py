@@ -1,5 +1,6 @@
 """A generator overfitted on purpose is caught by every attack, and none is caught on images it never saw."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from hamsynth_utils.core.generator_settings import (
     VAESettings,
 )
 from hamsynth_utils.core.settings import TrainingSettings
-from hamsynth_utils.data.lesion_set import CLASSES, COLUMNS, LesionSet, to_uint8, to_unit_range
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.generators.diffusion import Diffusion
 from hamsynth_utils.generators.flow import Flow
@@ -39,6 +41,8 @@ from hamsynth_utils.metrics.privacy.memorization import (
 from hamsynth_utils.metrics.privacy.nearest_neighbours import near_duplicate_rate, nearest_aligned
 from hamsynth_utils.metrics.privacy.patient_inference import SiblingSplit, withhold_siblings
 from hamsynth_utils.training.loop import train
+
+CLASSES = HAM10000.classes.names
 
 SIZE = 32
 NAMES = ("vae", "gan", "diffusion", "flow")
@@ -66,7 +70,7 @@ def swatches(count: int, seed: int) -> LesionSet:
             "synthetic": False,
         }
     )[list(COLUMNS)]
-    return LesionSet(torch.from_numpy(images), torch.from_numpy(labels), table)
+    return LesionSet(torch.from_numpy(images), torch.from_numpy(labels), table, HAM10000.classes)
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +360,9 @@ def test_an_attack_on_images_of_another_size_is_refused(overfitted, lesions):
     with pytest.raises(InputError, match="5 images of 16 pixels for a generator of 32"):
         small = lesions.subset(np.arange(5))
         per_image_losses(
-            overfitted["vae"], LesionSet(small.images[:, :, ::2, ::2], small.labels, small.table), 0
+            overfitted["vae"],
+            replace(small, images=small.images[:, :, ::2, ::2]),
+            0,
         )
     with pytest.raises(InputError, match="0 images"):
         per_image_losses(overfitted["vae"], lesions.subset(np.arange(0)), 0)

@@ -13,7 +13,8 @@ from torch import nn
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile_sections import DPSettings
-from hamsynth_utils.data.lesion_set import CLASSES, COLUMNS, LesionSet
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet
 from hamsynth_utils.generators.loading import checkpoint_metadata, load_generator
 from hamsynth_utils.generators.vae import private_vae
 from hamsynth_utils.training.dp_accounting import (
@@ -31,6 +32,8 @@ from hamsynth_utils.training.dp_sgd import (
     train_privately,
 )
 from hamsynth_utils.training.module import TrainableModule
+
+CLASSES = HAM10000.classes.names
 
 CLIP, RATE, LESIONS = 0.5, 0.25, 16
 SETTINGS = DPSettings(
@@ -191,7 +194,7 @@ def swatches(count: int, photos: int = 1) -> LesionSet:
         }
     )[list(COLUMNS)]
     images = np.broadcast_to(colours, (n, 3, 32, 32)).astype(np.uint8)
-    return LesionSet(torch.from_numpy(images), torch.from_numpy(labels), table)
+    return LesionSet(torch.from_numpy(images), torch.from_numpy(labels), table, HAM10000.classes)
 
 
 def test_of_each_lesion_one_photo_is_chosen_whoever_else_is_there():
