@@ -1,9 +1,7 @@
 """An external test set, in the layout of ISIC 2018 Task 3's, and whether it shares photos with a run.
 
-| What | Where |
-|---|---|
-| images | `ISIC2018_Task3_Test_Input/ISIC_00xxxxx.jpg`, or any folder in the folder, .jpg or .png |
-| truth | `ISIC2018_Task3_Test_GroundTruth.csv`, in a folder of its name or not; or one other such file |
+- Images: `ISIC2018_Task3_Test_Input/ISIC_00xxxxx.jpg`, or any folder in the folder, .jpg or .png.
+- Truth: `ISIC2018_Task3_Test_GroundTruth.csv`, in a folder of its name or not, or another file with such a table.
 
 The truth has the columns image, MEL, NV, BCC, AKIEC, BKL, DF and VASC, in any order; one of the seven is 1.
 
@@ -22,7 +20,6 @@ import pandas as pd
 import torch
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.ham10000 import read_images
 from hamsynth_utils.data.layouts import (
     NOT_A_LESION,
@@ -32,10 +29,10 @@ from hamsynth_utils.data.layouts import (
     images_of,
     read_metadata,
 )
-from hamsynth_utils.data.lesion_set import LesionSet, labels_of
+from hamsynth_utils.data.lesion_set import CLASSES, LesionSet, labels_of
 from hamsynth_utils.data.phantom.generate import make_phantom
 
-COLUMNS = ("image", *(name.upper() for name in HAM10000.classes))
+COLUMNS = ("image", *(name.upper() for name in CLASSES))
 
 
 ISIC_TEST = "isic2018_task3_test_groundtruth"
@@ -145,8 +142,9 @@ def read_external(
                 f"{len(broken):,} of {len(table):,} images in {folder} are broken: {first_names(named)}. "
                 "Fetch them again: an external set is tested on as a whole"
             )
-        labels = torch.from_numpy(labels_of(table["dx"], HAM10000.classes))
-        lesions = LesionSet(torch.from_numpy(pixels), labels, table, HAM10000.classes)
+        lesions = LesionSet(
+            torch.from_numpy(pixels), torch.from_numpy(labels_of(table["dx"])), table
+        )
         contents = [sha256 for *_, sha256 in records]
     rows = zip(lesions.table["image_id"], lesions.table["dx"], contents, strict=True)
     sha256 = hashlib.sha256("\n".join(sorted(map(" ".join, rows))).encode()).hexdigest()

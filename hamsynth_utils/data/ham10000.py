@@ -1,11 +1,9 @@
 """HAM10000 from disk, in any of its official layouts (Tschandl, Rosendahl & Kittler 2018,
 doi:10.1038/sdata.2018.161).
 
-| Copy | Images | Metadata |
-|---|---|---|
-| Kaggle | `HAM10000_images_part_1/`, `_part_2/`, both also in lower case | `HAM10000_metadata.csv` |
-| Harvard Dataverse | `HAM10000_images_part_1/`, `_part_2/` | `HAM10000_metadata`, `.csv` or `.tab` |
-| ISIC 2018 Task 3 | `ISIC2018_Task3_Training_Input/` | `ISIC2018_Task3_Training_GroundTruth.csv` |
+- Kaggle: images in `HAM10000_images_part_1/` and `_part_2/`, also in lower case; `HAM10000_metadata.csv`.
+- Harvard Dataverse: images in the same two folders; `HAM10000_metadata`, `.csv` or `.tab`.
+- ISIC 2018 Task 3: images in `ISIC2018_Task3_Training_Input/`; `ISIC2018_Task3_Training_GroundTruth.csv`.
 
 The images may as well lie in one folder of any name, or beside the metadata. Of several metadata files
 HAM10000's own comes first, then ISIC's training, validation and test: keep a second set (the ISIC test
@@ -30,7 +28,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.dataset_info import HAM10000, PHANTOM, describe_data
 from hamsynth_utils.data.layouts import (
     NOT_A_LESION,
     find_layout,
@@ -67,10 +64,10 @@ def dataset_name(data: str, table: pd.DataFrame) -> str:
     each with its diagnosis, and no other: a part of it is not. Pixels are not looked at.
     """
     if data == "phantom":
-        return PHANTOM.name
+        return "the phantom"
     lines = "\n".join(sorted(table["image_id"] + " " + table["dx"]))
     if hashlib.sha256(lines.encode()).hexdigest() == IDENTITY:
-        return HAM10000.name
+        return "HAM10000"
     return f"the folder {Path(data).name}, which is not HAM10000"
 
 
@@ -110,8 +107,7 @@ def read_ham10000(
     keep = np.setdiff1d(np.arange(len(ids)), list(broken))
     table = table.iloc[keep].reset_index(drop=True)
     pixels = pixels[keep] if broken else pixels
-    labels = torch.from_numpy(labels_of(table["dx"], HAM10000.classes))
-    lesions = LesionSet(torch.from_numpy(pixels), labels, table, HAM10000.classes)
+    lesions = LesionSet(torch.from_numpy(pixels), torch.tensor(labels_of(table["dx"])), table)
     return Reading(
         lesions, index, pd.DataFrame(skipped, columns=["image_id", "reason"], dtype=object)
     )
@@ -226,4 +222,8 @@ def _decode(content: bytes, image_size: int) -> np.ndarray:
 
 def data_of(record: dict[str, Any]) -> str:
     """The data of a run in words; record: what its `run.yaml` holds."""
-    return describe_data(record["data"]).description
+    return (
+        "the phantom"
+        if record["data"] == "phantom"
+        else "HAM10000 (Tschandl, Rosendahl, Kittler 2018)"
+    )

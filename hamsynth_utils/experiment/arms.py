@@ -1,12 +1,11 @@
 """The arms of the experiment: what each one's classifier learns from, and how.
 
-real            the real training images, as they are
-weighted        the same; an image counts in the loss by how rare its class is
-oversample      the same; every class is drawn equally often
-augment         the same; one random change of colour, contrast or geometry more (TrivialAugment)
-<generator>     the same, and that generator's images, which bring the rare classes up
-<generator>_only
-                that generator's images alone
+- `real`: the real training images, as they are.
+- `weighted`: the same images. The loss weighs an image by the inverse frequency of its class.
+- `oversample`: the same images. Every class is drawn equally often.
+- `augment`: the same images, each with one more random change of colour, contrast or geometry (TrivialAugment).
+- `<generator>`: the same images, and synthetic images of that generator for the rare classes.
+- `<generator>_only`: synthetic images of that generator alone.
 
 All else is equal: network and first weights, number of optimizer steps, batch size, rates, averaging of
 weights. Nothing is chosen by an arm's score.
@@ -26,6 +25,7 @@ from hamsynth_utils.data.augmentation import augment
 from hamsynth_utils.data.lesion_set import (
     CLASSES,
     LesionSet,
+    refuse_synthetic,
     to_uint8,
     to_unit_range,
 )
@@ -48,7 +48,7 @@ def training_set(
     another size.
     """
     generator = generator_of(known_arm(arm))
-    real.require_real("the real training images")
+    refuse_synthetic(real, "the real training images")
     if generator is None:
         return real
     if synthetic is None:

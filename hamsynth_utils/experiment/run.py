@@ -23,10 +23,9 @@ from hamsynth_utils.core.paths import RunPaths, runs_folder
 from hamsynth_utils.core.profile import Profile, load_profile, parse_profile
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.data import ham10000
-from hamsynth_utils.data.dataset_info import DatasetInfo, describe_data
 from hamsynth_utils.data.duplicates import repeated_photos
 from hamsynth_utils.data.layouts import find_layout
-from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.data.lesion_set import LesionSet, refuse_synthetic
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.data.split import Split, make_split
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
@@ -42,9 +41,11 @@ from hamsynth_utils.metrics.classification import read_predictions
 class Run:
     """A run folder and what made it.
 
-    folder: where its rooms lie; `folder / "generators/vae"` and so on.
-    profile, data, seed: what it was opened with; `data` is "phantom" or a folder of HAM10000. The profile's
-        seeds and arms are those that the run has, whatever the profile's file says.
+    Attributes:
+        folder: the run folder.
+        profile: the settings. Its seeds and arms are those of the run, whatever the profile's file says.
+        data: "phantom" or a folder of HAM10000.
+        seed: the seed of the run.
     """
 
     folder: Path
@@ -65,12 +66,22 @@ class Run:
     ) -> Run:
         """Create `<root>/<name>/run.yaml`, or check that it was made with the same profile, data and seed.
 
-        root: by default the `runs_folder`.
-        seeds, arms: of the classifiers that the run shall have. A run can gain some, which leaves valid what
-            is finished, but not lose any, since the evaluation would still see them. If left out: those that
-            it has, and in a new run those of the profile.
-        Raises InputError for values of a wrong type, for a run made with something else, for data that
-        changed since, or where the folder cannot be written.
+        Args:
+            name: name of the run.
+            profile: name of a profile, or a YAML file.
+            data: "phantom" or a folder of HAM10000.
+            seed: the seed of the run.
+            root: the folder of all runs, by default the `runs_folder`.
+            seeds: seeds of the classifiers. A run can gain seeds, but not lose any. By default those that
+                the run has; in a new run those of the profile.
+            arms: arms of the classifiers, as `seeds`.
+
+        Returns:
+            The run.
+
+        Raises:
+            InputError: if a value has a wrong type, the run was made with other values, the data changed
+                since, or the folder cannot be written.
         """
         for key, value, kind in [
             ("run", name, str),
@@ -122,11 +133,6 @@ class Run:
     def paths(self) -> RunPaths:
         """Where the files of the run lie."""
         return RunPaths(self.folder, self.profile.data.split_by)
-
-    @property
-    def dataset(self) -> DatasetInfo:
-        """The description of the run's data set: its classes, licence and citation."""
-        return describe_data(self.data)
 
     @contextmanager
     def stage_dir(self, name: str | Path) -> Iterator[Path]:
@@ -207,7 +213,7 @@ class Run:
                         reading.index.to_csv(path / self.paths.lesion_index.name, index=False)
                         reading.skipped.to_csv(path / self.paths.skipped.name, index=False)
                     lesions.save(path)
-            return LesionSet.load(cache, self.dataset.classes)
+            return LesionSet.load(cache)
 
     def images(self, part: str, split_by: str | None = None) -> LesionSet:
         """The images of one part.
@@ -237,7 +243,7 @@ class Run:
         """
         with PartialState().main_process_first():
             lesions = self.images("train", split_by)
-        lesions.require_real("the real training images")
+        refuse_synthetic(lesions, "the real training images")
         return lesions
 
     def skipped(self) -> pd.DataFrame:
@@ -263,7 +269,6 @@ class Run:
                 split = make_split(
                     split_by or settings.split_by,
                     lesions.table,
-                    lesions.classes,
                     self._pairs(lesions),
                     self.seed,
                     settings.validation_fraction,
@@ -328,7 +333,7 @@ class Run:
             raise InputError(
                 f"{folder} comes from a generator trained on other images than this run's training part"
             )
-        return read_synthetic(folder, self.dataset.classes)
+        return read_synthetic(folder)
 
     def predictions(
         self, arm: str, part: str, seed: int, split_by: str | None = None

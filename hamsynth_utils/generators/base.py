@@ -17,14 +17,15 @@ from hamsynth_utils.training.module import TrainableModule
 class Generator(TrainableModule):
     """A class-conditional generator of images [N, 3, S, S] in [-1, 1].
 
-    name: what it is called in profiles, folders and arms, as in `registry.py`.
-    settings_class: of its section in a profile; with a `training`.
-    membership_statistic: of `membership_losses`, the one that it is judged by: that of its training, chosen before any
-        was measured.
-    tables: CSV files of its room that a released checkpoint keeps.
-    sampling_options: what `sample` takes besides labels and seed.
-    image_size: S, height and width in pixels.
-    noise_shape: of the noise that one image is drawn from; set by the constructor.
+    Attributes:
+        name: the name in profiles, folders and arms, as in `registry.py`.
+        settings_class: class of the generator's section in a profile; it has a `training`.
+        membership_statistic: the entry of `membership_losses` that the membership attack uses. It was
+            chosen before any of them was measured.
+        tables: CSV files of the generator's folder that a released checkpoint keeps.
+        sampling_options: arguments of `sample` besides labels and seed.
+        image_size: S, height and width in pixels.
+        noise_shape: shape of the noise of one image; the constructor sets it.
     """
 
     name: ClassVar[str]

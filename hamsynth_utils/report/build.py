@@ -15,6 +15,7 @@ from hamsynth_utils.report.html_fixes import apply_html_fixes
 from hamsynth_utils.report.interactive.gallery import write_gallery
 from hamsynth_utils.report.interactive.playground import write_playground
 from hamsynth_utils.report.interactive.quiz import write_quiz
+from hamsynth_utils.report.redirects import write_redirects
 from hamsynth_utils.report.staging import minutes, stage
 
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
@@ -38,7 +39,8 @@ def build(folder: Path, root: Path | None = None) -> Path:
     apply_html_fixes(html)
     write_playground(html / "playground/networks", folder, record["data"])
     write_quiz(html / "quiz", folder, record)
-    write_gallery(html / "bench", folder, record)
+    write_gallery(html / "gallery", folder, record)
+    write_redirects(html)
     with atomic_path(folder / "site") as site:
         shutil.move(html, site)
     return folder / "site/index.html"

@@ -1,4 +1,4 @@
-"""The clinician's bench: a part of a run's synthetic sets, with what the measures say of every image."""
+"""The gallery: a part of a run's synthetic sets, with what the measures say of every image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hamsynth_utils.core.paths import WEIGHTS
 from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.data.lesion_set import labels_of, to_unit_range
 from hamsynth_utils.data.synthetic import MANIFEST
-from hamsynth_utils.metrics.privacy.nearest_neighbours import NEAR_QUANTILE, nearest_aligned
+from hamsynth_utils.metrics.privacy.nearest_neighbours import NEAR, nearest_aligned
 from hamsynth_utils.report.interactive.assets import (
     SyntheticSets,
     base64_text,
@@ -34,7 +34,7 @@ BYTES = 4_500_000
 
 
 def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
-    """Put the images of a run's page into `target`, and `bench.js`, which says what is known of them.
+    """Put the images of a run's page into `target`, and `gallery.js`, which says what is known of them.
 
     The images of a class and generator are in a script of their own, which the page loads when it shows them.
     Real images are only measured against, and are not written. A run without synthetic sets or without the
@@ -43,7 +43,7 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
     exhibits = load_synthetic_sets(folder, record)
     weights = folder / f"classifiers/real/seed-{record['profile']['seeds'][0]}/{WEIGHTS}"
     if exhibits is None or not weights.is_file():
-        return write_script(target / "bench.js", "hamsynthBench", {"images": []})
+        return write_script(target / "gallery.js", "hamsynthGallery", {"images": []})
     classifier = load_classifier(exhibits.run.profile.classifier, weights)
     chosen = {
         name: manifest.groupby("dx", sort=False).head(MOST)
@@ -60,8 +60,8 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
     each = _fitting(images)
     images = [image for image in images if image["rank"] < each]
     write_script(
-        target / "bench.js",
-        "hamsynthBench",
+        target / "gallery.js",
+        "hamsynthGallery",
         {
             "images": [
                 {key: value for key, value in image.items() if key != "png"} for image in images
@@ -72,7 +72,7 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
             "of": {name: len(manifest) for name, manifest in exhibits.manifests.items()},
             "heldout": {
                 "n": len(distances),
-                "near": round(float(np.quantile(distances, NEAR_QUANTILE)), 2),
+                "near": round(float(np.quantile(distances, NEAR)), 2),
                 "median": round(float(np.median(distances)), 2),
             },
         },
@@ -81,7 +81,7 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
         files = {
             i["image_id"]: i["png"] for i in images if (i["generator"], i["dx"]) == (generator, dx)
         }
-        text = f"Object.assign(hamsynthBench.files ||= {{}}, {json.dumps(files)});\n"
+        text = f"Object.assign(hamsynthGallery.files ||= {{}}, {json.dumps(files)});\n"
         (target / f"{generator}-{dx}.js").write_text(text)
 
 
@@ -104,7 +104,7 @@ def _judged(
     p = torch.stack(
         [classifier.logits(view).softmax(1) for view in views(seen, classifier.settings.tta_views)]
     ).mean(0)
-    labels = torch.from_numpy(labels_of(rows["dx"], exhibits.run.dataset.classes))
+    labels = torch.from_numpy(labels_of(rows["dx"]))
     heat = patch_maps(classifier.vit, classifier.prepare(seen), labels)["rollout"]
     heat = 100 * heat / heat.mean((1, 2), keepdim=True)
     distances, _ = nearest_aligned(images.numpy(), train.numpy())

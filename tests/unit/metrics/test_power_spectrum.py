@@ -18,9 +18,7 @@ def phantom() -> LesionSet:
 
 
 def changed(lesions: LesionSet, images: torch.Tensor) -> LesionSet:
-    return LesionSet(
-        images.round().clamp(0, 255).byte(), lesions.labels, lesions.table, lesions.classes
-    )
+    return LesionSet(images.round().clamp(0, 255).byte(), lesions.labels, lesions.table)
 
 
 @pytest.mark.parametrize("cycles", [3, 11, 27])

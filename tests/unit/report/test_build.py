@@ -1,5 +1,6 @@
 """The report: what is staged, that a faulty book fails, and that the built pages work offline."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,9 +16,12 @@ from made_runs import CHAPTERS, EXECUTIONS, executed, make_run
 from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.report import build, staging
 from hamsynth_utils.report.pages.reference_run import PARTS
+from hamsynth_utils.report.redact import PathRedactor
+from hamsynth_utils.report.redirects import RENAMED
 from hamsynth_utils.report.reference import REFERENCE, gains
 
 ROOT = project_root()
@@ -29,39 +33,82 @@ def run_folder(tmp_path: Path) -> Path:
     return make_run(tmp_path / "my runs/tiny")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build.build(make_run(tmp_path_factory.mktemp("report") / "tiny")).parent
-
-
 def test_stages_every_execution_of_the_classifier_in_order(run_folder: Path) -> None:
     staged = build.stage(run_folder)
     toc = yaml.safe_load((staged / "_toc.yml").read_text())
     chapters = {c["file"]: c for c in toc["parts"][0]["chapters"]}
     assert list(chapters) == [
-        f"notebooks/{name}" for name in (*CHAPTERS[:4], "06_vit", *CHAPTERS[4:])
+        f"notebooks/{name}" for name in (*CHAPTERS[:5], "06_vit", *CHAPTERS[5:], "16_external")
     ]
     sections = [section["file"] for section in chapters["notebooks/06_vit"]["sections"]]
     assert sections == [f"notebooks/06_vit-{execution}" for execution in EXECUTIONS[1:]]
     first = json.loads((staged / "notebooks/06_vit.ipynb").read_text())
-    assert "06_vit-real-0 wrote" in json.dumps(first) and len(first["cells"]) == 8
+    assert "06_vit-real-0 wrote" in json.dumps(first) and len(first["cells"]) == 9
     other = json.loads((staged / "notebooks/06_vit-gan-0.ipynb").read_text())
     assert other["cells"][0]["source"].startswith("# The arm GAN, seed 0\n")
     assert [c["metadata"].get("tags") for c in other["cells"][1:]] == [["per-arm"], ["per-arm"]]
-    assert other["cells"][2]["metadata"]["mystnb"]["figure"]["name"] == "fig-05-loss-gan-0"
+    assert other["cells"][2]["metadata"]["mystnb"]["figure"]["name"] == "fig-06-loss-gan-0"
     assert not list(staged.rglob("*.partial.ipynb"))
 
 
-def test_the_chapter_of_a_generator_is_in_the_book_of_a_run_that_has_it(run_folder: Path) -> None:
+def test_a_chapter_that_the_run_has_not_says_so_and_keeps_its_place(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chapter = "notebooks/05_flow"
+    (run_folder / f"{chapter}.ipynb").unlink()
+    with pytest.raises(InputError, match=rf"not executed yet: {chapter}\. "):
+        build.stage(run_folder)
+    optional = dataclasses.replace(REGISTRY["flow"], in_every_run=False)
+    monkeypatch.setitem(REGISTRY, "flow", optional)
+    staged = build.stage(run_folder)
+    assert "its profile has no section `flow`" in (staged / f"{chapter}.md").read_text()
+    assert (staged / f"{chapter}.md").read_text().startswith("# Flow")
+    files = [
+        c["file"] for c in yaml.safe_load((staged / "_toc.yml").read_text())["parts"][0]["chapters"]
+    ]
+    assert files[3:6] == ["notebooks/04_diffusion", chapter, "notebooks/06_vit"]
     record = yaml.safe_load((run_folder / "run.yaml").read_text())
     record["profile"]["flow"] = {"width": 8}
     (run_folder / "run.yaml").write_text(yaml.safe_dump(record))
-    with pytest.raises(InputError, match=r"not executed yet: notebooks/05_flow\. "):
+    with pytest.raises(InputError, match=rf"not executed yet: {chapter}\. "):
         build.stage(run_folder)
-    (run_folder / "notebooks/05_flow.ipynb").write_text(json.dumps(executed("05_flow", run_folder)))
-    toc = yaml.safe_load((build.stage(run_folder) / "_toc.yml").read_text())
-    files = [chapter["file"] for chapter in toc["parts"][0]["chapters"]]
-    assert files[3:6] == ["notebooks/04_diffusion", "notebooks/05_flow", "notebooks/06_vit"]
+
+
+def test_the_number_of_a_chapter_is_that_of_its_file(site: Path) -> None:
+    pages = sorted(site.glob("notebooks/[0-9][0-9]_*.html"))
+    numbers = {}
+    for page in pages:
+        heading = re.search(r'<h1><span class="section-number">([\d.]+) </span>', page.read_text())
+        if heading and "-" not in page.stem:
+            numbers[page.stem] = heading[1]
+    assert numbers == {
+        path.stem: f"{int(path.stem[:2])}." for path in ROOT.glob("notebooks/*.ipynb")
+    }
+
+
+def test_every_page_is_built_and_no_other(site: Path) -> None:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [page for part in toc["parts"] for page in part["chapters"]]
+    wanted = {toc["root"], "index", "search"}
+    wanted |= {page["file"] for c in chapters for page in (c, *c.get("sections", ()))}
+    wanted |= {f"notebooks/06_vit-{execution}" for execution in EXECUTIONS[1:]}
+    wanted |= {*RENAMED, *(f"notebooks/05_vit-{execution}" for execution in EXECUTIONS[1:])}
+    built = {
+        path.relative_to(site).with_suffix("").as_posix()
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts
+    }
+    assert built == wanted
+
+
+def test_an_old_address_leads_to_the_page_of_today(site: Path) -> None:
+    renamed = RENAMED | {"notebooks/05_vit-gan-0": "notebooks/06_vit-gan-0"}
+    for old, new in renamed.items():
+        text = (site / f"{old}.html").read_text()
+        target = re.search(r'http-equiv="refresh" content="0; url=([^"]+)"', text)[1]
+        assert ((site / f"{old}.html").parent / target).resolve() == site / f"{new}.html"
+        assert (site / f"{new}.html").is_file()
+        assert not (ROOT / f"{old}.ipynb").exists() and not (ROOT / f"book/{old}.md").exists()
 
 
 def test_the_front_page_opens_with_the_numbers_of_the_reference_run(site: Path) -> None:
@@ -122,25 +169,22 @@ def test_no_path_of_the_machine_is_published(run_folder: Path) -> None:
     )
 
 
-def test_the_external_test_has_a_page_only_where_it_was_made(run_folder: Path) -> None:
-    def chapters() -> list[str]:
-        staged = build.stage(run_folder)
-        toc = yaml.safe_load((staged / "_toc.yml").read_text())
-        return [chapter["file"] for chapter in toc["parts"][0]["chapters"]]
-
-    before = chapters()
+def test_the_external_test_has_its_results_only_where_it_was_made(run_folder: Path) -> None:
+    page = build.stage(run_folder) / "notebooks/16_external.md"
+    assert "it has no external test set" in page.read_text()
     clinic = "/another place/clinic"
     notebook = executed("16_external", run_folder)
     notebook["metadata"]["papermill"]["parameters"] = {"external": clinic}
     notebook["cells"][2]["source"] = f'# Parameters\nexternal = "{clinic}"'
     (run_folder / "notebooks/16_external.ipynb").write_text(json.dumps(notebook))
-    assert chapters() == [*before, "notebooks/16_external"]
-    page = (run_folder / "book/notebooks/16_external.ipynb").read_text()
-    assert "another place" not in page and 'external = \\"clinic\\"' in page
+    build.stage(run_folder)
+    assert not page.exists()
+    text = page.with_suffix(".ipynb").read_text()
+    assert "another place" not in text and 'external = \\"clinic\\"' in text
 
 
 def test_scrubbing_leaves_longer_names_alone(tmp_path: Path) -> None:
-    scrub = build.PathRedactor(tmp_path / "runs/a", tmp_path, "/data")
+    scrub = PathRedactor(tmp_path / "runs/a", tmp_path, "/data")
     assert scrub(
         f"{tmp_path}/runs/a/data and {tmp_path}/runs/ab and /data/x.csv and /database"
     ) == ("runs/a/data and ./runs/ab and data/x.csv and /database")

@@ -1,10 +1,9 @@
-"""The quiz and the clinician's bench: what is written of a run, and what the reader can do with it."""
+"""The quiz and the gallery: what is written of a run, and what the reader can do with it."""
 
 import base64
 import io
 import json
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,7 @@ from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier, load_classifier
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.weights import write_weights
-from hamsynth_utils.data.dataset_info import HAM10000
-from hamsynth_utils.data.lesion_set import to_unit_range
+from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES, LesionSet, to_unit_range
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.generators.sampling import synthesize
@@ -31,8 +29,6 @@ from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_aligned
 from hamsynth_utils.report import build
 from hamsynth_utils.report.interactive import gallery, quiz
-
-CLASSES = HAM10000.classes.names
 
 MADE = 12
 
@@ -103,7 +99,7 @@ def test_the_quiz_pairs_heldout_images_with_synthetic_ones_of_the_same_classes(
     }
     assert all(known[pixels(image["png"]).tobytes()] == image["dx"] for image in real)
     sets = {
-        name: read_synthetic(run.folder / f"generators/{name}/synthetic", HAM10000.classes)
+        name: read_synthetic(run.folder / f"generators/{name}/synthetic")
         for name in run.profile.generators
     }
     drawn = {
@@ -163,7 +159,7 @@ def test_grain_is_the_laplacian() -> None:
     assert quiz.mean_abs_laplacian(torch.cat([even, ramp, board])).tolist() == [0, 0, 200]
 
 
-def test_the_bench_says_what_the_measures_say(run, tmp_path) -> None:
+def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
     gallery.write_gallery(tmp_path, run.folder, record(run))
     about = script(tmp_path / "gallery.js")
     table = pd.DataFrame(about["images"])
@@ -181,10 +177,7 @@ def test_the_bench_says_what_the_measures_say(run, tmp_path) -> None:
     )
     for name in run.profile.generators:
         folder = run.folder / f"generators/{name}/synthetic"
-        whole, of = (
-            read_synthetic(folder, HAM10000.classes),
-            table[table["generator"] == name].set_index("image_id"),
-        )
+        whole, of = read_synthetic(folder), table[table["generator"] == name].set_index("image_id")
         rows = whole.table["image_id"].isin(of.index).to_numpy()
         part = whole.subset(rows)
         of = of.loc[part.table["image_id"]]
@@ -192,7 +185,7 @@ def test_the_bench_says_what_the_measures_say(run, tmp_path) -> None:
             base64.b64decode(files[i]) == (folder / of.loc[i, "file"]).read_bytes()
             for i in of.index
         )
-        unlabelled = replace(part, table=part.table.assign(synthetic=False))
+        unlabelled = LesionSet(part.images, part.labels, part.table.assign(synthetic=False))
         wanted = predict(vit, unlabelled)[list(PROBABILITIES)].to_numpy()
         np.testing.assert_allclose(np.stack(of["p"]), wanted, atol=1e-4)
         distances, _ = nearest_aligned(part.images.numpy(), train.numpy())
@@ -217,7 +210,7 @@ def test_a_copy_of_a_training_image_is_at_distance_0(run, tmp_path, monkeypatch)
     assert {image["distance"] for image in script(tmp_path / "gallery.js")["images"]} == {0.0}
 
 
-def test_the_bench_stays_small_and_says_how_many_it_shows(run, tmp_path, monkeypatch) -> None:
+def test_the_gallery_stays_small_and_says_how_many_it_shows(run, tmp_path, monkeypatch) -> None:
     gallery.write_gallery(tmp_path, run.folder, record(run))
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert size < 5e6
@@ -271,7 +264,7 @@ def test_the_reader_plays_the_quiz(site) -> None:
 
 
 def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
-    about = script(site / "bench/gallery.js")
+    about = script(site / "gallery/gallery.js")
     table = pd.DataFrame(about["images"])
     with served(site) as address, headless() as browser:
         page, problems = opened(browser, address, "gallery.html")
@@ -279,32 +272,34 @@ def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
             f"first {gallery.MOST} of each class" in page.locator("[data-name=about]").inner_text()
         )
         page.get_by_label("Generator").select_option("gan")
-        page.locator("#bench [name=class]").select_option("mel")
+        page.locator("#gallery [name=class]").select_option("mel")
         page.get_by_label("Order").select_option("near")
-        texts = page.locator("#bench li > p").all_inner_texts()
+        texts = page.locator("#gallery li > p").all_inner_texts()
         wanted = table[(table["generator"] == "gan") & (table["dx"] == "mel")].sort_values(
             "distance"
         )
         said = [float(text.split()[1].strip(",")) for text in texts]
         np.testing.assert_allclose(said, wanted["distance"], atol=0.051)
-        canvas = page.locator("#bench canvas").first
+        canvas = page.locator("#gallery canvas").first
         canvas.scroll_into_view_if_needed()
-        page.wait_for_function("document.querySelector('#bench canvas').toDataURL().length > 5000")
-        plain = canvas.evaluate("c => c.toDataURL()")
-        assert f"Synthetic {HAM10000.classes.long_names['mel']} by GAN" in canvas.get_attribute(
-            "aria-label"
+        page.wait_for_function(
+            "document.querySelector('#gallery canvas').toDataURL().length > 5000"
         )
+        plain = canvas.evaluate("c => c.toDataURL()")
+        assert f"Synthetic {CLASS_NAMES['mel']} by GAN" in canvas.get_attribute("aria-label")
         page.get_by_label("Attention map").check()
-        page.wait_for_function("document.querySelector('#bench canvas').toDataURL().length > 5000")
-        assert page.locator("#bench canvas").first.evaluate("c => c.toDataURL()") != plain
-        page.locator("#bench li summary").first.press("Enter")
-        shares = page.locator("#bench li").first.locator("td").all_inner_texts()
+        page.wait_for_function(
+            "document.querySelector('#gallery canvas').toDataURL().length > 5000"
+        )
+        assert page.locator("#gallery canvas").first.evaluate("c => c.toDataURL()") != plain
+        page.locator("#gallery li summary").first.press("Enter")
+        shares = page.locator("#gallery li").first.locator("td").all_inner_texts()
         assert [int(share.removesuffix(" %")) for share in shares] == [
             int(100 * p + 0.5) for p in wanted["p"].iloc[0]
         ]
         page.get_by_label("select melanoma").first.press("Space")
         page.get_by_label("Generator").select_option("vae")
-        page.locator("#bench [name=class]").select_option("df")
+        page.locator("#gallery [name=class]").select_option("df")
         page.get_by_role("button", name="Select all shown").click()
         assert (
             f"{gallery.MOST} shown, {gallery.MOST + 1} selected"
@@ -316,19 +311,21 @@ def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
         with zipfile.ZipFile(download.value.path()) as file:
             assert file.testzip() is None
             file.extractall(tmp_path / "selection")
-    selection = read_synthetic(tmp_path / "selection", HAM10000.classes)
+    selection = read_synthetic(tmp_path / "selection")
     assert selection.counts == dict.fromkeys(CLASSES, 0) | {"mel": 1, "df": gallery.MOST}
     scores = pd.read_csv(tmp_path / "selection/scores.csv").set_index("image_id")
     assert scores.loc[wanted["image_id"].iloc[0], "distance"] == wanted["distance"].iloc[0]
     assert "SYNTHETIC" in (tmp_path / "selection/README.txt").read_text()
 
 
-def test_the_bench_answers_from_the_file_system_too(site) -> None:
+def test_the_gallery_answers_from_the_file_system_too(site) -> None:
     with headless() as browser:
         page = browser.new_page()
         page.goto((site / "gallery.html").as_uri())
-        page.locator("#bench canvas").first.scroll_into_view_if_needed()
-        page.wait_for_function("document.querySelector('#bench canvas').toDataURL().length > 5000")
+        page.locator("#gallery canvas").first.scroll_into_view_if_needed()
+        page.wait_for_function(
+            "document.querySelector('#gallery canvas').toDataURL().length > 5000"
+        )
         page.get_by_label("select").first.check()
         with page.expect_download() as download:
             page.get_by_role("button", name="Download selection").click()

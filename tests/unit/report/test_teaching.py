@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 from hamsynth_utils.core.paths import project_root, runs_folder
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.report.pages.run_summary import chapter_minutes
+from hamsynth_utils.report.staging import EXTERNAL
 
 ROOT = project_root()
 PAGE = (ROOT / "book/teaching.md").read_text()
@@ -16,6 +18,7 @@ NOTEBOOKS = {
     path.stem: json.loads(path.read_text()) for path in (ROOT / "notebooks").glob("*.ipynb")
 }
 NOT_IN_EVERY_RUN = {each.chapter for each in REGISTRY.values() if not each.in_every_run}
+NOT_IN_EVERY_RUN.add(Path(EXTERNAL).name)
 TOC = re.findall(r"file: notebooks/(\w+)", (ROOT / "_toc.yml").read_text())
 ROAD = [chapter for chapter in TOC if chapter not in NOT_IN_EVERY_RUN]
 """A page may only refer to chapters that every report has."""

@@ -1,15 +1,15 @@
-/* The bench: filters, cards, selection and download. `hamsynthBench` (bench.js) says what is known of each image;
+/* The gallery: filters, cards, selection and download. `hamsynthGallery` (gallery.js) says what is known of each image;
    the images of a class and generator are in a script of their own, loaded when they are shown. */
 "use strict";
 
 (() => {
-  const { images, classes, titles, columns, each, of, heldout, phantom, notice, licence } = hamsynthBench;
-  const page = document.getElementById("bench");
+  const { images, classes, titles, columns, each, of, heldout, phantom, notice, licence } = hamsynthGallery;
+  const page = document.getElementById("gallery");
   const part = (name) => page.querySelector(`[data-name=${name}]`);
   const field = (name) => page.querySelector(`[name=${name}]`);
   const list = page.querySelector(".hamsynth-cards");
   const selected = new Set(), loading = {};
-  hamsynthBench.files ||= {};
+  hamsynthGallery.files ||= {};
 
   const element = (kind, text = "", attributes = {}) => {
     const made = Object.assign(document.createElement(kind), attributes);
@@ -23,22 +23,22 @@
 
   const load = ({ generator, dx }) => (loading[`${generator}-${dx}`] ||= new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = `bench/${generator}-${dx}.js`;
+    script.src = `gallery/${generator}-${dx}.js`;
     script.onload = resolve;
-    script.onerror = () => reject(new Error(`bench/${generator}-${dx}.js could not be loaded`));
+    script.onerror = () => reject(new Error(`gallery/${generator}-${dx}.js could not be loaded`));
     document.head.append(script);
   }));
 
   const bytesOf = async (image) => {
     await load(image);
-    return Uint8Array.from(atob(hamsynthBench.files[image.image_id]), (letter) => letter.charCodeAt(0));
+    return Uint8Array.from(atob(hamsynthGallery.files[image.image_id]), (letter) => letter.charCodeAt(0));
   };
 
   /* The image with a line under it that says what it is, and with its attention map over it if that is wanted. */
   const draw = async (canvas, image) => {
     await load(image);
     const picture = new Image(), context = canvas.getContext("2d"), side = canvas.width;
-    picture.src = `data:image/png;base64,${hamsynthBench.files[image.image_id]}`;
+    picture.src = `data:image/png;base64,${hamsynthGallery.files[image.image_id]}`;
     await picture.decode();
     context.imageSmoothingEnabled = false;
     context.drawImage(picture, 0, 0, side, side);
@@ -127,7 +127,7 @@
     part("none").hidden = false;
     return;
   }
-  part("bench").hidden = false;
+  part("gallery").hidden = false;
   const kinds = Object.keys(of);
   part("about").textContent = `Here are the first ${each} of each class in a random order, of ` +
     kinds.map((name) => `${of[name].toLocaleString("en")} by ${titles[name]}`).join(", ") +
