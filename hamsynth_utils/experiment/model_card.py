@@ -19,7 +19,7 @@ from hamsynth_utils.core.paths import WEIGHTS
 from hamsynth_utils.core.weights import read_weights, sha256_of
 from hamsynth_utils.data.ham10000 import data_of
 from hamsynth_utils.notebook.plots import ARM_NAMES
-from hamsynth_utils.notebook.tables import markdown
+from hamsynth_utils.notebook.tables import markdown_table
 
 FACTS = """- Data: {data}, the training part of the split by {split_by} with seed {seed}:
   {counts}.
@@ -232,7 +232,7 @@ def budget_table(budget: pd.DataFrame) -> str:
     """What the minutes of a training bought, as a table in Markdown."""
     digits = {"loss": 3, **dict.fromkeys(["minutes", "mean", "low", "high", "real_baseline"], 1)}
     shown = budget[["step", "minutes", "loss", "mean", "low", "high", "real_baseline", "n"]]
-    return markdown(shown.round(digits).rename(columns={"mean": "distance"}))
+    return markdown_table(shown.round(digits).rename(columns={"mean": "distance"}))
 
 
 def _card(title: str, sections: dict[str, str], heading: str) -> str:
@@ -285,6 +285,6 @@ def _table(rows: pd.DataFrame, columns: list[str], title: str) -> str:
     if rows.empty:
         return f"**{title}**: not measured in this run."
     shown = rows[[column for column in columns if column in rows]]
-    return f"**{title}**\n\n" + markdown(
+    return f"**{title}**\n\n" + markdown_table(
         shown.round(dict.fromkeys(shown.select_dtypes("number"), 3))
     )

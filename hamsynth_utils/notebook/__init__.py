@@ -1,4 +1,4 @@
-"""What the notebooks show: exercises, interactive figures, tables, plots."""
+"""What the notebooks show: plots, tables, interactive figures, checks of exercises."""
 
 from hamsynth_utils.core.lazy import lazy_exports
 
@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "exercises": "self_check",
-        "tables": "in_words table",
+        "tables": "format_interval markdown_table table",
         "widgets": "glue",
     },
 )

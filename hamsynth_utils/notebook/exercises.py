@@ -12,17 +12,28 @@ UNANSWERED, RIGHT, WRONG = "not answered yet", "right", "not yet"
 
 
 def self_check(answer: Any, expected: Any, hint: str = "", within: float | None = None) -> None:
-    """Say of an answer "right", "not yet" with the hint, or "not answered yet" where it is None.
+    """Print the grade of an answer.
 
-    expected: a number, an array or tensor, a word, a list of these, or a test of an answer that is there. A
-    number may be given as int, float, or array or tensor of one element; a word in any case.
-    within: how far a number may be off; by default one per cent.
+    Args:
+        answer: None as long as the exercise is not answered.
+        expected: a number, an array or tensor, a word, a list of these, or a function that tells
+            whether an answer is right. A number may be answered by an int, a float, or an array or
+            tensor of one element. The case of a word does not matter.
+        hint: follows "not yet".
+        within: the largest allowed difference of a number; by default one per cent of it.
     """
     print(grade(answer, expected, hint, within))
 
 
 def grade(answer: Any, expected: Any, hint: str = "", within: float | None = None) -> str:
-    """What `self_check` prints."""
+    """The grade of an answer.
+
+    Args:
+        answer, expected, hint, within: as for `self_check`.
+
+    Returns:
+        "right", "not yet" with the hint, or "not answered yet".
+    """
     parts = answer if isinstance(answer, list | tuple) and len(answer) else [answer]
     if all(part is None for part in parts):
         return f"{UNANSWERED}: the answer is None"
@@ -34,6 +45,7 @@ def grade(answer: Any, expected: Any, hint: str = "", within: float | None = Non
 
 
 def _agrees(answer: Any, expected: Any, within: float | None) -> bool:
+    """Whether an answer that is not None is the expected one."""
     if callable(expected):
         return bool(expected(answer))
     if isinstance(expected, str):
@@ -42,14 +54,16 @@ def _agrees(answer: Any, expected: Any, within: float | None) -> bool:
         parts = answer.split(",") if isinstance(answer, str) else answer
         if not isinstance(parts, Iterable) or len(parts := list(parts)) != len(expected):
             return False
-        return all(_agrees(one, other, within) for one, other in zip(parts, expected, strict=True))
-    given, wanted = _numbers(answer), _numbers(expected)
-    if given is None or wanted is None:
+        return all(
+            _agrees(part, truth, within) for part, truth in zip(parts, expected, strict=True)
+        )
+    value, truth = _numbers(answer), _numbers(expected)
+    if value is None or truth is None:
         return False
-    if given.shape != wanted.shape and not given.size == wanted.size == 1:
+    if value.shape != truth.shape and not value.size == truth.size == 1:
         return False
-    allowed = 0.01 * np.abs(wanted) if within is None else within
-    return bool(np.all(np.abs(given.reshape(wanted.shape) - wanted) <= allowed + 1e-9))
+    tolerance = 0.01 * np.abs(truth) if within is None else within
+    return bool(np.all(np.abs(value.reshape(truth.shape) - truth) <= tolerance + 1e-9))
 
 
 def _numbers(value: Any) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Tables and numbers as the chapters show them."""
+"""Tables and numbers as the chapters and pages show them."""
 
 from __future__ import annotations
 
@@ -9,41 +9,73 @@ import pandas as pd
 from IPython.display import HTML
 
 
-def in_per_cent(found: dict[str, float], key: str) -> str:
-    """A share with its interval: `61.0 % (58.1 to 63.9)`."""
-    return f"{100 * found[key]:.1f} % ({100 * found[f'{key}_low']:.1f} to {100 * found[f'{key}_high']:.1f})"
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown; what is not a number is a dash."""
-    table = table.astype(object).where(table.notna(), "-")
-    rows = [table.columns.tolist(), ["---"] * table.shape[1], *table.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
-
-
 def table(frame: pd.DataFrame, digits: int = 1) -> HTML:
-    """The frame as a plain table without its index, floats rounded to so many digits, a dash for nothing."""
+    """A frame as a plain table of a notebook.
+
+    Args:
+        frame: any table. Its index is not shown, and a missing value is a dash.
+        digits: decimals of the floats.
+
+    Returns:
+        The table in HTML.
+    """
     return HTML(
         frame.to_html(index=False, na_rep="-", float_format=f"{{:.{digits}f}}".format, border=0)
     )
 
 
-def in_words(
+def markdown_table(
+    rows: pd.DataFrame | Iterable[Sequence[object]], head: Sequence[str] = ()
+) -> str:
+    """A table in Markdown. A missing value is a dash.
+
+    Args:
+        rows: a frame, whose index is not written, or the cells of each row.
+        head: the names of the columns, where `rows` is not a frame.
+
+    Returns:
+        One line for the head, one line of dashes, one line per row. Line breaks in a cell become
+        spaces, and `|` is escaped.
+    """
+    if not isinstance(rows, pd.DataFrame):
+        rows = pd.DataFrame(list(rows), columns=list(head), dtype=object)
+    cells = rows.astype(object).where(rows.notna(), "-")
+    lines = [rows.columns, ["---"] * rows.shape[1], *cells.to_numpy()]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """The text of a cell, without what would end the cell or the row."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def format_interval(
     row: Mapping[str, Any], value: str = "mean", digits: int = 1, factor: float = 1
 ) -> str:
-    """`value (low to high)`: the entry `value` of a row and its `low` and `high`, each times `factor`."""
+    """An estimate with its interval, such as `61.0 (58.1 to 63.9)`.
+
+    Args:
+        row: has the entries `value`, low and high.
+        value: the name of the entry with the estimate.
+        digits: decimals.
+        factor: all three numbers are multiplied by it, such as 100 for per cent.
+
+    Returns:
+        The text. A negative number that rounds to 0 has no minus.
+    """
     centre, low, high = (f"{factor * row[key]:z.{digits}f}" for key in (value, "low", "high"))
     return f"{centre} ({low} to {high})"
 
 
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of a page in Markdown; what would break its cells is taken care of."""
+def format_percent_interval(row: Mapping[str, float], name: str) -> str:
+    """A fraction with its interval in per cent, such as `61.0 % (58.1 to 63.9)`.
 
-    def line(cells: Iterable[object]) -> str:
-        return (
-            "| "
-            + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
-            + " |"
-        )
+    Args:
+        row: has the entries `name`, `name`_low and `name`_high, fractions in [0, 1].
+        name: which of the fractions of the row.
 
-    return "\n".join([line(head), line("---" for _ in head), *(line(row) for row in rows)])
+    Returns:
+        The text.
+    """
+    centre, low, high = (f"{100 * row[key]:.1f}" for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{centre} % ({low} to {high})"

@@ -1,8 +1,8 @@
-"""What a notebook shows where somebody is at it: controls under a figure, and the numbers of its text.
+"""Figures with controls, and the numbers of the text, in a notebook that somebody works in.
 
-Jupyter's protocol says which: with every cell a front end sends whether its code may ask the user for input
-(`allow_stdin`). JupyterLab allows it; papermill, and nbclient by which it executes, do not. So nothing has to
-be set, and a batch run creates no widget and stores no widget state.
+A front end sends with every cell whether its code may ask the user for input (`allow_stdin` of
+Jupyter's protocol). JupyterLab allows input. papermill, which executes through nbclient, does not.
+So a batch run needs no setting, creates no widget, and stores no widget state.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ new MutationObserver(() => place.querySelectorAll('.widget-slider').forEach((sli
   handle?.setAttribute('aria-valuetext', slider.querySelector('.widget-readout').textContent);
 })).observe(place, { childList: true, characterData: true, subtree: true });
 """
-"""ipywidgets tells a screen reader no name of a slider, and of its option only the number."""
+"""Gives each slider its label and its value for screen readers. ipywidgets alone gives neither."""
 
 
 def is_interactive() -> bool:
-    """Whether the cell that runs now was sent by a front end that can ask its user something."""
+    """Whether the cell that runs now was sent by a front end that can ask its user for input.
+
+    Returns:
+        True in JupyterLab; False in a batch run, in plain Python, and in a terminal.
+    """
     shell = get_ipython()
     if shell is None or not hasattr(shell, "get_parent"):  # plain Python, or a terminal
         return False
@@ -44,7 +48,13 @@ def is_interactive() -> bool:
 
 
 def glue(name: str, value: Any, display: bool = True) -> None:
-    """As `myst_nb.glue`, for the text of a page; where somebody is there, the value is printed, too."""
+    """Keep a value for the text of a page (`myst_nb.glue`); in an interactive session, print it too.
+
+    Args:
+        name: the name that the text uses.
+        value: what the text shows.
+        display: as for `myst_nb.glue`.
+    """
     myst_nb.glue(name, value, display=display)
     if is_interactive():
         fraction = isinstance(value, Real) and not isinstance(value, Integral)
@@ -57,15 +67,23 @@ def interact(
     slow: bool = False,
     **controls: Sequence[Any],
 ) -> Figure | ipywidgets.VBox:
-    """`figure` in a batch run; where somebody is there, also controls and what `draw` makes of them.
+    """A figure; in an interactive session, with controls that draw it again.
 
-    draw: called with a value for each control; returns a figure, and a sentence that says what is to be seen,
-    which is printed under the figure and describes it to those who cannot see it.
-    slow: draw when a slider is let go, not while it is dragged.
-    controls: what each offers, by the name of draw's parameter, whose default it starts at and whose words
-    label it: numbers to slide over, or names to choose from.
-    Raises InputError, in a batch run too, for a control that is no parameter of draw with a default among
-    what it offers.
+    Args:
+        figure: what a batch run shows.
+        draw: takes a value for each control, and returns a figure and a sentence that describes
+            it. The sentence stands under the figure, and describes it to a screen reader.
+        slow: draw when a slider is released, not while it is dragged.
+        controls: by the name of a parameter of `draw`, the values to choose from: numbers for a
+            slider, names for a list. A control starts at the parameter's default, and the
+            parameter's name is its label.
+
+    Returns:
+        The figure in a batch run; otherwise the controls and what `draw` made.
+
+    Raises:
+        InputError: in a batch run too, for a control that is no parameter of `draw`, or whose
+            default is not among its values.
     """
     start = _start_values(draw, controls)
     if not is_interactive():
@@ -78,11 +96,10 @@ def interact(
     def redraw(_: object = None) -> None:
         try:
             began = time.perf_counter()
-            drawn, words = draw(**{name: widget.value for name, widget in widgets.items()})
-            picture.value = _as_html(
-                drawn, f"{words} Drawn in {time.perf_counter() - began:.2f} s."
-            )
-        except Exception as error:  # which a front end would only log, out of sight
+            result, words = draw(**{name: widget.value for name, widget in widgets.items()})
+            words += f" Drawn in {time.perf_counter() - began:.2f} s."
+            picture.value = _as_html(result, words)
+        except Exception as error:  # a front end would only log the error, where nobody looks
             picture.value = f'<p role="alert">{html.escape(f"{type(error).__name__}: {error}")}</p>'
             raise
 
@@ -93,38 +110,41 @@ def interact(
 
 
 def _start_values(draw: Callable[..., Any], controls: dict[str, Sequence[Any]]) -> dict[str, Any]:
+    """The default of each control's parameter."""
     parameters = inspect.signature(draw).parameters
     start = {name: parameters[name].default for name in controls if name in parameters}
-    for name, offered in controls.items():
-        if name not in start or start[name] not in offered:
+    for name, values in controls.items():
+        if name not in start or start[name] not in values:
             raise InputError(
-                f"{draw.__name__} must have a parameter {name}, whose default is one of {list(offered)}: "
-                "there the control starts"
+                f"{draw.__name__} must have a parameter {name}, whose default is one of "
+                f"{list(values)}: the control starts at the default"
             )
     return start
 
 
-def _control(name: str, offered: Sequence[Any], start: Any, slow: bool) -> ipywidgets.ValueWidget:
+def _control(name: str, values: Sequence[Any], start: Any, slow: bool) -> ipywidgets.ValueWidget:
+    """A slider over numbers, or a list of names."""
     look: dict[str, Any] = {
         "description": name.replace("_", " "),
         "style": {"description_width": "9em"},
         "layout": {"width": "32em"},
     }
-    if all(isinstance(value, Real) for value in offered):
-        options = [(f"{value:g}", value) for value in offered]
+    if all(isinstance(value, Real) for value in values):
+        options = [(f"{value:g}", value) for value in values]
         return ipywidgets.SelectionSlider(
             options=options, value=start, continuous_update=not slow, **look
         )
-    return ipywidgets.Dropdown(options=offered, value=start, **look)
+    return ipywidgets.Dropdown(options=values, value=start, **look)
 
 
 def _as_html(figure: Figure, words: str) -> str:
+    """The figure as an image at the book's width, with its description."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=figure.dpi)
     source = base64.b64encode(buffer.getvalue()).decode()
     words = html.escape(words)
     width = round(100 * figure.get_figwidth())
     return (
-        f'<img src="data:image/png;base64,{source}" alt="{words}" style="width: {width}px; max-width: 100%">'
-        f'<p role="status">{words}</p>'
+        f'<img src="data:image/png;base64,{source}" alt="{words}" '
+        f'style="width: {width}px; max-width: 100%"><p role="status">{words}</p>'
     )

@@ -29,7 +29,7 @@ from hamsynth_utils.metrics.features import cached_features
 from hamsynth_utils.metrics.fidelity import all_measures, real_subset_pairs, subset_pairs
 from hamsynth_utils.notebook import plots
 from hamsynth_utils.notebook.plots import ARM_NAMES
-from hamsynth_utils.notebook.tables import in_per_cent, markdown
+from hamsynth_utils.notebook.tables import format_percent_interval, markdown_table
 
 EXTRACTOR = "efficientnet_lite0"
 
@@ -154,11 +154,11 @@ def _measured(run: Run, name: str) -> str:
 Features of {EXTRACTOR}, n images a side against training images, {settings.n_subsets} draws, 95 % intervals of
 another draw; `floor`: real images against real ones of other lesions, at the same n.
 
-{markdown(shown)}
+{markdown_table(shown)}
 
 Class consistency: a logistic regression on these features, trained on real images, names the requested class
-of {in_per_cent(classes, "synthetic")} of {len(made)} synthetic images and the true class of
-{in_per_cent(classes, "real")} of {len(test)} real test images (balanced over the classes); ratio
+of {format_percent_interval(classes, "synthetic")} of {len(made)} synthetic images and the true class of
+{format_percent_interval(classes, "real")} of {len(test)} real test images (balanced over the classes); ratio
 {classes["ratio"]:.2f} ({classes["ratio_low"]:.2f} to {classes["ratio_high"]:.2f}).
 """
 

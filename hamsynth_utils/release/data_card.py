@@ -12,7 +12,7 @@ from hamsynth_utils.data.ham10000 import data_of
 from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
 from hamsynth_utils.data.synthetic import LICENCE, NOTICE
 from hamsynth_utils.notebook.plots import ARM_NAMES
-from hamsynth_utils.notebook.tables import markdown
+from hamsynth_utils.notebook.tables import markdown_table
 from hamsynth_utils.release import croissant
 from hamsynth_utils.release.criteria import failed_criteria
 
@@ -97,7 +97,7 @@ from the run `{sent.run}`.
 
 ## What is in it
 
-{markdown(classes)}
+{markdown_table(classes)}
 
 - `images/`: PNG, RGB, {sent.size}x{sent.size} pixels.
 - `manifest.csv`: file, class asked for, seed and SHA-256 of each image.
@@ -201,7 +201,7 @@ def gate_table(gate: pd.DataFrame) -> str:
         }
         for row in gate.to_dict("records")
     ]
-    return markdown(pd.DataFrame(shown))
+    return markdown_table(pd.DataFrame(shown))
 
 
 def _interval(row: dict[str, Any]) -> str:
@@ -233,7 +233,7 @@ def _measured(sent: ExportRecord, name: str, columns: list[str]) -> str:
         return "Not measured in this run."
     kept = [column for column in columns if column in table]
     numbers = table[kept].select_dtypes("number").columns
-    return markdown(table[kept].round(dict.fromkeys(numbers, 3)))
+    return markdown_table(table[kept].round(dict.fromkeys(numbers, 3)))
 
 
 def _list(lines: tuple[str, ...]) -> str:

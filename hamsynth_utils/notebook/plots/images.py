@@ -1,4 +1,4 @@
-"""Pictures of lesions: grids, named rows, one row a class, maps laid over images."""
+"""Images of lesions: grids, named rows, one row per class, heat maps over images."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from hamsynth_utils.data.lesion_set import CLASS_NAMES, LesionSet, to_uint8
 from hamsynth_utils.notebook.plots.style import WIDTH, BookFigure, styled
 
 Array = np.ndarray
-
-
 Images = Tensor | Array | LesionSet
 """uint8 [N, 3, H, W], float [N, 3, H, W] in [-1, 1], or a LesionSet."""
 
 
 def pixels(images: Images) -> Array:
-    """uint8 [N, H, W, 3] for drawing. Raises InputError for another shape, type or value range."""
-    tensor = (
-        torch.as_tensor(images.images if isinstance(images, LesionSet) else images).detach().cpu()
-    )
+    """Images as matplotlib draws them.
+
+    Args:
+        images: N >= 1 images.
+
+    Returns:
+        uint8 [N, H, W, 3].
+
+    Raises:
+        InputError: for another shape, type or value range.
+    """
+    images = images.images if isinstance(images, LesionSet) else images
+    tensor = torch.as_tensor(images).detach().cpu()
     if tensor.ndim != 4 or tensor.shape[1] != 3 or len(tensor) == 0:
         raise InputError(f"images must be [N, 3, H, W] with N >= 1, not {list(tensor.shape)}")
     if tensor.is_floating_point():
@@ -38,35 +45,34 @@ def pixels(images: Images) -> Array:
         tensor = to_uint8(tensor)
     if tensor.dtype != torch.uint8:
         raise InputError(f"images must be uint8, or float in [-1, 1], not {tensor.dtype}")
-    return tensor.permute(0, 2, 3, 1).numpy()
+    return tensor.permute(0, 2, 3, 1).numpy()  # [N, 3, H, W] -> [N, H, W, 3]
 
 
 def _tiles(
     tiles: Array,
-    shown: Array,
+    visible: Array,
     columns: int,
     scale: float,
-    titles: Sequence[str],
-    rows: Sequence[str],
+    titles: Sequence[str] = (),
+    rows: Sequence[str] = (),
 ) -> Figure:
-    """A mosaic of tiles [N, H, W, 3] in one axes; `titles` stand over tiles, `rows` left of rows."""
+    """A mosaic of tiles [N, H, W, 3]: `titles` above tiles, `rows` left of rows, gaps are white."""
     n, height, width, _ = tiles.shape
-    count = -(-n // columns)
+    n_rows = -(-n // columns)
     gap, head = max(1, round(0.04 * width)), round(0.24 * width / scale) if titles else 0
     left = 1.3 if rows else 0.0  # inches
     step_x, step_y = width + gap, height + gap + head
-    sheet = np.full((count * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
-    inch = (8 * step_x - gap) / (WIDTH - left) / scale  # sheet pixels an inch
-    shape = (left + sheet.shape[1] / inch, sheet.shape[0] / inch)
-    figure = BookFigure(figsize=shape)
-    axes = figure.add_axes((left / shape[0], 0, 1 - left / shape[0], 1))
-    for i in np.flatnonzero(shown).tolist():
+    sheet = np.full((n_rows * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
+    inch = (8 * step_x - gap) / (WIDTH - left) / scale  # pixels of the sheet per inch
+    figsize = (left + sheet.shape[1] / inch, sheet.shape[0] / inch)
+    figure = BookFigure(figsize=figsize)
+    axes = figure.add_axes((left / figsize[0], 0, 1 - left / figsize[0], 1))
+    for i in np.flatnonzero(visible).tolist():
         x, y = i % columns * step_x, i // columns * step_y + head
         sheet[y : y + height, x : x + width] = tiles[i]
         if titles:
-            axes.text(
-                x + width / 2, y - 0.04 * width, titles[i], ha="center", va="bottom", fontsize=10
-            )
+            place = x + width / 2, y - 0.04 * width
+            axes.text(*place, titles[i], ha="center", va="bottom", fontsize=10)
     for row, name in enumerate(rows):
         y = row * step_y + head + height / 2
         name = textwrap.fill(name, 14, break_long_words=False)
@@ -80,23 +86,45 @@ def _tiles(
 def image_grid(
     images: Images, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.0
 ) -> Figure:
-    """The images row by row, a title over each if given; at scale 1 eight columns fill the book's width."""
+    """Images row by row, each with its title.
+
+    Args:
+        images: N >= 1 images.
+        titles: one per image.
+        columns: images per row.
+        scale: size of an image; at 1, eight columns fill the book's width.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: for images of another shape, type or value range, a number of titles that does
+            not fit, or `columns` or `scale` that are not positive.
+    """
     tiles = pixels(images)
     if titles is not None and len(titles) != len(tiles):
-        raise InputError(f"{len(titles)} titles for {len(tiles)} images: give one an image")
+        raise InputError(f"{len(titles)} titles for {len(tiles)} images: give one per image")
     if columns < 1 or scale <= 0:
         raise InputError(
             f"columns must be at least 1 and scale positive, not {columns} and {scale}"
         )
-    shown = np.ones(len(tiles), dtype=bool)
-    return _tiles(tiles, shown, min(columns, len(tiles)), scale, list(titles or ()), ())
+    visible = np.ones(len(tiles), dtype=bool)
+    return _tiles(tiles, visible, min(columns, len(tiles)), scale, titles=list(titles or ()))
 
 
 @styled
 def image_rows(rows: Mapping[str, Images], scale: float = 1.0) -> Figure:
-    """One row of images a name, the name at its left: before and after, steps of a chain.
+    """One row of images per name, with the name at its left: before and after, or steps of a chain.
 
-    All images must have one size; rows may differ in length. At scale 1 eight images fill the book's width.
+    Args:
+        rows: images by name, all of one size. Rows may differ in length.
+        scale: size of an image; at 1, eight images fill the book's width.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: for no row, images of different sizes, or another shape, type or value range.
     """
     parts = {name: pixels(images) for name, images in rows.items()}
     if len({part.shape[1:] for part in parts.values()}) != 1:
@@ -104,22 +132,33 @@ def image_rows(rows: Mapping[str, Images], scale: float = 1.0) -> Figure:
             f"rows must hold images of one size, not {[p.shape[1:3] for p in parts.values()]}"
         )
     columns = max(len(part) for part in parts.values())
-    tiles = np.concatenate(
-        [np.pad(p, ((0, columns - len(p)), *[(0, 0)] * 3)) for p in parts.values()]
-    )
-    shown = np.concatenate([np.arange(columns) < len(part) for part in parts.values()])
-    return _tiles(tiles, shown, columns, scale, (), list(parts))
+    padded = [np.pad(p, ((0, columns - len(p)), *[(0, 0)] * 3)) for p in parts.values()]
+    visible = np.concatenate([np.arange(columns) < len(part) for part in parts.values()])
+    return _tiles(np.concatenate(padded), visible, columns, scale, rows=list(parts))
 
 
 @styled
 def class_grid(lesions: LesionSet, per_class: int = 8, seed: int = 0, scale: float = 1.0) -> Figure:
-    """A row a class that has images, its name at the left: `per_class` random images of different lesions."""
+    """Random images of different lesions, one row per class that has images.
+
+    Args:
+        lesions: at least one image.
+        per_class: images per row; fewer if a class has fewer lesions.
+        seed: of the choice.
+        scale: size of an image; at 1, eight images fill the book's width.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: if the set holds no image.
+    """
     rng = np.random.default_rng(seed)
     rows: dict[str, Images] = {}
     for dx, name in CLASS_NAMES.items():
         own = rng.permutation(np.flatnonzero((lesions.table["dx"] == dx).to_numpy()))
-        known = lesions.table["lesion_id"].iloc[own]
-        own = own[(known.isna() | ~known.duplicated()).to_numpy()][:per_class]
+        ids = lesions.table["lesion_id"].iloc[own]
+        own = own[(ids.isna() | ~ids.duplicated()).to_numpy()][:per_class]
         if len(own):
             rows[name] = lesions.images[torch.as_tensor(own)]
     if not rows:
@@ -131,9 +170,20 @@ def class_grid(lesions: LesionSet, per_class: int = 8, seed: int = 0, scale: flo
 def overlay(
     images: Images, heat: Tensor | Array, titles: Sequence[str] | None = None, columns: int = 6
 ) -> Figure:
-    """Each image beside itself under its heat map [N, h, w] (any h, w; each scaled to its own range).
+    """Each image, and beside it the image under its heat map.
 
-    columns: tiles a row, an image and its overlay being two.
+    Args:
+        images: N >= 1 images.
+        heat: float [N, h, w] of any size. Each map is scaled to its own range.
+        titles: one per image.
+        columns: tiles per row, at least 2. An image and its overlay are two tiles.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: for images of another shape, type or value range, maps that do not fit or are
+            not finite, a number of titles that does not fit, or fewer than two columns.
     """
     tiles = pixels(images)
     if columns < 2:

@@ -10,7 +10,7 @@ import pandas as pd
 from hamsynth_utils.data.ham10000 import data_of
 from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES, read_table
 from hamsynth_utils.metrics.fairness import AGE_BANDS, MISSING, age_band
-from hamsynth_utils.notebook.tables import markdown
+from hamsynth_utils.notebook.tables import markdown_table
 
 ATTRIBUTES = {
     "sex": "Sex",
@@ -53,9 +53,9 @@ def datasheet_values(folder: Path, record: dict[str, Any]) -> dict[str, str]:
     photos = table["lesion_id"].value_counts()
     return {
         "datasheet_about": about,
-        "datasheet_classes": markdown(classes(table)),
+        "datasheet_classes": markdown_table(classes(table)),
         "datasheet_people": "\n\n".join(
-            f"**{title}**\n\n{markdown(groups(one, attribute))}"
+            f"**{title}**\n\n{markdown_table(groups(one, attribute))}"
             for attribute, title in ATTRIBUTES.items()
         ),
         "datasheet_alone": f"{100 * alone:.1f} % of the {len(one):,} lesions are the only one with their "

@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from hamsynth_utils.notebook.plots import ARM_NAMES
-from hamsynth_utils.notebook.tables import in_words, markdown_table
+from hamsynth_utils.notebook.tables import format_interval, markdown_table
 
 SCORES = {
     "accuracy": "accuracy",
@@ -109,7 +109,7 @@ def _scores(folder: Path, split_by: str) -> str:
         if not own:
             leaked = parts[arm, "accuracy", split, "leaked"] / parts[arm, "accuracy", split, "all"]
             name += f", split by {split}, {100 * leaked:.1f} % of the test images leaked"
-        cells = [in_words(by_name.loc[score], "value", factor=100) for score in SCORES]
+        cells = [format_interval(by_name.loc[score], "value", factor=100) for score in SCORES]
         rows.append((not own, [name, *cells]))
     ordered = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
     n, seeds = (
@@ -117,7 +117,7 @@ def _scores(folder: Path, split_by: str) -> str:
     )
     return (
         f"In per cent, split by {split_by} unless it says otherwise, n = {n} test images, {seeds} trainings "
-        f"an arm:\n\n{markdown_table(('learned from', *SCORES.values()), ordered)}"
+        f"an arm:\n\n{markdown_table(ordered, ('learned from', *SCORES.values()))}"
     )
 
 
@@ -137,19 +137,21 @@ def _distances(folder: Path) -> str:
     for generator, own in found.groupby("generator", sort=False):
         distances = own[own["measure"] == "frechet"].set_index("distance")
         variety = own[own["extractor"] == eyes].set_index("measure")
-        cells = [in_words(distances.loc[name]) for name in columns]
-        cells += [in_words(variety.loc[measure], digits=2) for measure in ("precision", "recall")]
+        cells = [format_interval(distances.loc[name]) for name in columns]
+        cells += [
+            format_interval(variety.loc[measure], digits=2) for measure in ("precision", "recall")
+        ]
         shown = "-"
         if (generator, eyes) in consistency.index:
             ratio = consistency.loc[(generator, eyes), ["ratio", "ratio_low", "ratio_high"]]
-            shown = in_words(ratio.set_axis(["mean", "low", "high"]), digits=2)
+            shown = format_interval(ratio.set_axis(["mean", "low", "high"]), digits=2)
         name = "other real images" if generator == "real_baseline" else ARM_NAMES[generator]
         rows.append([name, *cells, shown, int(distances["n"].iloc[0])])
     head = ("images of", *columns, "precision", "recall", "class consistency", "n")
     return (
         "Distances from held-out real images, beside those that other real images have; precision (realism), "
         "recall (variety) and class consistency (how often a probe names the class that was asked for, over "
-        f"how often it is right about real images) by the features of {eyes}:\n\n{markdown_table(head, rows)}"
+        f"how often it is right about real images) by the features of {eyes}:\n\n{markdown_table(rows, head)}"
     )
 
 
@@ -166,11 +168,11 @@ def _verdicts(folder: Path) -> str:
             "-" if pd.isna(row["threshold"]) else row["threshold"],
             "-"
             if pd.isna(row["value"])
-            else f"{in_words(row, 'value', digits=3)}, n = {row['n']:.0f}",
+            else f"{format_interval(row, 'value', digits=3)}, n = {row['n']:.0f}",
             f"**{row['verdict']}**" + ("" if pd.isna(row["reason"]) else f": {row['reason']}"),
         )
         for row in found.to_dict("records")
     ]
     return f"Of {len(found)} claims: {counts}.\n\n" + markdown_table(
-        ("the source report says", "as a hypothesis", "holds if", "measured", "verdict"), rows
+        rows, ("the source report says", "as a hypothesis", "holds if", "measured", "verdict")
     )

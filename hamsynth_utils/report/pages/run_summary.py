@@ -52,18 +52,18 @@ def run_page(
     ]
     sections = [
         "# The run behind this report",
-        markdown_table(("What", "Value"), facts),
+        markdown_table(facts, ("What", "Value")),
         "## Minutes",
         "Wall time of each notebook, and the most memory its kernel held. Notebooks may have run side by "
         "side; one that was continued after a stop counts only from there.",
-        markdown_table(("Notebook", "Minutes", "GiB"), [*times, ("all", f"{total:.1f}", "")]),
+        markdown_table([*times, ("all", f"{total:.1f}", "")], ("Notebook", "Minutes", "GiB")),
         "## Weights the classifiers started from",
         _weights(folder),
         "## What was left out",
         _skipped(folder),
         _extractors(folder),
         "## Versions",
-        markdown_table(("Package", "Version"), record["versions"].items()),
+        markdown_table(record["versions"].items(), ("Package", "Version")),
         "## All settings",
         _folded(f"profile {profile['name']}", yaml.safe_dump(profile, sort_keys=False)),
     ]
@@ -91,7 +91,7 @@ def chapter_minutes(minutes: dict[str, tuple[float, float | None]]) -> str:
                 "-" if memory is None else f"{memory:.1f}",
             )
         )
-    return markdown_table(("Chapter", "Times executed", "Minutes each", "GiB"), rows)
+    return markdown_table(rows, ("Chapter", "Times executed", "Minutes each", "GiB"))
 
 
 def _data(record: dict[str, Any]) -> str:
@@ -117,7 +117,7 @@ def _weights(folder: Path) -> str:
         values = {key: _plain(value) for key, value in json.loads(path.read_text()).items()}
         said = "; ".join(f"{key}: {value}" for key, value in values.items())
         rows.append((path.parent.parent.name, path.parent.name.removeprefix("seed-"), said))
-    return markdown_table(("Arm", "Seed", "Weights"), rows) if rows else "No record was kept."
+    return markdown_table(rows, ("Arm", "Seed", "Weights")) if rows else "No record was kept."
 
 
 def _skipped(folder: Path) -> str:
@@ -129,7 +129,7 @@ def _skipped(folder: Path) -> str:
     if not rows:
         return "No image was skipped."
     said = f"{len(rows)} images could not be read and were skipped."
-    return f"{said}\n\n{markdown_table(('Image', 'Why'), rows)}"
+    return f"{said}\n\n{markdown_table(rows, ('Image', 'Why'))}"
 
 
 def _extractors(folder: Path) -> str:
@@ -139,7 +139,7 @@ def _extractors(folder: Path) -> str:
         return "Every feature extractor of the profile was used."
     rows = [(name, _plain(reason)) for name, reason in unavailable.items()]
     return "Feature extractors that could not be used:\n\n" + markdown_table(
-        ("Extractor", "Why"), rows
+        rows, ("Extractor", "Why")
     )
 
 
