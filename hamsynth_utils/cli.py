@@ -187,10 +187,11 @@ def lab() -> None:
     """Open the notebooks in JupyterLab."""
     import os
 
-    from hamsynth_utils.core.paths import project_root
+    from hamsynth_utils.core.paths import project_root, runs_folder
 
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={project_root() / 'notebooks'}"]
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    os.environ["HAMSYNTH_RUNS"] = str(runs_folder().absolute())
     os.environ.pop("JUPYTER_PATH", None)
     os.execv(sys.executable, [*command, *(["--allow-root"] if os.getuid() == 0 else [])])
 

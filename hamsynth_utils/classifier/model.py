@@ -58,8 +58,8 @@ class Classifier(TrainableModule):
         """timm's own, drawn for the images of all processes, see `BatchShard`."""
         if not path.training:
             return tokens
-        everyone = tokens.new_ones(len(tokens) * self.share.processes, *[1] * (tokens.ndim - 1))
-        return tokens * self.share.of(DropPath.forward(path, everyone))
+        everyone = tokens.new_ones(len(tokens) * self.shard.processes, *[1] * (tokens.ndim - 1))
+        return tokens * self.shard.take(DropPath.forward(path, everyone))
 
     def frozen_parts(self) -> list[nn.Module | nn.Parameter]:
         """What stays as it was pretrained: with `frozen` blocks also all that comes before them."""
@@ -120,7 +120,7 @@ class Classifier(TrainableModule):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         smoothing = self.settings.label_smoothing
-        return losses(self.logits(images), labels, self.class_weights, smoothing, self.share)
+        return losses(self.logits(images), labels, self.class_weights, smoothing, self.shard)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The head at its own rate; each block at `layer_decay` times the rate of the block above it.
@@ -163,7 +163,7 @@ class Probe(TrainableModule):
 
     def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         smoothing = self.settings.label_smoothing
-        return losses(self.logits(features), labels, self.class_weights, smoothing, self.share)
+        return losses(self.logits(features), labels, self.class_weights, smoothing, self.shard)
 
 
 def losses(
@@ -171,7 +171,7 @@ def losses(
     labels: Tensor,
     class_weights: Tensor,
     label_smoothing: float,
-    share: BatchShard = TrainableModule.share,
+    shard: BatchShard = TrainableModule.shard,
 ) -> dict[str, Tensor]:
     """Label-smoothed cross-entropy in nats, each image weighted by its class, and the share that is wrong.
 
@@ -181,7 +181,7 @@ def losses(
     """
     each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     weights = class_weights[labels]
-    loss = (weights * each).sum() / share.mean(weights.sum())
+    loss = (weights * each).sum() / shard.all_reduce_mean(weights.sum())
     return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
 
 

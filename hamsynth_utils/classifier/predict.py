@@ -9,7 +9,7 @@ import torch
 from hamsynth_utils.classifier.model import PROBABILITIES, Classifier, Probe
 from hamsynth_utils.classifier.token_cache import CachedTokens
 from hamsynth_utils.data.augmentation import views
-from hamsynth_utils.data.lesion_set import LesionSet, refuse_synthetic, to_unit_range
+from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def predict(
     a probe knows nothing else.
     Raises InputError if any image is synthetic: validation and test are on real images only.
     """
-    refuse_synthetic(lesions, "the images to predict")
+    lesions.require_real("the images to predict")
     device, count = next(classifier.parameters()).device, classifier.settings.tta_views
     rows = None if tokens is None else tokens.align_table(lesions)
     classifier.eval()

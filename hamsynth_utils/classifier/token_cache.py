@@ -24,7 +24,7 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
-from hamsynth_utils.training.batches import Augment, Batch, TrainingData
+from hamsynth_utils.training.batches import Augment, BatchFn, TrainingData
 from hamsynth_utils.training.loop import resolve_precision
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class CachedTokenData(TrainingData):
 
     tokens: CachedTokens
 
-    def on(self, device: torch.device) -> Batch:
+    def batch_fn(self, device: torch.device) -> BatchFn:
         """Batches float32 [B, T, D]."""
         rows = self.tokens.align_table(self.lesions)
 

@@ -18,6 +18,10 @@ CHECKPOINT = "checkpoint.safetensors"
 """The state of a training that has not ended yet, in its folder."""
 
 
+SNAPSHOTS = "snapshots"
+"""The folder of the averaged weights before the end of a training, in its folder."""
+
+
 PROVENANCE = "provenance.json"
 """The file that says where the first weights of a classifier came from, in its folder."""
 
@@ -26,14 +30,32 @@ AUTOENCODER_HISTORY = "autoencoder_history"
 """The metadata key of the autoencoder's losses, in the checkpoint of a generator that uses one."""
 
 
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def checkout() -> Path | None:
+    """The checkout that this package is part of, None if the package was installed without one."""
+    folder = PACKAGE.parent
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
 def project_root() -> Path:
-    """The checkout that holds `profiles/` and `notebooks/`."""
-    return Path(__file__).resolve().parent.parent.parent
+    """The folder of `profiles/`, `notebooks/`, `book/` and the rest of the project.
+
+    Returns:
+        The checkout, or the copy of its files in an installed package.
+    """
+    return checkout() or PACKAGE / "project"
 
 
 def runs_folder() -> Path:
-    """The folder in HAMSYNTH_RUNS, where `~` is the user's home, else `runs/` of the project."""
-    return Path(os.environ.get("HAMSYNTH_RUNS") or project_root() / "runs").expanduser()
+    """The folder of all runs.
+
+    Returns:
+        The folder in HAMSYNTH_RUNS, where `~` is the user's home; else `runs/` of the checkout, or of
+        the current folder if there is no checkout.
+    """
+    return Path(os.environ.get("HAMSYNTH_RUNS") or (checkout() or Path.cwd()) / "runs").expanduser()
 
 
 def run_folder(run: str) -> Path:

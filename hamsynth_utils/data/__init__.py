@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "augmentation": "augment views",
+        "dataset_info": "HAM10000 PHANTOM ClassList DatasetInfo describe_data",
         "duplicates": "SAME_PHOTO",
         "external": "read_external",
         "ham10000": "dataset_name read_ham10000",

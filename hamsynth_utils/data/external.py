@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.ham10000 import read_images
 from hamsynth_utils.data.layouts import (
     NOT_A_LESION,
@@ -29,10 +30,10 @@ from hamsynth_utils.data.layouts import (
     images_of,
     read_metadata,
 )
-from hamsynth_utils.data.lesion_set import CLASSES, LesionSet, labels_of
+from hamsynth_utils.data.lesion_set import LesionSet, labels_of
 from hamsynth_utils.data.phantom.generate import make_phantom
 
-COLUMNS = ("image", *(name.upper() for name in CLASSES))
+COLUMNS = ("image", *(name.upper() for name in HAM10000.classes))
 
 
 ISIC_TEST = "isic2018_task3_test_groundtruth"
@@ -142,9 +143,8 @@ def read_external(
                 f"{len(broken):,} of {len(table):,} images in {folder} are broken: {first_names(named)}. "
                 "Fetch them again: an external set is tested on as a whole"
             )
-        lesions = LesionSet(
-            torch.from_numpy(pixels), torch.from_numpy(labels_of(table["dx"])), table
-        )
+        labels = torch.from_numpy(labels_of(table["dx"], HAM10000.classes))
+        lesions = LesionSet(torch.from_numpy(pixels), labels, table, HAM10000.classes)
         contents = [sha256 for *_, sha256 in records]
     rows = zip(lesions.table["image_id"], lesions.table["dx"], contents, strict=True)
     sha256 = hashlib.sha256("\n".join(sorted(map(" ".join, rows))).encode()).hexdigest()

@@ -28,6 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.dataset_info import HAM10000, PHANTOM, describe_data
 from hamsynth_utils.data.layouts import (
     NOT_A_LESION,
     find_layout,
@@ -64,10 +65,10 @@ def dataset_name(data: str, table: pd.DataFrame) -> str:
     each with its diagnosis, and no other: a part of it is not. Pixels are not looked at.
     """
     if data == "phantom":
-        return "the phantom"
+        return PHANTOM.name
     lines = "\n".join(sorted(table["image_id"] + " " + table["dx"]))
     if hashlib.sha256(lines.encode()).hexdigest() == IDENTITY:
-        return "HAM10000"
+        return HAM10000.name
     return f"the folder {Path(data).name}, which is not HAM10000"
 
 
@@ -107,7 +108,8 @@ def read_ham10000(
     keep = np.setdiff1d(np.arange(len(ids)), list(broken))
     table = table.iloc[keep].reset_index(drop=True)
     pixels = pixels[keep] if broken else pixels
-    lesions = LesionSet(torch.from_numpy(pixels), torch.tensor(labels_of(table["dx"])), table)
+    labels = torch.from_numpy(labels_of(table["dx"], HAM10000.classes))
+    lesions = LesionSet(torch.from_numpy(pixels), labels, table, HAM10000.classes)
     return Reading(
         lesions, index, pd.DataFrame(skipped, columns=["image_id", "reason"], dtype=object)
     )
@@ -222,8 +224,4 @@ def _decode(content: bytes, image_size: int) -> np.ndarray:
 
 def data_of(record: dict[str, Any]) -> str:
     """The data of a run in words; record: what its `run.yaml` holds."""
-    return (
-        "the phantom"
-        if record["data"] == "phantom"
-        else "HAM10000 (Tschandl, Rosendahl, Kittler 2018)"
-    )
+    return describe_data(record["data"]).description

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES, COLUMNS
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import COLUMNS
 
 HAM10000_METADATA = r"ham10000_metadata(\.csv|\.tab|\.tsv)?"
 
@@ -186,9 +187,9 @@ def _ham10000_rows(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     text = ["lesion_id", "sex", "localization", "dataset"]
     _need(path, rows, ["image_id", "lesion_id", "dx", "age", "sex", "localization"])
     rows = rows if "dataset" in rows else rows.assign(dataset="")
-    unknown = rows["dx"][~rows["dx"].isin(CLASSES)]
+    unknown = rows["dx"][~rows["dx"].isin(HAM10000.classes)]
     _refuse(
-        path, f"has an unknown diagnosis (known are {', '.join(CLASSES)})", unknown.index, unknown
+        path, f"has an unknown diagnosis (known are {HAM10000.classes})", unknown.index, unknown
     )
     values = rows[[*text, "age"]]
     values = values.mask(values.isin(["", "unknown", "nan"]), np.nan).astype(object)
@@ -199,7 +200,7 @@ def _ham10000_rows(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _isic_rows(layout: Layout, rows: pd.DataFrame) -> pd.DataFrame:
-    names = [name.upper() for name in CLASSES]
+    names = [name.upper() for name in HAM10000.classes]
     _need(layout.metadata, rows, ["image", *names])
     values = rows[names].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     wrong = ~(np.isin(values, (0, 1)).all(axis=1) & (values.sum(axis=1) == 1))
@@ -214,7 +215,7 @@ def _isic_rows(layout: Layout, rows: pd.DataFrame) -> pd.DataFrame:
         cells = [f"{name} is {text!r}" for name, (text, value) in first.items() if value != 0]
         what = f"is not one-hot ({', '.join(cells) or 'every column is 0'}): one class must be 1, all others 0"
         _refuse(layout.metadata, what, rows.index[wrong])
-    dx = np.array(CLASSES, dtype=object)[values.argmax(axis=1)]
+    dx = np.array(HAM10000.classes.names, dtype=object)[values.argmax(axis=1)]
     unknown = pd.DataFrame(
         np.nan, rows.index, ["lesion_id", "sex", "localization", "dataset"], dtype=object
     )

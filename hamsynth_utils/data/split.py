@@ -6,6 +6,7 @@ test then measures memory: `leaked_share` says how much.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES, labels_of
+from hamsynth_utils.data.lesion_set import labels_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Split:
 
 def lesion_split(
     table: pd.DataFrame,
+    classes: Sequence[str],
     near_duplicates: pd.DataFrame,
     seed: int,
     validation_fraction: float = 0.1,
@@ -44,24 +46,34 @@ def lesion_split(
     no image in some part.
     """
     return _split(
-        table, lesion_groups(table, near_duplicates), seed, validation_fraction, test_fraction
+        table,
+        classes,
+        lesion_groups(table, near_duplicates),
+        seed,
+        validation_fraction,
+        test_fraction,
     )
 
 
 def image_split(
-    table: pd.DataFrame, seed: int, validation_fraction: float = 0.1, test_fraction: float = 0.2
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    seed: int,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
 ) -> Split:
     """Split single images at random, each class in the given shares: one lesion's photos fall on both sides.
 
     With the default shares the source report's 80/20; the validation part is taken out of the 80 %.
     Raises InputError as `lesion_split` does, except that no lesion ids are needed.
     """
-    return _split(table, np.arange(len(table)), seed, validation_fraction, test_fraction)
+    return _split(table, classes, np.arange(len(table)), seed, validation_fraction, test_fraction)
 
 
 def make_split(
     split_by: str,
     table: pd.DataFrame,
+    classes: Sequence[str],
     near_duplicates: pd.DataFrame,
     seed: int,
     validation_fraction: float,
@@ -69,9 +81,11 @@ def make_split(
 ) -> Split:
     """`lesion_split` or `image_split`, by the name of the split_by: "lesion" or "image"."""
     if split_by == "lesion":
-        return lesion_split(table, near_duplicates, seed, validation_fraction, test_fraction)
+        return lesion_split(
+            table, classes, near_duplicates, seed, validation_fraction, test_fraction
+        )
     if split_by == "image":
-        return image_split(table, seed, validation_fraction, test_fraction)
+        return image_split(table, classes, seed, validation_fraction, test_fraction)
     raise InputError(f"no split split_by is called {split_by!r}; there are lesion and image")
 
 
@@ -123,6 +137,7 @@ def _lesions(table: pd.DataFrame) -> np.ndarray:
 
 def _split(
     table: pd.DataFrame,
+    classes: Sequence[str],
     groups: np.ndarray,
     seed: int,
     validation_fraction: float,
@@ -133,18 +148,18 @@ def _split(
             f"validation_fraction {validation_fraction} and test_fraction {test_fraction}: each must be above 0, "
             "their sum below 1"
         )
-    labels = labels_of(table["dx"])
+    labels = labels_of(table["dx"], classes)
     frame = pd.DataFrame(
         {"group": groups, "label": labels, "image_id": table["image_id"].to_numpy()}
     )
     # A group in a canonical order, so that the draw does not depend on the order of the rows. The few groups
     # that near-duplicates make of two classes count for the rarer class, where every image weighs most.
-    frame["rarity"] = np.bincount(labels, minlength=len(CLASSES))[labels]
+    frame["rarity"] = np.bincount(labels, minlength=len(classes))[labels]
     frame = frame.sort_values(["rarity", "label", "image_id"])
     units = frame.groupby("group", sort=False).agg(label=("label", "first"), size=("label", "size"))
     rng = np.random.default_rng(seed)
     part = pd.Series("train", index=units.index)
-    for label in range(len(CLASSES)):
+    for label in range(len(classes)):
         sizes = units["size"][units["label"] == label]
         order = rng.permutation(sizes.index.to_numpy())
         total = int(sizes.sum())
@@ -160,7 +175,7 @@ def _split(
         absent = np.setdiff1d(labels, labels[index])
         if len(absent):
             raise InputError(
-                f"the class {CLASSES[absent[0]]} has no image in the {name} part: give more images (or "
+                f"the class {classes[absent[0]]} has no image in the {name} part: give more images (or "
                 "lesions) of it, or larger shares"
             )
     return split

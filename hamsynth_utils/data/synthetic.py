@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import sha256_of_bytes
+from hamsynth_utils.data.dataset_info import ClassList
 from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, labels_of
 
 MANIFEST = [
@@ -37,7 +38,7 @@ LABELS = ("generator", "checkpoint", "seed", "sampling", "class", "trained_on")
 """What each PNG's metadata says, each key with the prefix `hamsynth:`."""
 
 
-def read_synthetic(folder: Path) -> LesionSet:
+def read_synthetic(folder: Path, classes: ClassList) -> LesionSet:
     """A synthetic set, verified: every file as the manifest says, labelled synthetic, none missing or added.
 
     Returns a LesionSet whose table has `synthetic` True, `lesion_id` equal to `image_id`, `dataset`
@@ -65,7 +66,7 @@ def read_synthetic(folder: Path) -> LesionSet:
         }
     )[list(COLUMNS)]
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return LesionSet(images, torch.from_numpy(labels_of(table["dx"])), table)
+    return LesionSet(images, torch.from_numpy(labels_of(table["dx"], classes)), table, classes)
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:

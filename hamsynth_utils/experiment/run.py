@@ -23,9 +23,10 @@ from hamsynth_utils.core.paths import RunPaths, runs_folder
 from hamsynth_utils.core.profile import Profile, load_profile, parse_profile
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.data import ham10000
+from hamsynth_utils.data.dataset_info import DatasetInfo, describe_data
 from hamsynth_utils.data.duplicates import repeated_photos
 from hamsynth_utils.data.layouts import find_layout
-from hamsynth_utils.data.lesion_set import LesionSet, refuse_synthetic
+from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.data.split import Split, make_split
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
@@ -134,6 +135,11 @@ class Run:
         """Where the files of the run lie."""
         return RunPaths(self.folder, self.profile.data.split_by)
 
+    @property
+    def dataset(self) -> DatasetInfo:
+        """The description of the run's data set: its classes, licence and citation."""
+        return describe_data(self.data)
+
     @contextmanager
     def stage_dir(self, name: str | Path) -> Iterator[Path]:
         """The folder of one stage, created and locked for this process while the `with` lasts.
@@ -213,7 +219,7 @@ class Run:
                         reading.index.to_csv(path / self.paths.lesion_index.name, index=False)
                         reading.skipped.to_csv(path / self.paths.skipped.name, index=False)
                     lesions.save(path)
-            return LesionSet.load(cache)
+            return LesionSet.load(cache, self.dataset.classes)
 
     def images(self, part: str, split_by: str | None = None) -> LesionSet:
         """The images of one part.
@@ -243,7 +249,7 @@ class Run:
         """
         with PartialState().main_process_first():
             lesions = self.images("train", split_by)
-        refuse_synthetic(lesions, "the real training images")
+        lesions.require_real("the real training images")
         return lesions
 
     def skipped(self) -> pd.DataFrame:
@@ -269,6 +275,7 @@ class Run:
                 split = make_split(
                     split_by or settings.split_by,
                     lesions.table,
+                    lesions.classes,
                     self._pairs(lesions),
                     self.seed,
                     settings.validation_fraction,
@@ -333,7 +340,7 @@ class Run:
             raise InputError(
                 f"{folder} comes from a generator trained on other images than this run's training part"
             )
-        return read_synthetic(folder)
+        return read_synthetic(folder, self.dataset.classes)
 
     def predictions(
         self, arm: str, part: str, seed: int, split_by: str | None = None

@@ -141,7 +141,7 @@ def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
     settings = run.profile.synthesis
     with run.stage_dir(run.paths.generator(name)):
         if run.has_synthetic_set(name):
-            return read_synthetic(run.paths.synthetic(name))
+            return read_synthetic(run.paths.synthetic(name), run.dataset.classes)
         counts = requested_counts(
             run.images("train").labels,
             settings.minority_fraction,

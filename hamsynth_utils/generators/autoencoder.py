@@ -80,7 +80,7 @@ class Autoencoder(TrainableModule):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`absolute_error` per pixel value, `perceptual` a distance; the labels are not looked at."""
         latents = self.encode(images)
-        noise = self.share.normal(*latents.shape, device=latents.device)
+        noise = self.shard.randn(*latents.shape, device=latents.device)
         decoded = self.decode(latents + self.settings.latent_noise_std * noise)
         error = F.l1_loss(decoded, images)
         difference = perceptual_distance(images, decoded).mean()

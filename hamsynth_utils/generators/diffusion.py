@@ -62,9 +62,9 @@ class Diffusion(LatentGenerator):
         """
         with torch.no_grad():
             x = self.representation.encode(images)
-        times = self.shifted_timesteps(self.share.uniform(len(images), device=images.device))
-        noise = self.share.normal(*x.shape, device=x.device)
-        told = self.share.uniform(len(x), device=x.device) >= self.settings.cond_drop_prob
+        times = self.shifted_timesteps(self.shard.rand(len(images), device=images.device))
+        noise = self.shard.randn(*x.shape, device=x.device)
+        told = self.shard.rand(len(x), device=x.device) >= self.settings.cond_drop_prob
         errors, output, noisy = self.prediction_error(x, times, noise, labels, cond_keep_mask=told)
         error = errors.mean()
         if self.settings.perceptual_weight == 0:

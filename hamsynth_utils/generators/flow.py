@@ -42,9 +42,9 @@ class Flow(LatentGenerator):
         """Mean squared error of the velocity at random times, per value (Lipman et al. 2023, eq. 23)."""
         with torch.no_grad():
             x = self.representation.encode(images)
-        times = self.share.uniform(len(x), device=x.device)
-        noise = self.share.normal(*x.shape, device=x.device)
-        told = self.share.uniform(len(x), device=x.device) >= self.settings.cond_drop_prob
+        times = self.shard.rand(len(x), device=x.device)
+        noise = self.shard.randn(*x.shape, device=x.device)
+        told = self.shard.rand(len(x), device=x.device) >= self.settings.cond_drop_prob
         return {"loss": self.velocity_error(x, times, noise, labels, cond_keep_mask=told).mean()}
 
     def velocity_error(

@@ -69,7 +69,7 @@ class GAN(Generator):
             for real, made in zip(real_maps, fake_maps, strict=True)
         ]
         nudged = [
-            each + FINITE_DIFFERENCE_SIGMA * self.share.normal(*each.shape, device=each.device)
+            each + FINITE_DIFFERENCE_SIGMA * self.shard.randn(*each.shape, device=each.device)
             for each in seen
         ]
         score = self.discriminator(seen, labels.repeat(2))
@@ -96,12 +96,12 @@ class GAN(Generator):
 
     def noise(self, count: int) -> Tensor:
         """So many latents [count, latent_size]."""
-        return self.share.normal(count, self.settings.latent_size, device=self.device)
+        return self.shard.randn(count, self.settings.latent_size, device=self.device)
 
     def seen(self, images: Tensor) -> list[Tensor]:
         """What the discriminator sees of images, augmented: their feature maps, and themselves, halved."""
         return discriminator_inputs(
-            augment_differentiably(images, self.share.uniform(len(images), 5, device=images.device))
+            augment_differentiably(images, self.shard.rand(len(images), 5, device=images.device))
         )
 
     def sameness(self, latent: Tensor, fake: Tensor, labels: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.weights import read_weights, sha256_of, sha256_of_bytes
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import CLASSES, LesionSet, to_uint8
 from hamsynth_utils.data.synthetic import LABELS, LICENCE, MANIFEST, NOTICE, read_synthetic
 from hamsynth_utils.generators.loading import load_generator
@@ -101,7 +102,7 @@ def synthesize(
                 )
             bar.update(len(batch))
         pd.DataFrame(rows)[MANIFEST].to_csv(temporary / "manifest.csv", index=False)
-    return read_synthetic(folder)
+    return read_synthetic(folder, HAM10000.classes)
 
 
 def _png(image: Tensor, made_by: dict[str, str]) -> bytes:

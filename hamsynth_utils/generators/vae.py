@@ -109,7 +109,7 @@ class VAE(Generator):
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`reconstruction`, `kl`, `prior` in nats an image, `perceptual` a distance, `loss` nats a value."""
         mean, log_variance = self.encode(images, labels)
-        latent = mean + (0.5 * log_variance).exp() * self.share.normal(
+        latent = mean + (0.5 * log_variance).exp() * self.shard.randn(
             *mean.shape, device=mean.device
         )
         decoded = self.decode(latent, labels)

@@ -14,8 +14,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "gap_changes gap_table group_scores groups_of largest_gaps",
         "features": "DISTANCE_NAME KERNEL_NAME cached_features extract load_extractor preferred_extractor",
         "fidelity": "Measure distance_with_interval frechet_distance kernel_distance power_ratio precision_recall real_baseline",
-        "privacy.membership_inference": "MAIN_LOSS difficulty_calibrated guess_members membership_attack per_image_losses",
-        "privacy.memorization": "COPYING_TABLE authenticity cells_of data_copying neighbour_ratio neighbours",
+        "privacy.membership_inference": "MEMBERSHIP_STATISTIC difficulty_calibrated guess_members "
+        "membership_attack per_image_losses",
+        "privacy.memorization": "PRIVACY_COLUMNS assign_cells authenticity data_copying neighbour_ratio neighbours",
         "privacy.nearest_neighbours": "near_duplicate_rate nearest_aligned nearest_distances",
         "privacy.patient_inference": "withhold_siblings",
         "ranking": "auroc precision_band",

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import labels_of
+from hamsynth_utils.data.lesion_set import CLASSES, labels_of
 from hamsynth_utils.metrics.classification import PROBABILITIES, check_predictions
 
 BINS = 15
@@ -91,4 +91,6 @@ def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFr
 
 def _probabilities(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     check_predictions(predictions)
-    return predictions[list(PROBABILITIES)].to_numpy(dtype=float), labels_of(predictions["dx"])
+    return predictions[list(PROBABILITIES)].to_numpy(dtype=float), labels_of(
+        predictions["dx"], CLASSES
+    )

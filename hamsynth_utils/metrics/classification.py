@@ -58,7 +58,7 @@ def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
         )
     if predictions.empty:
         raise InputError("predictions hold no row: nothing can be measured")
-    labels_of(predictions["dx"])
+    labels_of(predictions["dx"], CLASSES)
     ids = predictions["image_id"]
     _refuse(predictions, ids.isna().to_numpy(), "have no image_id")
     _refuse(predictions, ids.duplicated().to_numpy(), "repeat an image_id that is there already")
@@ -192,7 +192,9 @@ def bootstrap_scores(
 
 def _true_and_predicted(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     check_predictions(predictions)
-    return labels_of(predictions["dx"]), predictions[list(PROBABILITIES)].to_numpy().argmax(1)
+    return labels_of(predictions["dx"], CLASSES), predictions[
+        list(PROBABILITIES)
+    ].to_numpy().argmax(1)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -229,7 +229,7 @@ def mcnemar_test(arm: pd.DataFrame, reference: pd.DataFrame, lesion_ids: Ids) ->
     codes, _ = factorize_lesions(lesion_ids, len(arm))
     first = np.unique(codes, return_index=True)[1]
     right, rights = (
-        (p[list(PROBABILITIES)].to_numpy().argmax(1) == labels_of(p["dx"]))[first]
+        (p[list(PROBABILITIES)].to_numpy().argmax(1) == labels_of(p["dx"], CLASSES))[first]
         for p in (arm, reference)
     )
     table = np.array([[np.sum(a & b) for b in (rights, ~rights)] for a in (right, ~right)])
@@ -252,9 +252,9 @@ def mcnemar_test(arm: pd.DataFrame, reference: pd.DataFrame, lesion_ids: Ids) ->
 def _confusion(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Confusion matrices [B, 7, 7] of weighted images: rows are the true, columns the predicted classes."""
     size = len(CLASSES)
-    cell = labels_of(predictions["dx"]) * size + predictions[list(PROBABILITIES)].to_numpy().argmax(
-        1
-    )
+    cell = labels_of(predictions["dx"], CLASSES) * size + predictions[
+        list(PROBABILITIES)
+    ].to_numpy().argmax(1)
     return (np.atleast_2d(weights) @ np.eye(size**2)[cell]).reshape(-1, size, size)
 
 

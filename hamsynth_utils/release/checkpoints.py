@@ -190,7 +190,7 @@ def _pictures(run: Run, name: str, path: Path) -> None:
     folder = run.paths.generator(name)
     rows = {}
     for step, minutes in zip(budget["step"], budget["minutes"], strict=True):
-        moment = folder / f"moments/{step}.safetensors"
+        moment = folder / f"snapshots/{step}.safetensors"
         generator = load_generator(moment if moment.is_file() else folder / WEIGHTS)
         rows[f"{minutes:.1f} min"] = generator.sample(torch.arange(len(CLASSES)), run.seed)
     labels = torch.arange(len(CLASSES)).repeat_interleave(8)

@@ -19,6 +19,7 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path, write_owner_only
 from hamsynth_utils.core.paths import WEIGHTS, RunPaths
 from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
+from hamsynth_utils.data.dataset_info import describe_data
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.experiment.model_card import generator_card
 from hamsynth_utils.release.criteria import VERDICTS, Limit, evaluate_criteria, failed_criteria
@@ -84,7 +85,8 @@ def contents(
     record = yaml.safe_load(RunPaths(folder).record.read_text())
     gate = evaluate_criteria(folder, generator, limits)
     require_pass_or_override(gate, generator, override)
-    lesions, manifest = read_synthetic(room), read_manifest(room)
+    classes = describe_data(record["data"]).classes
+    lesions, manifest = read_synthetic(room, classes), read_manifest(room)
     weights = sha256_of(room.parent / WEIGHTS)
     if set(manifest["checkpoint"]) != {weights}:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a training with differential privacy promises: the accountant's sum over its steps, and its bound."""
+"""What a training with differential privacy promises: the epsilon it spends, and a bound on every attack."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile_sections import DPSettings
 
 NO_BOUND = math.inf
-"""The epsilon of a training without noise and without cut gradients: it promises nothing."""
+"""The epsilon of a training without noise and without clipping: such a training promises nothing."""
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """(epsilon, delta)-differential privacy under adding or removing one lesion, and what it rests on.
+    """(epsilon, delta)-differential privacy under adding or removing one lesion.
 
-    epsilon is what the accountant finds was spent, at most the budget that was asked for. noise is the
-    standard deviation of the noise over the length that gradients are cut to.
+    Attributes:
+        budget: the largest epsilon that was allowed.
+        epsilon: what the training spends according to the accountant, at most `budget`.
+        delta: the probability with which the bound may fail.
+        noise: the noise multiplier: the noise's standard deviation divided by the clipping length.
+        sampling_rate: the probability with which each step draws a lesion.
+        steps: how many steps the training has.
+        lesions: how many lesions it is trained on.
     """
 
     budget: float
@@ -40,29 +46,40 @@ class Guarantee:
 def epsilon_spent(
     noise: float, sampling_rate: float, steps: int, delta: float, accountant: str = "rdp"
 ) -> float:
-    """The epsilon that so many noisy steps spend at `delta`, an upper bound.
+    """An upper bound on the epsilon that DP-SGD spends.
 
-    accountant: Opacus' `rdp` (Renyi divergences, Mironov 2017 and 2019), or `prv`, which is tighter
-    (Gopi et al. 2021).
+    Args:
+        noise: the noise multiplier.
+        sampling_rate: the probability with which each step draws a lesion.
+        steps: how many steps there are.
+        delta: the probability with which the bound may fail.
+        accountant: Opacus' `rdp` (Renyi divergences, Mironov 2017 and 2019), or `prv`, which is tighter
+            (Gopi et al. 2021).
     """
-    book = create_accountant(mechanism=accountant)
-    book.history = [(noise, sampling_rate, steps)]
+    ledger = create_accountant(mechanism=accountant)
+    ledger.history = [(noise, sampling_rate, steps)]
     with suppress_opacus_warnings():
-        return float(book.get_epsilon(delta=delta))
+        return float(ledger.get_epsilon(delta=delta))
 
 
 @cache
 def guarantee_of(settings: DPSettings, lesions: int, budget: float) -> Guarantee:
-    """The least noise with which a training on so many lesions stays within `budget`, and what it spends.
+    """Find the smallest noise that keeps a training within a budget.
 
-    Raises InputError for a budget that is not positive, or a delta with which a mechanism that publishes one
-    lesion at random would be called private (1 / lesions or more).
+    Args:
+        settings: sampling rate, steps and delta.
+        lesions: how many lesions the training has.
+        budget: the largest epsilon to spend; `NO_BOUND` for a training without noise.
+
+    Raises:
+        InputError: the budget is not positive; or delta is 1 / lesions or more, with which a mechanism that
+            publishes one random lesion would count as private.
     """
     if not budget > 0:
         raise InputError(f"a budget is a positive epsilon, not {budget}")
     if settings.delta * lesions >= 1:
         raise InputError(
-            f"private.delta is {settings.delta:g} for {lesions} lesions: it must be well below one over "
+            f"dp.delta is {settings.delta:g} for {lesions} lesions: it must be well below one over "
             "their number, or giving one lesion away at random would count as private"
         )
     rate, steps, delta = settings.sampling_rate, settings.steps, settings.delta
@@ -83,17 +100,24 @@ def guarantee_of(settings: DPSettings, lesions: int, budget: float) -> Guarantee
 
 
 def max_attack_auroc(epsilon: float, delta: float) -> float:
-    """The AUROC that no attack on one lesion exceeds, whatever it knows but the noise; 1 without a bound.
+    """The AUROC that no attack on one lesion exceeds, whatever it knows except the noise.
 
-    The area under the largest ROC curve with TPR <= e^epsilon FPR + delta on both sides (Kairouz et al.
-    2015): 1 - (1 - delta)^2 / (1 + e^epsilon).
+    This is the area under the largest ROC curve with TPR <= e^epsilon FPR + delta, and the same with classes
+    exchanged (Kairouz et al. 2015): 1 - (1 - delta)^2 / (1 + e^epsilon).
+
+    Args:
+        epsilon: of the guarantee; infinite for none.
+        delta: of the guarantee.
+
+    Returns:
+        A number from 0.5 to 1; 1 without a bound.
     """
     return 1 - (1 - delta) ** 2 / (1 + math.exp(min(epsilon, 700.0)))
 
 
 @contextmanager
 def suppress_opacus_warnings() -> Iterator[None]:
-    """Without the warnings that Opacus' searches and hooks give on their way, none of which is an error."""
+    """Hide the warnings of Opacus' searches and hooks, none of which concerns the result."""
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.filterwarnings("ignore", "Optimal order is the largest alpha")
         warnings.filterwarnings("ignore", "Full backward hook is firing")

@@ -1,13 +1,12 @@
-"""A generator trained with differential privacy (DP-SGD, Abadi et al. 2016, by Opacus), a lesion at a time.
+"""Training with differential privacy (DP-SGD, Abadi et al. 2016, by Opacus); the unit is the lesion.
 
-The unit of privacy is the lesion: each gives one photograph, chosen before the training and without a look
-at any other lesion; at each step it is drawn or not, independently of the others; and the gradient of its
-photograph is cut to a length. Noise is then scaled to that length, and an accountant says what all steps
-together give away.
+Each lesion contributes one photograph, which is chosen before the training without looking at any other
+lesion. At each step every lesion is drawn or not, independently of the others. The gradient of its photograph
+is clipped to a length, and noise is scaled to this length. An accountant adds up what all steps reveal.
 
-The guarantee is about the weights and what is made from them. It is not about the log of losses, which is
-computed from the images without noise and stays in the house, and it holds for one who does not know the
-seed: with it the noise can be drawn again and taken off.
+The guarantee is about the weights and about everything that is computed from them. It does not cover the log
+of losses, which is computed from the images without noise and must not be published. The guarantee also
+requires that the seed stays secret: whoever knows the seed can draw the noise again and subtract it.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +29,27 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.paths import HISTORY, WEIGHTS
 from hamsynth_utils.core.profile_sections import DPSettings
-from hamsynth_utils.core.weights import read_weights, write_weights
+from hamsynth_utils.core.weights import read_weights
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
 from hamsynth_utils.training.batches import Augment
 from hamsynth_utils.training.dp_accounting import Guarantee, guarantee_of, suppress_opacus_warnings
-from hamsynth_utils.training.loop import derive_seed
+from hamsynth_utils.training.loop import TrainingLoop, derive_seed
 from hamsynth_utils.training.module import TrainableModule
+from hamsynth_utils.training.resume import TrainingState, load_weights
 
 
 @dataclass(frozen=True)
 class PrivateTraining:
-    """A trained module, its guarantee and its history: step, seconds, drawn, loss; one row a step."""
+    """A privately trained module.
+
+    Attributes:
+        module: the module with its averaged weights, in evaluation mode.
+        guarantee: what the training promises about every lesion.
+        history: one row per step: step, seconds, how many lesions were drawn, and their mean loss.
+        loaded: whether the weights were loaded from disk instead of trained now.
+    """
 
     module: TrainableModule
     guarantee: Guarantee
@@ -51,49 +58,91 @@ class PrivateTraining:
 
 
 def one_image_per_lesion(table: pd.DataFrame, rows: np.ndarray, seed: int) -> np.ndarray:
-    """One row of each lesion among `rows` of `table`, in the order of `rows`.
+    """One image of each lesion: the one whose image_id has the smallest hash together with the seed.
 
-    That whose image_id has the least hash with the seed: another lesion more or less changes no choice.
-    Raises InputError for a missing lesion id.
+    Adding or removing another lesion changes no choice.
+
+    Args:
+        table: one row per image, with image_id and lesion_id.
+        rows: the row numbers to choose from, int [N].
+        seed: of the choice.
+
+    Returns:
+        The chosen row numbers, in the order of `rows`.
+
+    Raises:
+        InputError: an image has no lesion id.
     """
-    chosen = table.iloc[rows][["image_id", "lesion_id"]].assign(
-        row=rows, place=np.arange(len(rows))
+    candidates = table.iloc[rows][["image_id", "lesion_id"]].assign(
+        row=rows, position=np.arange(len(rows))
     )
-    if chosen["lesion_id"].isna().any():
+    if candidates["lesion_id"].isna().any():
         raise InputError(
             "an image has no lesion id: what a lesion contributes cannot be bounded without it"
         )
-    chosen["hash"] = [
-        hashlib.sha256(f"{seed} {image_id}".encode()).hexdigest() for image_id in chosen["image_id"]
+    candidates["hash"] = [
+        hashlib.sha256(f"{seed} {image_id}".encode()).hexdigest()
+        for image_id in candidates["image_id"]
     ]
-    first = chosen.sort_values("hash").drop_duplicates("lesion_id")
-    return first.sort_values("place")["row"].to_numpy()
+    first = candidates.sort_values("hash").drop_duplicates("lesion_id")
+    return first.sort_values("position")["row"].to_numpy()
 
 
 def poisson_sample(lesions: int, rate: float, seed: int, step: int) -> np.ndarray:
-    """The lesions of one step, 0 to `lesions` - 1: each with probability `rate`, on its own (Poisson)."""
+    """The lesions of one step, each drawn independently with the same probability (Poisson sampling).
+
+    Args:
+        lesions: how many lesions there are.
+        rate: the probability of each.
+        seed: of the training.
+        step: the step; the draw follows from (seed, step) alone.
+
+    Returns:
+        The numbers of the drawn lesions, 0 to `lesions` - 1, ascending; possibly none.
+    """
     return np.flatnonzero(np.random.default_rng([seed, step]).random(lesions) < rate)
 
 
 def private_optimizer(
-    optimizer: Optimizer, guarantee: Guarantee, clip: float, noise: torch.Generator
+    optimizer: Optimizer, guarantee: Guarantee, clip: float, rng: torch.Generator
 ) -> DPOptimizer:
-    """Opacus' DPOptimizer around a plain one: cut, add up, add noise, divide by the expected number drawn."""
+    """Opacus' DPOptimizer around a plain optimizer.
+
+    Each step clips the gradient of every lesion, adds them up, adds noise, and divides by the expected
+    number of lesions (Abadi et al. 2016, algorithm 1).
+
+    Args:
+        optimizer: takes the step with the private gradient.
+        guarantee: gives the noise multiplier and the expected number of lesions.
+        clip: the largest length of a lesion's gradient.
+        rng: of the noise.
+    """
     return DPOptimizer(
         optimizer,
         noise_multiplier=guarantee.noise,
         max_grad_norm=clip,
-        generator=noise,
-        expected_batch_size=_expected(guarantee),  # type: ignore[arg-type]
+        generator=rng,
+        expected_batch_size=_expected_lesions(guarantee),  # type: ignore[arg-type]
     )
 
 
 def private_step(
-    learner: GradSampleModule, optimizer: DPOptimizer, parts: Sequence[tuple[Tensor, Tensor]]
+    learner: GradSampleModule,
+    optimizer: DPOptimizer,
+    parts: Sequence[tuple[Tensor, Tensor]],
 ) -> list[float]:
-    """One step on what was drawn, in parts that fit the memory: images and labels of each; returns losses.
+    """Take one private step on the drawn lesions.
 
-    That nothing was drawn is one empty part: a step of noise alone, without which its absence would show.
+    If no lesion was drawn, the step consists of noise alone. Skipping the step would reveal that nothing was
+    drawn.
+
+    Args:
+        learner: the module, wrapped so that it computes one gradient per image.
+        optimizer: from `private_optimizer`.
+        parts: images [B, 3, H, W] and labels [B] in parts that fit into memory; one empty part for none.
+
+    Returns:
+        The mean loss of each part that is not empty.
     """
     losses = []
     for number, (images, labels) in enumerate(parts):
@@ -122,15 +171,30 @@ def train_privately(
     augment: Augment | None = None,
     description: dict[str, str] | None = None,
 ) -> PrivateTraining:
-    """Train `module` within the budget and leave `weights.safetensors` and `history.csv` in `folder`.
+    """Train `module` within a privacy budget and write `weights.safetensors` and `history.csv` to `folder`.
 
-    The weights are the exponential moving average over the steps, which costs no privacy. With the budget
-    `NO_BOUND` the same steps draw the same lesions, without cutting gradients or adding noise. If the weights
-    are there already they are loaded; a training that was killed starts again at its first step, and repeats
-    it, since every draw comes from (seed, step): two half trainings with different noise would spend more.
+    The weights are the exponential moving average over the steps, which costs no privacy. If the weights
+    exist already, they are loaded. A training that was killed starts again at its first step and repeats the
+    same steps, since every random number follows from (seed, step). Two half trainings with different noise
+    would spend more of the budget.
 
-    lesions: one image a lesion. description: text stored in the weights' metadata.
-    Raises InputError for none, for a lesion with two images, or for weights in `folder` of another training.
+    Args:
+        module: the network to train, on its device; its weights are changed in place.
+        lesions: one image per lesion.
+        settings: sampling rate, steps, clipping and so on.
+        folder: where the files go.
+        budget: the largest epsilon to spend. With `NO_BOUND` the same steps draw the same lesions, without
+            clipping and without noise.
+        seed: of the lesions drawn, the augmentation and the noise.
+        augment: changes a batch of images; None for none.
+        description: text that is stored in the metadata of the weights.
+
+    Returns:
+        The trained module, its guarantee and its history.
+
+    Raises:
+        InputError: there is no lesion, a lesion has two images, the budget is not positive, delta is too
+            large, or `folder` holds the weights of another training.
     """
     ids = lesions.table["lesion_id"]
     if not len(lesions) or ids.isna().any() or ids.duplicated().any():
@@ -138,73 +202,107 @@ def train_privately(
             "a private training needs one image of each lesion: see one_image_per_lesion"
         )
     guarantee = guarantee_of(settings, len(lesions), budget)
-    weights, log = folder / "weights.safetensors", folder / "history.csv"
     record = json.dumps({**asdict(guarantee), "clip": settings.max_grad_norm, "seed": seed})
-    if weights.is_file():
-        tensors, metadata = read_weights(weights)
-        if metadata.get("guarantee") != record:
-            raise InputError(
-                f"{weights} comes from another training: take another run, or delete its folder"
-            )
-        module.load_state_dict(tensors)
-        return PrivateTraining(module.eval(), guarantee, pd.read_csv(log), True)
+    if (folder / WEIGHTS).is_file():
+        return _load_finished(module, folder, guarantee, record)
+    step = PrivateStep(module, lesions, settings, guarantee, seed, augment)
+    loop = TrainingLoop(
+        TrainingState(module, step.average, step.optimizer),
+        settings.steps,
+        folder,
+        {**(description or {}), "guarantee": record},
+    )
+    drawn = (
+        (number, poisson_sample(len(lesions), settings.sampling_rate, seed, number))
+        for number in range(settings.steps)
+    )
+    history = loop.run(step, drawn).astype({"drawn": int})
+    step.close()
+    return PrivateTraining(module.eval(), guarantee, history, loaded=False)
 
-    device = next(module.parameters()).device
-    module.train()
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
-    adam = torch.optim.Adam(
-        [p for p in module.parameters() if p.requires_grad], settings.learning_rate
-    )
-    noise = torch.Generator(device)
-    private = math.isfinite(budget)
-    learner = GradSampleModule(module) if private else None
-    optimizer = (
-        private_optimizer(adam, guarantee, settings.max_grad_norm, noise) if private else None
-    )
-    rows, began = [], time.monotonic()
-    for step in range(settings.steps):
-        module.progress = step / settings.steps
-        drawn = poisson_sample(len(lesions), settings.sampling_rate, seed, step)
-        for_augment = torch.Generator(device).manual_seed(derive_seed(seed, step, 1))
-        noise.manual_seed(derive_seed(seed, step, 2))
-        torch.manual_seed(derive_seed(seed, step, 3))
-        parts = []
-        for index in torch.from_numpy(drawn).split(settings.micro_batch_size):
-            images = to_unit_range(lesions.images[index]).to(device)
-            images = augment(images, for_augment) if augment and len(index) else images
-            parts.append((images, lesions.labels[index].to(device)))
-        if learner and optimizer:
-            losses = private_step(learner, optimizer, parts)
+
+class PrivateStep:
+    """One step of a private training: the drawn lesions' images, their clipped gradients, noise.
+
+    With a guarantee without a bound, the step is an ordinary one: no gradient is clipped, no noise added.
+
+    Attributes:
+        average: the moving average of the module's weights, which the loop updates after every step.
+        optimizer: Adam over the weights that are trained.
+    """
+
+    def __init__(
+        self,
+        module: TrainableModule,
+        lesions: LesionSet,
+        settings: DPSettings,
+        guarantee: Guarantee,
+        seed: int,
+        augment: Augment | None,
+    ) -> None:
+        self.lesions, self.seed, self.augment = lesions, seed, augment
+        self.micro_batch_size = settings.micro_batch_size
+        self.device = next(module.parameters()).device
+        module.train()
+        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, settings.learning_rate)
+        self.noise_rng = torch.Generator(self.device)
+        self._learner: GradSampleModule | None = None
+        self._take: Callable[[Sequence[tuple[Tensor, Tensor]]], list[float]]
+        if math.isfinite(guarantee.budget):
+            self._learner = GradSampleModule(module)
+            private = private_optimizer(
+                self.optimizer, guarantee, settings.max_grad_norm, self.noise_rng
+            )
+            self._take = partial(private_step, self._learner, private)
         else:
-            losses = _plain_step(module, adam, parts, _expected(guarantee))
-        average.update_parameters(module)
-        loss = float(np.mean(losses)) if losses else math.nan
-        rows.append(
-            {
-                "step": step + 1,
-                "seconds": time.monotonic() - began,
-                "drawn": len(drawn),
-                "loss": loss,
-            }
+            self._take = partial(_plain_step, module, self.optimizer, _expected_lesions(guarantee))
+
+    def __call__(self, step: int, index: np.ndarray) -> dict[str, float]:
+        """Train on the lesions of `index`.
+
+        Returns:
+            `drawn`, how many lesions these are, and their mean `loss`, NaN for none.
+        """
+        augment_rng = torch.Generator(self.device).manual_seed(derive_seed(self.seed, step, 1))
+        self.noise_rng.manual_seed(derive_seed(self.seed, step, 2))
+        torch.manual_seed(derive_seed(self.seed, step, 3))
+        parts = []
+        for rows in torch.from_numpy(index).split(self.micro_batch_size):
+            images = to_unit_range(self.lesions.images[rows]).to(self.device)
+            if self.augment and len(rows):
+                images = self.augment(images, augment_rng)
+            parts.append((images, self.lesions.labels[rows].to(self.device)))
+        losses = self._take(parts)
+        return {"drawn": len(index), "loss": float(np.mean(losses)) if losses else math.nan}
+
+    def close(self) -> None:
+        """Take the hooks for gradients per image off the module."""
+        if self._learner:
+            self._learner.to_standard_module()
+
+
+def _load_finished(
+    module: TrainableModule, folder: Path, guarantee: Guarantee, record: str
+) -> PrivateTraining:
+    """The finished private training in `folder`, if it has this guarantee, clipping and seed."""
+    tensors, metadata = read_weights(folder / WEIGHTS)
+    if metadata.get("guarantee") != record:
+        raise InputError(
+            f"{folder / WEIGHTS} comes from another training: take another run, or delete its folder"
         )
-    if learner:
-        learner.to_standard_module()
-    module.load_state_dict(average.module.state_dict())
-    module.progress = 1.0
-    history = pd.DataFrame(rows)
-    with atomic_path(log) as path:
-        history.to_csv(path, index=False)
-    write_weights(weights, module.state_dict(), {**(description or {}), "guarantee": record})
-    return PrivateTraining(module.eval(), guarantee, history, False)
+    load_weights(module, tensors, folder / WEIGHTS)
+    return PrivateTraining(module.eval(), guarantee, pd.read_csv(folder / HISTORY), loaded=True)
 
 
 def _plain_step(
     module: TrainableModule,
     optimizer: Optimizer,
-    parts: Sequence[tuple[Tensor, Tensor]],
     expected: float,
+    parts: Sequence[tuple[Tensor, Tensor]],
 ) -> list[float]:
-    """The same step without a guarantee: no gradient is cut, no noise added."""
+    """As `private_step`, without clipping and without noise; `expected` lesions count as one batch."""
     optimizer.zero_grad()
     losses = []
     for images, labels in parts:
@@ -216,5 +314,6 @@ def _plain_step(
     return losses
 
 
-def _expected(guarantee: Guarantee) -> float:
+def _expected_lesions(guarantee: Guarantee) -> float:
+    """How many lesions a step draws on average."""
     return guarantee.sampling_rate * guarantee.lesions

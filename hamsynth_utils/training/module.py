@@ -1,4 +1,4 @@
-"""What the training loop trains, and which part of a batch is a process's own."""
+"""What the training loop trains, and which part of a batch belongs to a process."""
 
 from __future__ import annotations
 
@@ -13,48 +13,62 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class BatchShard:
-    """Which images of every batch are this process's: image i belongs to process i mod `processes`.
+    """Which images of every batch belong to this process: image i to process i mod `processes`.
 
-    Noise is drawn for the whole batch by every process, which keeps the rows of its own images: several
-    processes so train on the very numbers that one process would have drawn.
+    Every process draws the noise of the whole batch and keeps the rows of its own images. Several processes
+    therefore train on the same numbers as one process.
+
+    Attributes:
+        process: the number of this process, from 0.
+        processes: how many processes train together.
     """
 
     process: int = 0
     processes: int = 1
 
-    def of(self, whole: Tensor) -> Tensor:
-        """This process's rows of something that has one row an image of the whole batch."""
-        return whole[self.process :: self.processes]
+    def take(self, batch: Tensor) -> Tensor:
+        """This process's rows of a tensor with one row per image of the whole batch."""
+        return batch[self.process :: self.processes]
 
-    def normal(self, *shape: int, device: torch.device) -> Tensor:
-        """Standard normal noise [N, ...] for N images of this process."""
-        return self.of(torch.randn(shape[0] * self.processes, *shape[1:], device=device))
+    def randn(self, *shape: int, device: torch.device) -> Tensor:
+        """Standard normal noise of this shape [N, ...] for N images of this process."""
+        return self.take(torch.randn(shape[0] * self.processes, *shape[1:], device=device))
 
-    def uniform(self, *shape: int, device: torch.device) -> Tensor:
-        """Even draws [N, ...] from [0, 1) for N images of this process."""
-        return self.of(torch.rand(shape[0] * self.processes, *shape[1:], device=device))
+    def rand(self, *shape: int, device: torch.device) -> Tensor:
+        """Uniform numbers in [0, 1) of this shape [N, ...] for N images of this process."""
+        return self.take(torch.rand(shape[0] * self.processes, *shape[1:], device=device))
 
-    def mean(self, own: Tensor) -> Tensor:
-        """The mean of a number that each process has, without a gradient."""
-        return own if self.processes == 1 else reduce(own.detach(), "mean")
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
+        """The mean of `value` over all processes; with several, without a gradient."""
+        return value if self.processes == 1 else reduce(value.detach(), "mean")
 
 
 class TrainableModule(nn.Module, ABC):
-    """What the loop trains: `forward(images, labels)` gives the losses by name, `loss` the one to minimise.
+    """What the training loop trains: `forward(images, labels)` returns losses by name.
 
-    progress: how far its training is, from 0 to 1; set by the loop before each step.
-    share: which images of a batch it is given; set by the loop. Noise in `forward` is to be drawn by it.
-    betas: Adam's decay rates for this model.
+    Attributes:
+        betas: Adam's decay rates for this model.
+        progress: how much of the training is done, from 0 to 1; the loop sets it before each step.
+        shard: which images of a batch this process has; the loop sets it. `forward` must draw its noise
+            with `shard.randn` and `shard.rand`.
     """
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     progress: float = 1.0
-    share: BatchShard = BatchShard()
+    shard: BatchShard = BatchShard()
 
     @abstractmethod
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch of images [N, 3, H, W] in [-1, 1] with labels [N]."""
+        """Compute the losses of a batch.
+
+        Args:
+            images: float [N, 3, H, W] in [-1, 1], or what else the training data gives.
+            labels: int64 [N].
+
+        Returns:
+            Scalars by name. `loss` is minimised; the others are logged.
+        """
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Parameters with their learning rates, for the optimizer."""
+        """Parameters with their learning rates, as torch's optimizers take them."""
         return [{"params": list(self.parameters()), "lr": learning_rate}]

@@ -20,10 +20,12 @@ from solving import surprises, trying
 
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.registry import REGISTRY
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.synthetic import read_synthetic
 from hamsynth_utils.experiment.claims import VERDICTS, read_claims
 from hamsynth_utils.report.student import write_student_version
+
+CLASSES = HAM10000.classes.names
 
 CHAPTERS = (
     "01_dataset",
@@ -132,7 +134,7 @@ def test_every_room_leaves_its_results(report):
     for name in report.generators:
         history = pd.read_csv(folder / f"generators/{name}/history.csv")
         assert history["step"].iloc[-1] == report.settings[name]["training"]["steps"]
-        made = read_synthetic(folder / f"generators/{name}/synthetic")
+        made = read_synthetic(folder / f"generators/{name}/synthetic", HAM10000.classes)
         assert min(made.counts.values()) > 0 and made.table["synthetic"].all()
     for arm in report.arms:
         predictions = pd.read_csv(folder / f"classifiers/{arm}/seed-0/predictions.csv")

@@ -14,8 +14,10 @@ from conftest import TINY
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import write_weights
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
+
+CLASSES = HAM10000.classes.names
 
 CHAPTERS = (
     "01_dataset",

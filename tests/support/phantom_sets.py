@@ -15,4 +15,4 @@ def synthetic(dx_label: int, count: int, image_size: int = 64) -> LesionSet:
         synthetic=True, image_id=[f"SYN_{dx_label}_{i}" for i in range(count)]
     )
     images = chosen.images[:, :, :image_size, :image_size].contiguous()
-    return LesionSet(images, chosen.labels, table)
+    return LesionSet(images, chosen.labels, table, chosen.classes)

@@ -9,9 +9,11 @@ import yaml
 
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import write_weights
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
 from hamsynth_utils.generators.sampling import synthesize
+
+CLASSES = HAM10000.classes.names
 
 GENERATOR = "gan"
 COUNTS = {"df": 3, "mel": 2, "vasc": 1}
@@ -62,7 +64,7 @@ def tables() -> dict[str, pd.DataFrame]:
         for generator in (GENERATOR, "vae")
         for measure, value in {
             "near_duplicate_rate": 0.005,
-            "near_share_pixels": 0.004,
+            "near_duplicate_rate_pixels": 0.004,
             "authenticity": 0.6,
             "neighbour_ratio": 0.9,
             "c_t": 0.3,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
-from hamsynth_utils.data.lesion_set import CLASSES, LesionSet, labels_of
+from hamsynth_utils.data.lesion_set import LesionSet, labels_of
 from hamsynth_utils.data.phantom.generate import make_phantom
 
 PART = "HAM10000_images_part_1"
@@ -21,13 +22,16 @@ def with_label_noise(lesions: LesionSet, share: float, seed: int) -> LesionSet:
     chance = np.random.default_rng(seed)
     names = lesions.table["lesion_id"].unique()
     wrong = chance.choice(names, round(_share(share) * len(names)), replace=False)
-    change = pd.Series(chance.integers(1, len(CLASSES), len(wrong)), index=wrong)
+    classes = lesions.classes
+    change = pd.Series(chance.integers(1, len(classes), len(wrong)), index=wrong)
     labels = lesions.labels.numpy()
     labels = (labels + lesions.table["lesion_id"].map(change).fillna(0).to_numpy(dtype=int)) % len(
-        CLASSES
+        classes
     )
-    table = lesions.table.assign(dx=np.array(CLASSES)[labels])
-    return LesionSet(lesions.images, lesions.labels.new_tensor(labels_of(table["dx"])), table)
+    table = lesions.table.assign(dx=np.array(classes.names)[labels])
+    return LesionSet(
+        lesions.images, torch.from_numpy(labels_of(table["dx"], classes)), table, classes
+    )
 
 
 def with_copies(lesions: LesionSet, share: float, seed: int) -> LesionSet:
@@ -38,7 +42,7 @@ def with_copies(lesions: LesionSet, share: float, seed: int) -> LesionSet:
     table = copied.table.assign(
         image_id="COPY_" + copied.table["image_id"], lesion_id="COPY_" + copied.table["image_id"]
     )
-    return lesions + LesionSet(copied.images.flip(3), copied.labels, table)
+    return lesions + LesionSet(copied.images.flip(3), copied.labels, table, copied.classes)
 
 
 def write_folder(lesions: LesionSet, folder: Path) -> None:

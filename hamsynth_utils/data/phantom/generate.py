@@ -7,16 +7,17 @@ import pandas as pd
 import torch
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES, COLUMNS, LesionSet, labels_of
+from hamsynth_utils.data.dataset_info import PHANTOM
+from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, labels_of
 from hamsynth_utils.data.phantom.render import lesion_mask, photograph
 
 IMAGE_SHARES = dict(
-    zip(CLASSES, np.array([327, 514, 1099, 115, 1113, 6705, 142]) / 10015, strict=True)
+    zip(PHANTOM.classes, np.array([327, 514, 1099, 115, 1113, 6705, 142]) / 10015, strict=True)
 )
 """Each class's share of HAM10000's images."""
 
 
-SEVERAL_PHOTOS = dict(zip(CLASSES, (0.34, 0.46, 0.39, 0.47, 0.63, 0.18, 0.35), strict=True))
+SEVERAL_PHOTOS = dict(zip(PHANTOM.classes, (0.34, 0.46, 0.39, 0.47, 0.63, 0.18, 0.35), strict=True))
 """Each class's share of HAM10000's lesions that have more than one photo."""
 
 
@@ -26,12 +27,14 @@ PHOTOS_IF_SEVERAL = np.array([0.7276, 0.2505, 0.0174, 0.0025, 0.0020])
 
 AGE = dict(
     zip(
-        CLASSES, ((67, 12), (67, 13), (64, 14), (53, 13), (61, 15), (47, 14), (52, 20)), strict=True
+        PHANTOM.classes,
+        ((67, 12), (67, 13), (64, 14), (53, 13), (61, 15), (47, 14), (52, 20)),
+        strict=True,
     )
 )
 
 
-MALE = dict(zip(CLASSES, (0.65, 0.63, 0.58, 0.48, 0.60, 0.52, 0.51), strict=True))
+MALE = dict(zip(PHANTOM.classes, (0.65, 0.63, 0.58, 0.48, 0.60, 0.52, 0.51), strict=True))
 
 
 SITES = ("back", "lower extremity", "trunk", "upper extremity", "abdomen", "face", "chest", "scalp")
@@ -108,9 +111,8 @@ def make_phantom(images: int, image_size: int = 64, seed: int = 0) -> LesionSet:
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
         {"age": "float64", "synthetic": "bool"}
     )
-    return LesionSet(
-        torch.from_numpy(pictures), torch.from_numpy(labels_of(table["dx"]).copy()), table
-    )
+    labels = torch.from_numpy(labels_of(table["dx"], PHANTOM.classes))
+    return LesionSet(torch.from_numpy(pictures), labels, table, PHANTOM.classes)
 
 
 def phantom_masks(table: pd.DataFrame, image_size: int = 64, seed: int = 0) -> np.ndarray:
@@ -127,16 +129,17 @@ def phantom_masks(table: pd.DataFrame, image_size: int = 64, seed: int = 0) -> n
 
 def _plan(images: int, seed: int) -> list[tuple[str, int]]:
     """Class and number of photos of each lesion: always the class that is furthest behind its share."""
-    shares = np.array([IMAGE_SHARES[dx] for dx in CLASSES])
-    have = np.zeros(len(CLASSES), dtype=int)
-    lesions = np.zeros(len(CLASSES), dtype=int)
-    offsets = np.random.default_rng([seed, 2**32 - 1]).random(len(CLASSES))
+    classes = PHANTOM.classes
+    shares = np.array([IMAGE_SHARES[dx] for dx in classes])
+    have = np.zeros(len(classes), dtype=int)
+    lesions = np.zeros(len(classes), dtype=int)
+    offsets = np.random.default_rng([seed, 2**32 - 1]).random(len(classes))
     limits = np.cumsum(PHOTOS_IF_SEVERAL) / PHOTOS_IF_SEVERAL.sum()
     plan: list[tuple[str, int]] = []
     while have.sum() < images:
         behind = shares * (have.sum() + 1) - have
-        label = len(plan) % len(CLASSES) if len(plan) < 3 * len(CLASSES) else int(behind.argmax())
-        dx = CLASSES[label]
+        label = len(plan) % len(classes) if len(plan) < 3 * len(classes) else int(behind.argmax())
+        dx = classes[label]
         # the golden ratio's multiples fill [0, 1) evenly: shares hold within each class, even for 11 lesions
         quantile = (offsets[label] + lesions[label] * 0.6180339887) % 1.0
         several = SEVERAL_PHOTOS[dx]

@@ -1,8 +1,8 @@
-"""Attacks that have the model: what its losses on a photograph give away.
+"""Membership inference: was this photo trained on?
 
-A model that remembers a photograph has a lower loss on it than on another of the same kind. Every loss here
-is one number an image, lower for what the model knows better, of fixed noise: the same for every
-photograph.
+One attack sees the synthetic images only, another has the model and its losses. A model that remembers a photo
+has a lower loss on it than on another photo of the same kind. Every loss here is one number per image. Its
+noise is fixed, so that all photos get the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, factorize_le
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
 
 FALSE_POSITIVE_RATE = 0.01
-"""The share of false alarms at which an attack's true-positive rate is read (Carlini et al. 2022)."""
+"""The false-positive rate at which an attack's true-positive rate is read (Carlini et al. 2022)."""
+
+
+MEMBERSHIP_STATISTIC = {name: generator_class(name).membership_statistic for name in REGISTRY}
+"""The loss by which each generator is attacked, by the generator's name; see `Generator`."""
+
+
+MIN_REFERENCE_IMAGES = 50
+"""Held-out images that `difficulty_calibrated` needs."""
 
 
 def membership_attack(
@@ -38,22 +46,36 @@ def membership_attack(
     n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """Can somebody who has a photograph find out from the synthetic images whether it was trained on?
+    """How well the distance to the nearest synthetic image tells training photos from held-out ones.
 
-    The attack takes the photographs that lie nearest to a synthetic image for those that were trained on
-    (the full black-box attack of Chen et al. 2020, GAN-Leaks). All features [., D] of one extractor; the
-    rest as in `guess_members`. This is a weak attack, which sees nothing but images: one that has the model
-    and compares its loss on a photograph is stronger (Carlini et al. 2023), so 0.5 is no proof of privacy.
+    This is the full black-box attack of Chen et al. (2020, GAN-Leaks). The attack is weak, since it sees
+    nothing but images: an attacker who has the model compares its loss on photos (Carlini et al. 2023). An
+    AUROC of 0.5 is therefore no proof of privacy.
 
-    Raises InputError for features that do not fit together, a missing lesion id, or a lesion on both sides.
+    Args:
+        train_features: [T, D], of one extractor for all three sets.
+        heldout_features: [H, D].
+        synthetic_features: [G, D].
+        train_lesions: Lesion ids of the training photos, [T].
+        heldout_lesions: Lesion ids of the held-out photos, [H].
+        n_resamples: Resamples of the lesions.
+        seed: Of the choice of photos and of the resamples.
+
+    Returns:
+        The result of `guess_members`.
+
+    Raises:
+        InputError: If features do not fit together, a lesion id is missing, or a lesion is on both sides.
     """
     factorize_lesions(train_lesions, len(train_features))
     factorize_lesions(heldout_lesions, len(heldout_features))
-    inside, outside = (
+    train_scores, heldout_scores = (
         -nearest_distances(each, synthetic_features)[0]
         for each in (train_features, heldout_features)
     )
-    return guess_members(inside, outside, train_lesions, heldout_lesions, n_resamples, seed)
+    return guess_members(
+        train_scores, heldout_scores, train_lesions, heldout_lesions, n_resamples, seed
+    )
 
 
 def guess_members(
@@ -64,18 +86,27 @@ def guess_members(
     n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """How well scores [N] and [H], one an image, tell trained on (higher) from held out.
+    """How well a score per image tells training photos from held-out ones.
 
-    The attack is tried on as many training as held-out images, drawn at random from the larger set, so
-    training and held-out lesions must be alike in all but the training, as the parts of a random split are.
+    Equally many photos of both kinds are attacked, drawn at random from the larger set. Training and held-out
+    lesions must be alike in everything but the training, as the parts of a random split are.
 
-    Returns value, the AUROC of the guess: how often the training image of a pair has the higher score (0.5
-    is chance, 1 gives every training image away); tpr, the share of training images found at a threshold
-    that takes 1 % of the held-out ones for trained on (0.01 is chance; Carlini et al. 2022: whoever is
-    surely found is harmed, however the others fare); low, high, tpr_low and tpr_high (95 %, bootstrap over
-    lesions); n and lesions, of both kinds together.
+    Args:
+        train_scores: [T], higher for what is taken for trained on.
+        heldout_scores: [H].
+        train_lesions: Lesion ids of the training photos, [T].
+        heldout_lesions: Lesion ids of the held-out photos, [H].
+        n_resamples: Resamples of the lesions.
+        seed: Of the choice of photos and of the resamples.
 
-    Raises InputError for scores that are not finite, a missing lesion id, or a lesion on both sides.
+    Returns:
+        value: The AUROC, the probability that a training photo has a higher score than a held-out one. 0.5 is
+        chance, 1 gives every training photo away. tpr: The true-positive rate at a false-positive rate of
+        1 %; 0.01 is chance. The photos found there are surely found, however the others fare (Carlini et al.
+        2022). low, high, tpr_low, tpr_high: 95 % intervals over lesions. n, lesions: Of both kinds together.
+
+    Raises:
+        InputError: If a score is not finite, a lesion id is missing, or a lesion is on both sides.
     """
     factorize_lesions(train_lesions, len(train_scores))
     factorize_lesions(heldout_lesions, len(heldout_scores))
@@ -84,14 +115,14 @@ def guess_members(
         raise InputError(
             f"{len(shared)} lesions are both trained on and held out: leave those images out"
         )
-    each = min(len(train_scores), len(heldout_scores))
+    n_each = min(len(train_scores), len(heldout_scores))
     rng = np.random.default_rng(seed)
     scores, ids = [], []
     for side, lesion_ids in ((train_scores, train_lesions), (heldout_scores, heldout_lesions)):
-        pick = rng.choice(len(side), each, replace=False)
+        pick = rng.choice(len(side), n_each, replace=False)
         scores.append(np.asarray(side)[pick])
         ids.append(np.asarray(lesion_ids, dtype=object)[pick])
-    score, trained_on = np.concatenate(scores), np.arange(2 * each) < each
+    score, trained_on = np.concatenate(scores), np.arange(2 * n_each) < n_each
     bootstrap = ClusterBootstrap(np.concatenate(ids), n_resamples, rng)
     auroc = bootstrap.interval(partial(ranking.auroc, score, trained_on))
     tpr = bootstrap.interval(
@@ -105,22 +136,24 @@ def guess_members(
     }
 
 
-MAIN_LOSS = {name: generator_class(name).membership_statistic for name in REGISTRY}
-"""The loss that each generator is judged by, see there."""
-
-
-LEAST_REFERENCE = 50
-"""Held-out images that a calibration needs."""
-
-
 @torch.no_grad()
 def per_image_losses(
     generator: Generator, lesions: LesionSet, seed: int, noise_levels: int = 4, batch_size: int = 32
 ) -> pd.DataFrame:
-    """The losses of a trained generator on each image of `lesions`: N rows, a column a loss.
+    """The losses of a trained generator on each image, from `Generator.membership_losses`.
 
-    They are those of `Generator.membership_losses`. Raises InputError for no images, or images of another
-    size.
+    Args:
+        generator: In any mode; it is set to evaluation.
+        lesions: N images of the generator's size.
+        seed: Of the noise.
+        noise_levels: Noise levels per image, for generators that have them.
+        batch_size: Images per pass.
+
+    Returns:
+        N rows, one column per loss; lower for what the model knows better.
+
+    Raises:
+        InputError: If there are no images, or they have another size.
     """
     if not len(lesions) or lesions.image_size != generator.image_size:
         raise InputError(
@@ -133,9 +166,9 @@ def per_image_losses(
         rows = slice(start, start + batch_size)
         images = to_unit_range(lesions.images[rows]).to(generator.device)
         labels = lesions.labels[rows].to(generator.device)
-        found = generator.membership_losses(images, labels, seed, noise_levels)
+        losses = generator.membership_losses(images, labels, seed, noise_levels)
         parts.append(
-            pd.DataFrame({name: value.double().cpu().numpy() for name, value in found.items()})
+            pd.DataFrame({name: value.double().cpu().numpy() for name, value in losses.items()})
         )
     return pd.concat(parts, ignore_index=True)
 
@@ -146,22 +179,33 @@ def difficulty_calibrated(
     reference_losses: np.ndarray,
     reference_features: np.ndarray,
 ) -> np.ndarray:
-    """Losses [N] less what images that look like these have when they were never trained on: [N].
+    """Losses less the loss that images of the same look have without being trained on.
 
-    A smooth picture has a low loss in any model, trained on or not; an attack that does not know that takes
-    easy pictures for remembered ones (difficulty calibration, Watson et al. 2022). Theirs is the loss of
-    another model; here it is a ridge regression of the loss on the features [., D], fitted to *held-out*
-    reference images that are not attacked themselves. Raises InputError for fewer than 50 of them, or for
-    rows that do not fit together.
+    A smooth image has a low loss in any model. An attack that ignores this takes easy images for remembered
+    ones (difficulty calibration, Watson et al. 2022). Watson et al. subtract the loss of another model; here a
+    ridge regression of the loss on the features predicts it, fitted to held-out images.
+
+    Args:
+        losses: Of the attacked images, [N].
+        features: Of the attacked images, [N, D].
+        reference_losses: Of held-out images that are not attacked themselves, [R].
+        reference_features: Of these images, [R, D].
+
+    Returns:
+        Calibrated losses, float64 [N].
+
+    Raises:
+        InputError: If there are fewer than `MIN_REFERENCE_IMAGES` reference images, or rows do not fit.
     """
-    if len(reference_losses) < LEAST_REFERENCE:
+    if len(reference_losses) < MIN_REFERENCE_IMAGES:
         raise InputError(
-            f"{len(reference_losses)} reference images: a calibration needs {LEAST_REFERENCE} held-out ones"
+            f"{len(reference_losses)} reference images: a calibration needs "
+            f"{MIN_REFERENCE_IMAGES} held-out ones"
         )
-    for some, of in ((losses, features), (reference_losses, reference_features)):
-        if len(some) != len(of):
+    for values, rows in ((losses, features), (reference_losses, reference_features)):
+        if len(values) != len(rows):
             raise InputError(
-                f"{len(some)} losses for features of {len(of)} images: give one for each"
+                f"{len(values)} losses for features of {len(rows)} images: give one for each"
             )
     model = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 6, 11)))
     model.fit(reference_features, reference_losses)

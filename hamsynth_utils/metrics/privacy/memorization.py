@@ -1,8 +1,8 @@
-"""What the nearest neighbours in training say of a synthetic set: is it made of copies?
+"""Memorization: does a synthetic set consist of copies of training images?
 
-Every measure is also taken of held-out real images, which are nobody's copies: theirs is what a generator
-that copies nothing has. Images that are near one and the same training lesion are not independent, so
-intervals draw them together.
+Every measure is also taken of held-out real images, which are copies of nothing. Their value is what a
+generator without copies has. Images near one training lesion are not independent, so that the bootstrap draws
+them together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hamsynth_utils.metrics.bootstrap import (
 )
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
 
-COPYING_TABLE = [
+PRIVACY_COLUMNS = [
     "generator",
     "measure",
     "value",
@@ -34,62 +34,72 @@ COPYING_TABLE = [
     "extractor",
     "seed",
 ]
-"""Columns of a run's `metrics/privacy.csv`: a row a generator and measure, with its 95 % interval.
+"""Columns of a run's `privacy` table: one row per generator and measure, with its 95 % interval.
 
-The measures, and what a generator has that copies and remembers nothing:
+The measures, and the value of a generator that copies and remembers nothing:
 
-near_duplicate_rate           0.01
+near_duplicate_rate  0.01
 authenticity         that of the generator `held-out`, unseen real images in its place; not 1
 neighbour_ratio      that of `held-out`
 c_t                  0; NaN where it was not measured
 membership_auroc_*   0.5; by the `nearest` synthetic image, or by the generator's `loss`
 membership_tpr_*     0.01
-patient_auroc, _tpr  0.5 and 0.01, of unseen siblings; patient_member_* of their photos that were trained on
+patient_auroc, _tpr  0.5 and 0.01, of withheld photos; patient_member_* of photos that were trained on
 
-The first four are in features; those that end in `_pixels` are in aligned pixels. `one-in-ten-copied` is a
-control that must be caught: held-out images, a tenth of them replaced by copies. The patients' rows are of
-`vae-siblings-withheld`, which was trained on few photos for them: they judge none of the run's generators."""
-
-
-RATIO_SHARE = 0.05
-"""The neighbour ratio of a set is this quantile of its images': copies are few, and lie in the tail."""
+The first four are measured in features; those that end in `_pixels` in aligned pixels. `one-in-ten-copied`
+is a control that must be detected: held-out images, a tenth of them replaced by copies. The patient rows are
+of `vae-siblings-withheld`, which was trained on few photos for them, and judge no generator of the run."""
 
 
-CELLS = 5
-"""Parts into which C_T cuts the space."""
+RATIO_QUANTILE = 0.05
+"""The neighbour ratio of a set is this quantile of its images' ratios: copies are few, and lie in the tail."""
 
 
-LEAST_IN_CELL = 20
-"""A part with fewer images of either kind has no say in C_T, as Meehan et al. (2020) advise."""
+N_CELLS = 5
+"""Cells into which C_T divides the space."""
+
+
+MIN_IMAGES_PER_CELL = 20
+"""C_T leaves out a cell with fewer images of either kind, as Meehan et al. (2020) advise."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """The nearest training images of N images.
 
-    distance, index: [N], to the nearest one, and its row. lesion: [N], the code of that one's lesion.
-    other: [N], to the nearest one of any other lesion, since a second photo of the same lesion is no second
-    opinion. around: [N], from the nearest one to the nearest training image of another lesion than its own.
+    Attributes:
+        distance: To the nearest training image, [N].
+        index: The row of that training image, int64 [N].
+        lesion: The code of its lesion, int64 [N].
+        second_lesion_distance: To the nearest training image of any other lesion, [N]. Another photo of the
+            same lesion would be no second opinion.
+        train_neighbour_distance: From the nearest training image to its own nearest training image of
+            another lesion, [N].
     """
 
     distance: np.ndarray
     index: np.ndarray
     lesion: np.ndarray
-    other: np.ndarray
-    around: np.ndarray
+    second_lesion_distance: np.ndarray
+    train_neighbour_distance: np.ndarray
 
     def __add__(self, more: Neighbours) -> Neighbours:
         """Those of both sets, one after the other."""
-        return Neighbours(
-            *(np.concatenate(pair) for pair in zip(self._all(), more._all(), strict=True))
-        )
+        pairs = zip(self._columns(), more._columns(), strict=True)
+        return Neighbours(*(np.concatenate(pair) for pair in pairs))
 
     def at(self, rows: np.ndarray) -> Neighbours:
         """Those of the images at `rows` (integers or a mask), in that order."""
-        return Neighbours(*(each[rows] for each in self._all()))
+        return Neighbours(*(column[rows] for column in self._columns()))
 
-    def _all(self) -> tuple[np.ndarray, ...]:
-        return self.distance, self.index, self.lesion, self.other, self.around
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        return (
+            self.distance,
+            self.index,
+            self.lesion,
+            self.second_lesion_distance,
+            self.train_neighbour_distance,
+        )
 
 
 def neighbours(
@@ -98,28 +108,44 @@ def neighbours(
     train_lesions: Ids,
     nearest: Callable[..., tuple[np.ndarray, np.ndarray]] = nearest_distances,
 ) -> Neighbours:
-    """Neighbours of `queries` in `train`, by `nearest_distances` (features) or `nearest_aligned` (images).
+    """The nearest training images of `queries`.
 
-    Raises InputError as these do, for a missing lesion id, or if all of training is one lesion.
+    Args:
+        queries: Features [N, D] or images [N, 3, S, S].
+        train: Features [T, D] or images [T, 3, S, S].
+        train_lesions: Lesion ids of the training images, [T].
+        nearest: `nearest_distances` for features, `nearest_aligned` for images.
+
+    Raises:
+        InputError: If a lesion id is missing, all of training is one lesion, or as `nearest` does.
     """
     codes, _ = factorize_lesions(train_lesions, len(train))
     distance, index = nearest(queries, train)
-    other, _ = nearest(queries, train, apart=(codes[index], codes))
-    found, place = np.unique(index, return_inverse=True)
-    around, _ = nearest(train[found], train, apart=(codes[found], codes))
-    return Neighbours(distance, index, codes[index], other, around[place])
+    second, _ = nearest(queries, train, lesion_codes=(codes[index], codes))
+    used, place = np.unique(index, return_inverse=True)
+    around, _ = nearest(train[used], train, lesion_codes=(codes[used], codes))
+    return Neighbours(distance, index, codes[index], second, around[place])
 
 
 def authenticity(
     near: Neighbours, n_resamples: int, seed: int, lesions: Ids | None = None
 ) -> dict[str, float]:
-    """The share of images farther from their nearest training image than that one is from other lesions.
+    """The fraction of images farther from their nearest training image than that one is from other lesions.
 
-    (Alaa et al. 2022, with the training image's own lesion left out.) 0 for a set of copies;
-    for one that copies nothing about that of held-out images, which depends on the data and is not 1.
-    Returns value, low, high, n and lesions (see `_with_interval`).
+    After Alaa et al. (2022), with the training image's own lesion left out. It is 0 for a set of copies. A
+    set without copies has about the value of held-out images, which depends on the data and is not 1.
+
+    Args:
+        near: The neighbours of the N images.
+        n_resamples: Resamples.
+        seed: Of the resamples.
+        lesions: Lesion ids of real images, [N]. None for synthetic images, which have none: those with the
+            same nearest training lesion are resampled together.
+
+    Returns:
+        value, low, high (95 %), n and lesions.
     """
-    authentic = (near.distance > near.around).astype(float)
+    authentic = (near.distance > near.train_neighbour_distance).astype(float)
     return _with_interval(
         near, lambda weights: weights @ authentic / weights.sum(1), n_resamples, seed, lesions
     )
@@ -128,28 +154,37 @@ def authenticity(
 def neighbour_ratio(
     near: Neighbours, n_resamples: int, seed: int, lesions: Ids | None = None
 ) -> dict[str, float]:
-    """The 5th percentile of the ratio of the nearest training lesion's distance to the second nearest's.
+    """The 5th percentile of the distance to the nearest training lesion over that to the second nearest.
 
-    In [0, 1]; near 0 if one image in twenty stands out as near to one patient and to no other (the ratio is
-    Lowe's 2004, section 7.1). For a set that copies nothing about that of held-out images.
-    Returns value, low, high, n and lesions (see `_with_interval`).
+    The ratio (Lowe 2004, section 7.1) lies in [0, 1]. The percentile is near 0 if one image in twenty is near
+    one lesion and far from all others. A set without copies has about the value of held-out images.
+
+    Args and returns are those of `authenticity`.
     """
-    ratio = near.distance / np.maximum(near.other, np.finfo(float).tiny)
+    ratio = near.distance / np.maximum(near.second_lesion_distance, np.finfo(float).tiny)
     order = np.argsort(ratio)
 
     def quantile(weights: np.ndarray) -> np.ndarray:
         cumulated = weights[:, order].cumsum(1)
-        return ratio[order][(cumulated >= RATIO_SHARE * cumulated[:, -1:]).argmax(1)]
+        return ratio[order][(cumulated >= RATIO_QUANTILE * cumulated[:, -1:]).argmax(1)]
 
     return _with_interval(near, quantile, n_resamples, seed, lesions)
 
 
-def cells_of(train: np.ndarray, *sets: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Which of `CELLS` parts of the space each image of `sets` [., D] lies in, by k-means on `train`."""
-    found = KMeans(min(CELLS, len(train)), n_init=3, random_state=seed).fit(
-        train.astype(np.float32)
-    )
-    return [found.predict(features.astype(np.float32)) for features in sets]
+def assign_cells(train: np.ndarray, *sets: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The cell of each image, by k-means on the training images.
+
+    Args:
+        train: Features [T, D]; at most `N_CELLS` clusters are fitted to them.
+        sets: Features [., D] of one extractor.
+        seed: Of the clustering.
+
+    Returns:
+        For each set the cell of each image, integers from 0, [.].
+    """
+    clusters = KMeans(min(N_CELLS, len(train)), n_init=3, random_state=seed)
+    clusters.fit(train.astype(np.float32))
+    return [clusters.predict(features.astype(np.float32)) for features in sets]
 
 
 def data_copying(
@@ -163,15 +198,27 @@ def data_copying(
 ) -> dict[str, float]:
     """C_T of Meehan et al. (2020): are synthetic images nearer to training than held-out ones?
 
-    In each part of the space the two sets' distances are compared by Mann and Whitney's test; C_T is the
-    mean of its z over the parts, weighted by their held-out images. About 0 for a generator that copies
-    nothing, below about -3 for one that copies, above 3 for one that stays away from the data. It grows
-    with the root of n.
+    Mann and Whitney's test compares the distances of the two sets in each cell of the space. C_T is the mean
+    of its z over the cells, weighted by their held-out images. It is about 0 for a generator that copies
+    nothing, below about -3 for one that copies, and above 3 for one that avoids the data. It grows with the
+    root of n.
 
-    Returns value, low and high (95 %, bootstrap over held-out lesions and over synthetic images, those near
-    one training lesion together), n of the synthetic images and lesions of the held-out ones. The first three
-    are NaN, not measured, if no part holds `LEAST_IN_CELL` images of each kind: sets that small, or that far
-    apart, cannot be compared so. Raises InputError for a missing lesion id.
+    Args:
+        heldout: The neighbours of the N held-out images.
+        synthetic: The neighbours of the M synthetic images.
+        heldout_cells: The cell of each held-out image, [N], see `assign_cells`.
+        synthetic_cells: The cell of each synthetic image, [M].
+        heldout_lesions: Lesion ids of the held-out images, [N].
+        n_resamples: Resamples of the held-out lesions, and of the synthetic images: those with the same
+            nearest training lesion are resampled together.
+        seed: Of the resamples.
+
+    Returns:
+        value, low, high (95 %), n of the synthetic images and lesions of the held-out ones. The first three
+        are NaN, not measured, if no cell holds `MIN_IMAGES_PER_CELL` images of each kind.
+
+    Raises:
+        InputError: If a lesion id is missing.
     """
     rng = np.random.default_rng(seed)
     real = ClusterBootstrap(heldout_lesions, n_resamples, rng, n_images=len(heldout.distance))
@@ -183,7 +230,7 @@ def data_copying(
         for cell in np.unique(heldout_cells):
             here, there = heldout_cells == cell, synthetic_cells == cell
             n, m = int(here.sum()), int(there.sum())
-            if min(n, m) < LEAST_IN_CELL:
+            if min(n, m) < MIN_IMAGES_PER_CELL:
                 continue
             farther = ranking.auroc(
                 np.concatenate([heldout.distance[here], synthetic.distance[there]]),
@@ -207,11 +254,7 @@ def _with_interval(
     seed: int,
     lesions: Ids | None,
 ) -> dict[str, float]:
-    """A statistic of weights [B, N] of the images, and its 95 % interval over lesions.
-
-    lesions: of the images, for real ones; synthetic ones, which have none, are drawn with all others that
-    have the same nearest training lesion.
-    """
+    """A statistic of weights of the images, with its 95 % interval over lesions; see `authenticity`."""
     ids = near.lesion if lesions is None else lesions
     bootstrap = ClusterBootstrap(ids, n_resamples, seed, n_images=len(near.distance))
     return bootstrap.summary(bootstrap.interval(statistic))

@@ -1,7 +1,7 @@
-"""Are synthetic images somebody's images? How near they are to training images, and what that gives away.
+"""Nearest training images: how near synthetic images lie to the images that a generator was trained on.
 
-Distances are Euclidean, in the features of one extractor or in pixels after alignment; what is measured on
-the nearest neighbours themselves is in `metrics.copying`, attacks that have the model in `membership`.
+Distances are Euclidean. They are taken between features of one extractor, or between pixels after alignment.
+`memorization` compares nearest neighbours; `membership_inference` uses the losses of the model itself.
 """
 
 from __future__ import annotations
@@ -14,26 +14,37 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval, factorize_lesions
 
-NEAR = 0.01
-"""The share of held-out real images that counts as near to a training image, by definition."""
+NEAR_QUANTILE = 0.01
+"""The fraction of held-out real images that count as near to a training image, by definition."""
 
 
-COARSE = 16
-"""Pixels a side at which images are compared: what a copy keeps, without the grain that it may lose."""
+COARSE_PIXELS = 16
+"""Pixels per side at which images are compared: a copy keeps them, and may lose finer grain."""
 
 
 def nearest_distances(
     queries: np.ndarray,
     references: np.ndarray,
-    batch: int = 1024,
-    apart: tuple[np.ndarray, np.ndarray] | None = None,
+    batch_size: int = 1024,
+    lesion_codes: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Euclidean distance [N] of each query [N, D] to its nearest reference [M, D], and that one's row [N].
+    """The nearest reference of each query.
 
-    apart: a code for each query [N] and each reference [M]; a reference of the query's own code is passed
-    over. Which is nearest is found in single precision, its distance computed in double: a copy has 0.
-    Raises InputError for sets that are empty, of different dimensions or not finite, or if a query has no
-    reference of another code.
+    Single precision finds the nearest one; double precision computes its distance, so that a copy has 0.
+
+    Args:
+        queries: Features [N, D].
+        references: Features [M, D].
+        batch_size: Queries per matrix product.
+        lesion_codes: A code per query [N] and per reference [M]. References of the query's own code are
+            skipped.
+
+    Returns:
+        The Euclidean distance to the nearest reference, float64 [N], and the row of that reference, int64 [N].
+
+    Raises:
+        InputError: If a set is empty or not finite, the dimensions differ, or a query has no reference of
+            another code.
     """
     queries, references = _checked(queries, "queries"), _checked(references, "references")
     if queries.shape[1] != references.shape[1]:
@@ -41,23 +52,24 @@ def nearest_distances(
             f"queries of {queries.shape[1]} and references of {references.shape[1]} dimensions: "
             "use one extractor for both"
         )
-    if apart is not None and (len(apart[0]), len(apart[1])) != (len(queries), len(references)):
-        raise InputError(
-            f"{len(apart[0])} and {len(apart[1])} codes for {len(queries)} queries and {len(references)} "
-            "references: give one for each"
-        )
+    if lesion_codes is not None:
+        query_codes, reference_codes = lesion_codes
+        if (len(query_codes), len(reference_codes)) != (len(queries), len(references)):
+            raise InputError(
+                f"{len(query_codes)} and {len(reference_codes)} codes for {len(queries)} queries and "
+                f"{len(references)} references: give one for each"
+            )
     # |q - r|^2 = |q|^2 - 2 qr + |r|^2 finds the nearest by one matrix product; |q|^2 does not change which.
-    centre = references.mean(
-        0
-    )  # without it, single precision would be spent on what all have in common
-    asked, against = ((each - centre).astype(np.float32) for each in (queries, references))
-    squares = (against**2).sum(1)
+    # Without the centre, single precision would be spent on what all have in common.
+    centre = references.mean(0)
+    centred_queries, centred = ((x - centre).astype(np.float32) for x in (queries, references))
+    squares = (centred**2).sum(1)
     index = np.empty(len(queries), dtype=np.int64)
-    for start in range(0, len(queries), batch):
-        rows = slice(start, start + batch)
-        terms = squares - 2 * asked[rows] @ against.T
-        if apart is not None:
-            terms[apart[0][rows, None] == apart[1]] = np.inf
+    for start in range(0, len(queries), batch_size):
+        rows = slice(start, start + batch_size)
+        terms = squares - 2 * centred_queries[rows] @ centred.T  # [batch, M]
+        if lesion_codes is not None:
+            terms[query_codes[rows, None] == reference_codes] = np.inf
             if np.isinf(terms.min(1)).any():
                 raise InputError(
                     "all references are of one query's own lesion: nothing is left to compare"
@@ -68,18 +80,32 @@ def nearest_distances(
 
 
 def nearest_aligned(
-    queries: np.ndarray, references: np.ndarray, apart: tuple[np.ndarray, np.ndarray] | None = None
+    queries: np.ndarray,
+    references: np.ndarray,
+    lesion_codes: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest_distances` of images uint8 [N, 3, S, S] in pixels, the best of the eight flips and turns.
+    """The nearest reference of each query in pixels, over the eight flips and quarter turns of the query.
 
-    Compared are means over squares, `COARSE` a side; the distance is the root mean square difference in
-    grey levels, 0 to 255. Raises InputError for images of another type or shape, or of sides that `COARSE`
-    does not divide.
+    Images are averaged to `COARSE_PIXELS` per side before they are compared.
+
+    Args:
+        queries: Images uint8 [N, 3, S, S].
+        references: Images uint8 [M, 3, S, S].
+        lesion_codes: As in `nearest_distances`.
+
+    Returns:
+        The root mean square difference to the nearest reference in grey levels, 0 to 255, float64 [N], and
+        the row of that reference, int64 [N].
+
+    Raises:
+        InputError: If images have another type or shape, or `COARSE_PIXELS` does not divide S.
     """
     turned = [_coarse(view, "queries") for view in views(torch.as_tensor(queries), 8)]
-    against = _coarse(torch.as_tensor(references), "references")
-    found = [nearest_distances(view, against, apart=apart) for view in turned]
-    distances, rows = (np.stack(each) for each in zip(*found, strict=True))
+    coarse_references = _coarse(torch.as_tensor(references), "references")
+    nearest = [
+        nearest_distances(view, coarse_references, lesion_codes=lesion_codes) for view in turned
+    ]
+    distances, rows = (np.stack(each) for each in zip(*nearest, strict=True))  # [8, N]
     best = distances.argmin(0), np.arange(len(turned[0]))
     return distances[best], rows[best]
 
@@ -87,44 +113,53 @@ def nearest_aligned(
 def near_duplicate_rate(
     heldout: np.ndarray, synthetic: np.ndarray, heldout_lesions: Ids, n_resamples: int, seed: int
 ) -> dict[str, float]:
-    """The share of synthetic images that are "near" training; of distances [N] and [G] to the nearest.
+    """The fraction of synthetic images that are nearer to training than nearly all held-out images are.
 
-    "Near" means closer than the first percentile of the held-out images' distances, so a generator that
-    copies nothing has a share of about 0.01 (the idea of Meehan et al. 2020, with a threshold in the tail,
-    where copies lie). heldout_lesions: one id per held-out image; none of them may be in training, since a
-    shared lesion makes near images look normal.
+    "Near" means below the first percentile of the held-out distances, so that a generator that copies
+    nothing has a rate of about 0.01. The comparison with held-out images is that of Meehan et al. (2020); the
+    threshold lies in the tail, where copies lie. A low rate is no proof of privacy: other attacks see more.
 
-    Returns share, low and high (95 %, bootstrap over held-out lesions and synthetic images), expected,
-    threshold, median_heldout, median_synthetic, n_heldout, n_heldout_lesions, n_synthetic. A low share is
-    no proof of privacy: other attacks see more. Raises InputError for a missing lesion id.
+    Args:
+        heldout: Distance of each held-out image to its nearest training image, [N].
+        synthetic: Distance of each synthetic image to its nearest training image, [G].
+        heldout_lesions: Lesion ids of the held-out images, [N]. None may be in training, since a shared
+            lesion makes near images look normal.
+        n_resamples: Resamples of the held-out lesions and of the synthetic images.
+        seed: Of the resamples.
+
+    Returns:
+        value (the rate), low and high (95 %), expected, threshold, median_heldout, median_synthetic,
+        n_heldout, n_heldout_lesions, n_synthetic. Distances have the unit of the input.
+
+    Raises:
+        InputError: If a lesion id is missing.
     """
     rng = np.random.default_rng(seed)
     bootstrap = ClusterBootstrap(heldout_lesions, n_resamples, rng, n_images=len(heldout))
     order = np.argsort(heldout)
-    heldout, ordered = heldout[order], np.sort(synthetic)
+    sorted_heldout, sorted_synthetic = heldout[order], np.sort(synthetic)
 
     def near(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Thresholds [B] for image weights [B, N], and how many synthetic images are closer."""
+        """Thresholds [B] for weights [B, N] of the held-out images, and how many synthetic images are closer."""
         cumulated = weights[:, order].cumsum(1)
-        thresholds = heldout[(cumulated >= NEAR * cumulated[:, -1:]).argmax(1)]
-        return thresholds, np.searchsorted(ordered, thresholds, side="left")
+        first = (cumulated >= NEAR_QUANTILE * cumulated[:, -1:]).argmax(1)
+        thresholds = sorted_heldout[first]
+        return thresholds, np.searchsorted(sorted_synthetic, thresholds, side="left")
 
     (threshold,), (closer,) = near(bootstrap.unit_weights)
     _, resampled_closer = near(bootstrap.weights)
     # Redrawing n synthetic images of which k are near gives Binomial(n, k / n) near ones.
-    samples = rng.binomial(len(synthetic), resampled_closer / len(synthetic)) / len(synthetic)
-    rate = Interval(closer / len(synthetic), samples)
+    n = len(synthetic)
+    rate = Interval(closer / n, rng.binomial(n, resampled_closer / n) / n)
     return {
-        "share": float(rate.value),
-        "low": rate.low,
-        "high": rate.high,
-        "expected": NEAR,
+        **rate.as_dict(),
+        "expected": NEAR_QUANTILE,
         "threshold": float(threshold),
         "median_heldout": float(np.median(heldout)),
         "median_synthetic": float(np.median(synthetic)),
         "n_heldout": len(heldout),
         "n_heldout_lesions": bootstrap.n_clusters,
-        "n_synthetic": len(synthetic),
+        "n_synthetic": n,
     }
 
 
@@ -136,26 +171,40 @@ def nearest_neighbour_check(
     n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """`near_duplicate_rate` of features [., D] of one extractor, and n_train.
+    """`near_duplicate_rate` from features of one extractor.
 
-    Raises InputError for features that do not fit together or a missing lesion id.
+    Args:
+        train_features: [T, D].
+        heldout_features: [N, D].
+        synthetic_features: [G, D].
+        heldout_lesions: Lesion ids of the held-out images, [N].
+        n_resamples: Resamples.
+        seed: Of the resamples.
+
+    Returns:
+        The result of `near_duplicate_rate`, and n_train.
+
+    Raises:
+        InputError: If features do not fit together, or a lesion id is missing.
     """
     factorize_lesions(heldout_lesions, len(heldout_features))
     heldout, _ = nearest_distances(heldout_features, train_features)
     synthetic, _ = nearest_distances(synthetic_features, train_features)
-    found = near_duplicate_rate(heldout, synthetic, heldout_lesions, n_resamples, seed)
-    return {**found, "n_train": len(train_features)}
+    rate = near_duplicate_rate(heldout, synthetic, heldout_lesions, n_resamples, seed)
+    return {**rate, "n_train": len(train_features)}
 
 
 def _coarse(images: torch.Tensor, name: str) -> np.ndarray:
-    """uint8 [N, 3, S, S] -> float64 [N, 3 COARSE^2], so scaled that distances are root mean squares."""
+    """uint8 [N, 3, S, S] -> float64 [N, 3 * COARSE_PIXELS^2], scaled so that distances are root mean squares."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
         raise InputError(
             f"{name} must be uint8 [N, 3, S, S], not {images.dtype} {tuple(images.shape)}"
         )
-    if images.shape[2] % COARSE:
-        raise InputError(f"{name} of {images.shape[2]} pixels a side: {COARSE} must divide that")
-    means = F.avg_pool2d(images.double(), images.shape[2] // COARSE).flatten(1)
+    if images.shape[2] % COARSE_PIXELS:
+        raise InputError(
+            f"{name} of {images.shape[2]} pixels per side: {COARSE_PIXELS} must divide that"
+        )
+    means = F.avg_pool2d(images.double(), images.shape[2] // COARSE_PIXELS).flatten(1)
     return (means / means.shape[1] ** 0.5).numpy()
 
 

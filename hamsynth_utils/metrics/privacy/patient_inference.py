@@ -1,4 +1,4 @@
-"""Patient inference: was anything of this patient in the training data?"""
+"""Patient inference: was any photo of this patient in the training data?"""
 
 from __future__ import annotations
 
@@ -9,62 +9,77 @@ import pandas as pd
 
 from hamsynth_utils.core.errors import InputError
 
+MIN_LESIONS = 10
+"""Lesions with several photos that the attack needs on either side."""
+
 
 @dataclass(frozen=True)
 class SiblingSplit:
-    """Photographs for the question whether the *patient* is in, of rows of one set of lesions.
+    """Photos for the attack on patients, as rows of one `LesionSet`.
 
-    trained_on: all that the generator may see. members, siblings: one photo of each patient that it sees,
-    and one that it does not see; row i of both is of one lesion. strangers: one photo of each lesion with
-    several photos, of none of which it sees anything. So members, siblings and strangers differ in nothing
-    but that.
+    Members, withheld photos and non-members differ only in what the generator was trained on.
+
+    Attributes:
+        trained_on: All rows that the generator may see, int64, sorted.
+        members: One photo per attacked lesion that the generator sees, [P].
+        withheld: Another photo of the same lesion that the generator does not see, [P]; row i is of the
+            lesion of `members[i]`.
+        non_members: One photo per lesion with several photos, of which the generator sees none, [Q].
     """
 
     trained_on: np.ndarray
     members: np.ndarray
-    siblings: np.ndarray
-    strangers: np.ndarray
+    withheld: np.ndarray
+    non_members: np.ndarray
 
 
 def withhold_siblings(
     table: pd.DataFrame,
     train: np.ndarray,
     heldout: np.ndarray,
-    patients: int,
+    n_sibling_lesions: int,
     n_other_images: int | None,
     seed: int,
 ) -> SiblingSplit:
-    """Up to `patients` lesions with several photos in training, one photo of each withheld; and strangers.
+    """Choose lesions with several photos in training and withhold one photo of each.
 
-    table: one row an image, with lesion_id and dx. train, heldout: its rows; a lesion that is in both is no
-    stranger. n_other_images: of so many photos of other lesions the generator sees, too; None: all of them.
-    Every draw comes from `seed`. Raises InputError if either side has fewer than 10 such lesions.
+    Args:
+        table: One row per image, with lesion_id.
+        train: Rows of the training part.
+        heldout: Rows of the held-out part. A lesion that is also in training is no non-member.
+        n_sibling_lesions: The largest number of lesions to choose.
+        n_other_images: How many photos of other lesions the generator sees, too; None for all of them.
+        seed: Of all random choices.
+
+    Raises:
+        InputError: If fewer than `MIN_LESIONS` lesions have several photos in training, or held out.
     """
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows = pd.DataFrame({"row": np.arange(len(table)), "lesion": table["lesion_id"].to_numpy()})
-    inside = rows.iloc[generator.permutation(train)]
-    outside = rows.iloc[generator.permutation(heldout)]
+    inside, outside = rows.iloc[rng.permutation(train)], rows.iloc[rng.permutation(heldout)]
     outside = outside[~outside["lesion"].isin(inside["lesion"])]
-    several = inside[inside.groupby("lesion")["row"].transform("size") > 1]
-    chosen = several["lesion"].drop_duplicates().iloc[:patients]
-    strangers = outside[outside.groupby("lesion")["row"].transform("size") > 1].drop_duplicates(
-        "lesion"
-    )
-    if min(len(chosen), len(strangers)) < 10:
+    chosen = _of_several_photos(inside)["lesion"].drop_duplicates().iloc[:n_sibling_lesions]
+    non_members = _of_several_photos(outside).drop_duplicates("lesion")
+    if min(len(chosen), len(non_members)) < MIN_LESIONS:
         raise InputError(
-            f"{len(chosen)} lesions in training and {len(strangers)} held out have several photos: "
-            "the attack on patients needs at least 10 of each"
+            f"{len(chosen)} lesions in training and {len(non_members)} held out have several photos: "
+            f"the attack on patients needs at least {MIN_LESIONS} of each"
         )
-    of_patients = inside[inside["lesion"].isin(chosen)]
-    place = of_patients.groupby("lesion").cumcount()
-    others = inside[~inside["lesion"].isin(chosen)]["row"].to_numpy()
-    others = others if n_other_images is None else others[:n_other_images]
-
-    def photo(number: int) -> np.ndarray:
-        return of_patients[place == number].set_index("lesion").loc[chosen, "row"].to_numpy()
-
-    siblings = photo(0)
-    seen = of_patients[place > 0]["row"].to_numpy()
-    return SiblingSplit(
-        np.sort(np.concatenate([seen, others])), photo(1), siblings, strangers["row"].to_numpy()
+    attacked = inside["lesion"].isin(chosen)
+    photos, others = inside[attacked], inside[~attacked]["row"].to_numpy()
+    number = photos.groupby("lesion").cumcount()  # of the photo within its lesion
+    first, second = (
+        photos[number == place].set_index("lesion").loc[chosen, "row"].to_numpy()
+        for place in (0, 1)
     )
+    seen = photos[number > 0]["row"].to_numpy()
+    return SiblingSplit(
+        trained_on=np.sort(np.concatenate([seen, others[:n_other_images]])),
+        members=second,
+        withheld=first,
+        non_members=non_members["row"].to_numpy(),
+    )
+
+
+def _of_several_photos(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows.groupby("lesion")["row"].transform("size") > 1]

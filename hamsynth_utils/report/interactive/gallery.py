@@ -17,7 +17,7 @@ from hamsynth_utils.core.paths import WEIGHTS
 from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.data.lesion_set import labels_of, to_unit_range
 from hamsynth_utils.data.synthetic import MANIFEST
-from hamsynth_utils.metrics.privacy.nearest_neighbours import NEAR, nearest_aligned
+from hamsynth_utils.metrics.privacy.nearest_neighbours import NEAR_QUANTILE, nearest_aligned
 from hamsynth_utils.report.interactive.assets import (
     SyntheticSets,
     base64_text,
@@ -72,7 +72,7 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
             "of": {name: len(manifest) for name, manifest in exhibits.manifests.items()},
             "heldout": {
                 "n": len(distances),
-                "near": round(float(np.quantile(distances, NEAR)), 2),
+                "near": round(float(np.quantile(distances, NEAR_QUANTILE)), 2),
                 "median": round(float(np.median(distances)), 2),
             },
         },
@@ -104,7 +104,7 @@ def _judged(
     p = torch.stack(
         [classifier.logits(view).softmax(1) for view in views(seen, classifier.settings.tta_views)]
     ).mean(0)
-    labels = torch.from_numpy(labels_of(rows["dx"]))
+    labels = torch.from_numpy(labels_of(rows["dx"], exhibits.run.dataset.classes))
     heat = patch_maps(classifier.vit, classifier.prepare(seen), labels)["rollout"]
     heat = 100 * heat / heat.mean((1, 2), keepdim=True)
     distances, _ = nearest_aligned(images.numpy(), train.numpy())

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import timm
@@ -11,7 +13,6 @@ from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
-from hamsynth_utils.data.lesion_set import LesionSet
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_predictions_are_probabilities_that_ignore_mirroring(settings):
     frame = predict(model, LESIONS)
     assert frame["image_id"].tolist() == LESIONS.table["image_id"].tolist()
     assert np.allclose(frame[PROBABILITIES].sum(axis=1), 1)
-    mirrored = LesionSet(LESIONS.images.flip(3), LESIONS.labels, LESIONS.table)
+    mirrored = replace(LESIONS, images=LESIONS.images.flip(3))
     assert np.allclose(frame[PROBABILITIES], predict(model, mirrored)[PROBABILITIES], atol=1e-5)
 
 

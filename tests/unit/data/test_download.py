@@ -13,9 +13,11 @@ from PIL import Image
 
 from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.download import SOURCES, download
 from hamsynth_utils.data.ham10000 import read_ham10000
-from hamsynth_utils.data.lesion_set import CLASSES
+
+CLASSES = HAM10000.classes.names
 
 IDS = [f"ISIC_00243{n:02}" for n in range(14)]
 TEST_IDS = [f"ISIC_00345{n:02}" for n in range(7)]

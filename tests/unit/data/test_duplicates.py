@@ -39,7 +39,7 @@ def test_a_photo_that_goes_by_two_lesions_is_found_and_not_torn_apart(change):
     copied = LESIONS.subset(rows)
     images = torch.stack([change(image) for image in copied.images])
     both = LESIONS + LesionSet(
-        images, copied.labels, copied.table.assign(image_id=names, lesion_id=names)
+        images, copied.labels, copied.table.assign(image_id=names, lesion_id=names), LESIONS.classes
     )
     pairs = repeated_photos(both)
     found = {frozenset(pair) for pair in pairs.itertuples(index=False)}
@@ -59,7 +59,10 @@ def test_photos_of_other_lesions_and_others_of_one_lesion_are_no_pairs():
     one = LESIONS.subset(np.array([0, 0, 5]))
     assert repeated_photos(one).empty, "twice the same photo of one lesion: nothing to unite"
     darker = LesionSet(
-        one.images.clamp(min=9) - 9, one.labels, one.table.assign(lesion_id=["a", "b", "c"])
+        one.images.clamp(min=9) - 9,
+        one.labels,
+        one.table.assign(lesion_id=["a", "b", "c"]),
+        one.classes,
     )
     assert set(repeated_photos(LESIONS + darker).to_numpy().ravel()) == {one.table["image_id"][0]}
 

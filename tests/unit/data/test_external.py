@@ -14,6 +14,7 @@ from PIL import Image
 
 from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.duplicates import SAME_PHOTO
 from hamsynth_utils.data.external import find_external, read_external, read_truth
 from hamsynth_utils.data.ham10000 import read_ham10000, read_near_duplicates
@@ -327,7 +328,7 @@ def test_the_threshold_on_real_photos(ham10000_folder: Path) -> None:
         assert not missed, f"at scale {scale}, quality {quality}: {missed}"
 
     near_duplicates = read_near_duplicates(ham10000_folder)
-    split = lesion_split(lesions.table, near_duplicates, seed=0)
+    split = lesion_split(lesions.table, HAM10000.classes, near_duplicates, seed=0)
     heldout = lesions.subset(np.concatenate([split.validation, split.test]))
     groups = lesion_groups(lesions.table, near_duplicates)
     assert not set(groups[split.train]) & set(

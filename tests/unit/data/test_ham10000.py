@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.ham10000 import (
     changes_since,
     dataset_name,
@@ -17,7 +18,9 @@ from hamsynth_utils.data.ham10000 import (
     read_near_duplicates,
 )
 from hamsynth_utils.data.layouts import find_layout, read_metadata
-from hamsynth_utils.data.lesion_set import CLASSES, LesionSet
+from hamsynth_utils.data.lesion_set import LesionSet
+
+CLASSES = HAM10000.classes.names
 
 IDS = [f"ISIC_00243{n:02}" for n in range(14)]
 DX = [CLASSES[n % 7] for n in range(14)]
@@ -411,7 +414,7 @@ def test_all_real_images_are_read_and_kept(ham10000_folder: Path, tmp_path: Path
     assert reading.lesions.images.shape == (10015, 3, 64, 64) and reading.skipped.empty
     assert changes_since(ham10000_folder, reading.index) is None
     reading.lesions.save(tmp_path)
-    kept = LesionSet.load(tmp_path)
+    kept = LesionSet.load(tmp_path, HAM10000.classes)
     assert torch.equal(kept.images, reading.lesions.images)
     pd.testing.assert_frame_equal(kept.table, reading.lesions.table)
     row = 4321

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES, COLUMNS, LesionSet, to_uint8, to_unit_range
+from hamsynth_utils.data.dataset_info import HAM10000, ClassList
+from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, labels_of, to_uint8, to_unit_range
 from hamsynth_utils.data.phantom.generate import make_phantom
+
+CLASSES = HAM10000.classes.names
 
 
 @pytest.fixture
@@ -15,7 +18,7 @@ def lesions():
 
 def test_saving_and_loading_keeps_every_value_and_type(lesions, tmp_path):
     lesions.save(tmp_path)
-    loaded = LesionSet.load(tmp_path)
+    loaded = LesionSet.load(tmp_path, HAM10000.classes)
     assert torch.equal(loaded.images, lesions.images) and torch.equal(loaded.labels, lesions.labels)
     pd.testing.assert_frame_equal(loaded.table, lesions.table, check_dtype=False)
     assert loaded.table["synthetic"].dtype == bool and loaded.table["age"].dtype == float
@@ -51,5 +54,34 @@ def test_parts_that_do_not_fit_together_are_refused(lesions):
         ((images, labels, table.assign(dx="scc")), "unknown diagnosis 'scc'"),
     ]:
         with pytest.raises(InputError, match=message):
-            LesionSet(*parts)
+            LesionSet(*parts, lesions.classes)
     assert list(table.columns) == list(COLUMNS)
+
+
+def three_classes(dx: list[str], focus: str = "b") -> LesionSet:
+    classes = ClassList(("a", "b", "c"), {"a": "alpha", "b": "beta", "c": "gamma"}, focus)
+    table = pd.DataFrame({"image_id": [f"i{k}" for k in range(len(dx))], "dx": dx})
+    table = table.assign(lesion_id=table["image_id"], age=50.0, sex="male", synthetic=False)
+    table = table.assign(localization="back", dataset="x")[list(COLUMNS)]
+    images = torch.zeros(len(dx), 3, 4, 4, dtype=torch.uint8)
+    return LesionSet(images, torch.from_numpy(labels_of(table["dx"], classes)), table, classes)
+
+
+def test_labels_and_counts_follow_the_class_list_of_the_set(tmp_path):
+    lesions = three_classes(["c", "a", "c"])
+    assert lesions.labels.tolist() == [2, 0, 2] and lesions.counts == {"a": 1, "b": 0, "c": 2}
+    assert lesions.subset(np.array([0])).counts == {"a": 0, "b": 0, "c": 1}
+    lesions.save(tmp_path)
+    assert LesionSet.load(tmp_path, lesions.classes).counts == lesions.counts
+    with pytest.raises(InputError, match="unknown diagnosis 'a'; known are akiec"):
+        LesionSet.load(tmp_path, HAM10000.classes)
+
+
+def test_sets_of_different_classes_cannot_be_merged(lesions):
+    with pytest.raises(InputError, match=r"of the classes a, b, c with one of akiec"):
+        three_classes(["a"]) + LesionSet(
+            torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
+            lesions.labels[:1],
+            lesions.table.head(1),
+            lesions.classes,
+        )

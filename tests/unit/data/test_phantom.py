@@ -11,9 +11,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES, COLUMNS, LesionSet
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.data.phantom.painter import Painter, View
+
+CLASSES = HAM10000.classes.names
 
 HAM10000_COUNTS = {
     "nv": 6705,

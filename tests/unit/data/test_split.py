@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.ham10000 import NO_PAIRS, read_near_duplicates
 from hamsynth_utils.data.layouts import find_layout, read_metadata
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.data.split import (
     Split,
     image_split,
@@ -17,6 +17,8 @@ from hamsynth_utils.data.split import (
     lesion_split,
     make_split,
 )
+
+CLASSES = HAM10000.classes.names
 
 
 def table_of(lesions_per_class: int = 40, seed: int = 0) -> pd.DataFrame:
@@ -63,7 +65,7 @@ SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_lesion_split_of_the_real_data_leaks_nothing(real: tuple, seed: int) -> None:
     table, pairs = real
-    split = lesion_split(table, pairs, seed)
+    split = lesion_split(table, HAM10000.classes, pairs, seed)
     assert is_partition(split, len(table))
     assert leaked_share(table, split) == 0
     # every lesion, and both sides of every near-duplicate pair, in one part only
@@ -77,7 +79,7 @@ def test_lesion_split_of_the_real_data_leaks_nothing(real: tuple, seed: int) -> 
 
 def test_image_split_of_the_real_data_leaks_as_published(real: tuple) -> None:
     table, _ = real
-    splits = [image_split(table, seed) for seed in range(5)]
+    splits = [image_split(table, HAM10000.classes, seed) for seed in range(5)]
     leaked = [leaked_share(table, split) for split in splits]
     assert np.mean(leaked) == pytest.approx(0.386, abs=0.01)
     assert all(is_partition(s, len(table)) and worst_share(table, s, SHARES) < 0.01 for s in splits)
@@ -115,7 +117,7 @@ def test_near_duplicates_of_two_classes_stay_together() -> None:
     first = table.groupby("dx")["image_id"].first()
     pairs = pairs_of(*zip(first.iloc[:-1], first.iloc[1:], strict=True))
     for seed in range(10):
-        split = lesion_split(table, pairs, seed)
+        split = lesion_split(table, HAM10000.classes, pairs, seed)
         inside = [
             np.isin(table["image_id"].iloc[index], first).sum() for index in split.parts().values()
         ]
@@ -128,7 +130,7 @@ def test_seed_decides_and_the_order_of_rows_does_not(split_by: str) -> None:
     shuffled = table.sample(frac=1, random_state=3).reset_index(drop=True)
 
     def ids(table: pd.DataFrame, seed: int) -> dict[str, set[str]]:
-        split = make_split(split_by, table, NO_PAIRS, seed, 0.1, 0.2)
+        split = make_split(split_by, table, HAM10000.classes, NO_PAIRS, seed, 0.1, 0.2)
         return {name: set(table["image_id"].iloc[index]) for name, index in split.parts().items()}
 
     assert ids(table, 5) == ids(table, 5) == ids(shuffled, 5)
@@ -137,7 +139,10 @@ def test_seed_decides_and_the_order_of_rows_does_not(split_by: str) -> None:
 
 def test_other_shares_are_kept() -> None:
     table = table_of(200)
-    for split in (lesion_split(table, NO_PAIRS, 0, 0.25, 0.4), image_split(table, 0, 0.25, 0.4)):
+    for split in (
+        lesion_split(table, HAM10000.classes, NO_PAIRS, 0, 0.25, 0.4),
+        image_split(table, HAM10000.classes, 0, 0.25, 0.4),
+    ):
         assert worst_share(table, split, {"train": 0.35, "validation": 0.25, "test": 0.4}) < 0.01
 
 
@@ -145,7 +150,7 @@ def test_lesions_of_every_size_reach_every_part() -> None:
     """Filling up with small lesions must not keep the large ones out of the test part."""
     table = table_of(200)
     size = table.groupby("lesion_id")["dx"].transform("size").to_numpy()
-    split = lesion_split(table, NO_PAIRS, 0)
+    split = lesion_split(table, HAM10000.classes, NO_PAIRS, 0)
     means = [size[index].mean() for index in split.parts().values()]
     assert max(means) - min(means) < 0.25
 
@@ -155,24 +160,24 @@ def test_three_lesions_of_a_class_suffice_and_two_do_not() -> None:
     few = table[
         table["dx"].ne("df") | table["lesion_id"].isin(["L3_0", "L3_1", "L3_2"])
     ].reset_index(drop=True)
-    split = lesion_split(few, NO_PAIRS, 0)
+    split = lesion_split(few, HAM10000.classes, NO_PAIRS, 0)
     assert all((few["dx"].iloc[index] == "df").any() for index in split.parts().values())
     fewer = few[few["lesion_id"] != "L3_2"].reset_index(drop=True)
     with pytest.raises(InputError, match="class df has no image in the train part"):
-        lesion_split(fewer, NO_PAIRS, 0)
+        lesion_split(fewer, HAM10000.classes, NO_PAIRS, 0)
     single = table[
         table["dx"].ne("df") | (table["image_id"] == table["image_id"][table["dx"] == "df"].iloc[0])
     ]
     with pytest.raises(InputError, match="class df has no image"):
-        image_split(single.reset_index(drop=True), 0)
+        image_split(single.reset_index(drop=True), HAM10000.classes, 0)
 
 
 def test_missing_lesion_ids_are_refused_with_the_way_out() -> None:
     table = table_of()
     table.loc[3, "lesion_id"] = np.nan
     with pytest.raises(InputError, match=r"1 of .*LesionGroupings"):
-        lesion_split(table, NO_PAIRS, 0)
-    split = image_split(table, 0)
+        lesion_split(table, HAM10000.classes, NO_PAIRS, 0)
+    split = image_split(table, HAM10000.classes, 0)
     with pytest.raises(InputError, match="lesion_id"):
         leaked_share(table, split)
 
@@ -180,9 +185,9 @@ def test_missing_lesion_ids_are_refused_with_the_way_out() -> None:
 @pytest.mark.parametrize(("validation", "test"), [(0.0, 0.2), (0.1, 0.0), (0.5, 0.5), (-0.1, 0.2)])
 def test_impossible_shares_are_refused(validation: float, test: float) -> None:
     with pytest.raises(InputError, match="fraction"):
-        image_split(table_of(), 0, validation, test)
+        image_split(table_of(), HAM10000.classes, 0, validation, test)
 
 
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(InputError, match="'patient'"):
-        make_split("patient", table_of(), NO_PAIRS, 0, 0.1, 0.2)
+        make_split("patient", table_of(), HAM10000.classes, NO_PAIRS, 0, 0.1, 0.2)

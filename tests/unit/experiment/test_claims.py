@@ -7,9 +7,10 @@ from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.duplicates import repeated_photos, thumbnails
 from hamsynth_utils.data.ham10000 import NO_PAIRS, dataset_name
-from hamsynth_utils.data.lesion_set import CLASSES, LesionSet
+from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.data.phantom.corruptions import with_copies, with_label_noise
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.data.split import Split, leaked_share, lesion_split
@@ -24,6 +25,8 @@ from hamsynth_utils.experiment.claims import (
 )
 from hamsynth_utils.metrics import comparison
 from hamsynth_utils.metrics.classification import PROBABILITIES
+
+CLASSES = HAM10000.classes.names
 
 PASSES = {"vae": 20.0, "gan": 20.0, "diffusion": 20.0, "vit": 6.0}
 UNTESTABLE = VERDICTS[3]
@@ -294,7 +297,7 @@ def judged_accuracy(lesions: LesionSet, split: Split, near_duplicates: pd.DataFr
 def test_wrong_diagnoses_that_were_planted_turn_the_verdict():
     clean, spoiled = PHANTOM, with_label_noise(PHANTOM, 0.8, seed=1)
     rows = [
-        judged_accuracy(each, lesion_split(each.table, NO_PAIRS, 0), NO_PAIRS)
+        judged_accuracy(each, lesion_split(each.table, HAM10000.classes, NO_PAIRS, 0), NO_PAIRS)
         for each in (clean, spoiled)
     ]
     assert [row["verdict"] for row in rows] == ["supported", "contradicted"]
@@ -304,7 +307,7 @@ def test_wrong_diagnoses_that_were_planted_turn_the_verdict():
 def test_copies_that_were_planted_leak_unless_they_are_united_with_their_lesions():
     both = with_copies(PHANTOM, 0.3, seed=1)
     pairs = repeated_photos(both)
-    by_names = lesion_split(both.table, NO_PAIRS, 0)
+    by_names = lesion_split(both.table, HAM10000.classes, NO_PAIRS, 0)
     assert leaked_share(both.table, by_names) == 0, (
         "by their names the copies are lesions of their own"
     )
@@ -312,7 +315,7 @@ def test_copies_that_were_planted_leak_unless_they_are_united_with_their_lesions
     assert row["verdict"] == UNTESTABLE and row["rule"] in VERDICTS[:3]
     assert row["reason"].endswith("% of the test images show a lesion that was learned from")
     assert 20 < float(row["reason"].split(" %")[0]) < 90
-    united = judged_accuracy(both, lesion_split(both.table, pairs, 0), pairs)
+    united = judged_accuracy(both, lesion_split(both.table, HAM10000.classes, pairs, 0), pairs)
     assert united["verdict"] == united["rule"] and united["reason"] == ""
 
 

@@ -10,6 +10,7 @@ from released import GENERATOR, finished_run
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import read_weights, sha256_of, write_weights
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import LesionSet, labels_of
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.experiment.model_card import generator_card, model_cards
@@ -129,9 +130,9 @@ def people(**columns):
             **columns,
         }
     )
-    return LesionSet(
-        torch.zeros(n, 3, 2, 2, dtype=torch.uint8), torch.from_numpy(labels_of(table["dx"])), table
-    )
+    images = torch.zeros(n, 3, 2, 2, dtype=torch.uint8)
+    labels = torch.from_numpy(labels_of(table["dx"], HAM10000.classes))
+    return LesionSet(images, labels, table, HAM10000.classes)
 
 
 def test_the_datasheet_counts_lesions_and_what_is_missing(tmp_path):

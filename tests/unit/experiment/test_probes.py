@@ -12,7 +12,7 @@ from hamsynth_utils.core.arm_names import ARMS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.settings import TrainingSettings
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.data.split import leaked
 from hamsynth_utils.experiment import classifiers as module
@@ -20,6 +20,8 @@ from hamsynth_utils.experiment.classifiers import ProbeJob, fine_tune, jobs_of, 
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import make_synthetic, train_generator
 from hamsynth_utils.training.loop import train
+
+CLASSES = HAM10000.classes.names
 
 
 @pytest.fixture

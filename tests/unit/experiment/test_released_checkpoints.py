@@ -13,7 +13,7 @@ from hamsynth_utils.core import paths
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import read_weights, sha256_of
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.synthetic import read_synthetic
 from hamsynth_utils.experiment.arms import in_proportion
 from hamsynth_utils.experiment.learning_curves import (
@@ -29,6 +29,8 @@ from hamsynth_utils.generators.loading import load_generator
 from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.metrics.fidelity import distance_with_interval
 from hamsynth_utils.release.checkpoints import release
+
+CLASSES = HAM10000.classes.names
 
 CHANGE = {
     "synthesis": {"n_curve_images": 16},
@@ -131,7 +133,7 @@ def assert_measured_again(run: Run, text: str) -> None:
     """The card's FD-lite0 is that of the distance measured here, its floor is lower, and n stands with both."""
     real, made = (
         run.images("train"),
-        read_synthetic(run.folder / "generators/diffusion/synthetic"),
+        read_synthetic(run.folder / "generators/diffusion/synthetic", HAM10000.classes),
     )
     shown = in_proportion(made, real.labels, run.profile.synthesis.evaluation_images)
     n, n_subsets = min(len(shown), int(0.45 * len(real))), run.profile.evaluation.n_subsets
@@ -203,7 +205,7 @@ def test_the_chosen_guidance_samples_the_synthetic_set(finished):
     sampling_curves(finished, training.module, None)
     assert training.module.settings.guidance == best
     make_synthetic(finished, "diffusion", progress_bar=False)
-    made = read_synthetic(finished.folder / "generators/diffusion/synthetic")
+    made = read_synthetic(finished.folder / "generators/diffusion/synthetic", HAM10000.classes)
     assert len(made) and read_weights(weights)[1]["steps"] == "6"
 
 

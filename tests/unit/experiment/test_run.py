@@ -11,8 +11,12 @@ from hamsynth_utils.cli import main
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import parse_profile, recorded_profile
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.experiment.run import Run
+
+CLASSES = HAM10000.classes.names
+
+CLASSES = HAM10000.classes.names
 
 
 def test_a_run_reopened_with_the_same_settings_reads_its_cache(tmp_path, tiny_profile):

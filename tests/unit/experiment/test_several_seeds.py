@@ -16,11 +16,14 @@ import pytest
 from conftest import ROOT, TINY, merged
 
 from hamsynth_utils.classifier.model import PROBABILITIES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.external import read_external
-from hamsynth_utils.data.lesion_set import CLASSES, labels_of
+from hamsynth_utils.data.lesion_set import labels_of
 from hamsynth_utils.data.split import leaked
 from hamsynth_utils.experiment.claims import ESTIMATES
 from hamsynth_utils.experiment.run import Run
+
+CLASSES = HAM10000.classes.names
 
 SEEDS = (0, 5)
 RIGHT = {  # the share of right answers on the parts
@@ -35,7 +38,7 @@ def answers(
     table: pd.DataFrame, right: float | np.ndarray, draw: np.random.Generator
 ) -> pd.DataFrame:
     """Predictions of the images of a table, right with a probability of `right`."""
-    truth, size = labels_of(table["dx"]), len(CLASSES)
+    truth, size = labels_of(table["dx"], HAM10000.classes), len(CLASSES)
     wrong = (truth + draw.integers(1, size, len(table))) % size
     named = np.where(draw.random(len(table)) < right, truth, wrong)
     frame = table[["image_id", "dx"]].reset_index(drop=True)

@@ -14,11 +14,13 @@ from safetensors.torch import save_file
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import read_weights, write_weights
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.experiment.classifiers import fine_tune
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
 from hamsynth_utils.generators.sampling import synthesize
+
+CLASSES = HAM10000.classes.names
 
 
 @pytest.fixture

@@ -10,12 +10,14 @@ from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import write_weights
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.generators.gan import FINITE_DIFFERENCE_SIGMA, GAN, augment_differentiably
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata, load_generator
 from hamsynth_utils.generators.vae import gaussian_negative_log_likelihood, kl_to_standard_normal
+
+CLASSES = HAM10000.classes.names
 
 LABELS = torch.arange(7)
 

@@ -57,7 +57,7 @@ from hamsynth_utils.notebook import plots
 from hamsynth_utils.report.interactive import playground
 from hamsynth_utils.experiment.arms import training_set
 from hamsynth_utils.experiment.model_card import model_cards
-from hamsynth_utils.metrics.privacy.membership_inference import MAIN_LOSS, per_image_losses
+from hamsynth_utils.metrics.privacy.membership_inference import MEMBERSHIP_STATISTIC, per_image_losses
 from hamsynth_utils.experiment.classifiers import jobs_of
 from hamsynth_utils.core.arm_names import generator_of
 from hamsynth_utils.experiment.run import Run
@@ -78,7 +78,7 @@ print(json.dumps({
     "manifest": sorted(set(made.table["dataset"])), "off": off,
     "name": [plots.ARM_NAMES["toy"], plots.ARM_NAMES["toy_only"]],
     "colours": [plots.ARM_COLOURS["toy"], plots.ARM_COLOURS["toy_only"]], "all": list(plots.ARM_COLOURS.values()),
-    "attacked": [losses[MAIN_LOSS["toy"]].tolist(), expected.tolist()],
+    "attacked": [losses[MEMBERSHIP_STATISTIC["toy"]].tolist(), expected.tolist()],
     "arm": [generator_of("toy"), len(training_set("toy", train, made, 0.1)) - len(train), len(training_set("toy_only", train, made, 0.1)) - len(made)],
     "probed": [job.arm for job in jobs_of(run)], "arms": run.profile.arms,
     "card": "Generator: toy paint" in model_cards(run.folder), "in a page": (run.folder / "page/networks.js").read_text(),

@@ -11,11 +11,13 @@ from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import sha256_of, write_weights
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.arms import in_proportion, requested_counts, top_up_counts
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
 from hamsynth_utils.generators.sampling import synthesize
+
+CLASSES = HAM10000.classes.names
 
 COUNTS = {"df": 3, "mel": 2, "vasc": 1}
 
@@ -40,7 +42,7 @@ def test_a_set_reads_back_as_it_was_sampled(checkpoint, synthetic):
     from hamsynth_utils.data.lesion_set import to_uint8
     from hamsynth_utils.generators.loading import load_generator
 
-    lesions = read_synthetic(synthetic)
+    lesions = read_synthetic(synthetic, HAM10000.classes)
     assert {name: n for name, n in lesions.counts.items() if n} == COUNTS
     assert lesions.table["synthetic"].all() and lesions.table["dataset"].eq("synthetic:gan").all()
     seeds = read_manifest(synthetic)["seed"]
@@ -141,7 +143,7 @@ def test_an_altered_set_is_refused_and_the_fault_named(synthetic, what):
     tamper, message = TAMPERINGS[what]
     tamper(synthetic)
     with pytest.raises(InputError, match=message):
-        read_synthetic(synthetic)
+        read_synthetic(synthetic, HAM10000.classes)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_the_command_works_without_the_data_set(checkpoint, tmp_path, capsys):
     assert "trained without any image of bcc" in capsys.readouterr().err
     others = [dx for dx in CLASSES if dx != "bcc"]
     assert main(["sample", "--generator", "gan", *arguments, "--classes", ",".join(others)]) == 0
-    assert len(read_synthetic(tmp_path / "out")) == len(others)
+    assert len(read_synthetic(tmp_path / "out", HAM10000.classes)) == len(others)
     assert main(["sample", "--generator", "vae", *arguments[:-1], str(tmp_path / "b")]) == 2
     assert "holds a gan, not a vae" in capsys.readouterr().err
     assert main(["sample", "--generator", "wavelet", *arguments]) == 2
@@ -236,7 +238,7 @@ def test_counts_bring_minorities_up_and_leave_the_majority():
 
 
 def test_a_proportional_draw_has_the_real_shares_and_no_repeat(synthetic):
-    lesions = read_synthetic(synthetic)
+    lesions = read_synthetic(synthetic, HAM10000.classes)
     drawn = in_proportion(lesions, torch.tensor([3] * 2 + [4] * 2), 4)
     assert drawn.counts["df"] == 2 and drawn.counts["mel"] == 2
     assert drawn.table["image_id"].is_unique

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import make_predictions
 
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.metrics import comparison, fairness
 from hamsynth_utils.metrics.bootstrap import lesion_mean
@@ -29,6 +29,8 @@ from hamsynth_utils.metrics.privacy.memorization import (
 from hamsynth_utils.metrics.privacy.nearest_neighbours import near_duplicate_rate
 from hamsynth_utils.metrics.ranking import precision_band
 from hamsynth_utils.metrics.skin_tone import agreement
+
+CLASSES = HAM10000.classes.names
 
 FROZEN = Path(__file__).with_name("bootstrap_regression.json")
 N, N_RESAMPLES, SEED = 120, 100, 5

@@ -5,11 +5,13 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.metrics.class_consistency import class_consistency, fit_probe, probe_predictions
 from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.features import extract, load_extractor
+
+CLASSES = HAM10000.classes.names
 
 COUNTS = [40, 60, 120, 30, 120, 600, 30]
 

@@ -7,7 +7,7 @@ from conftest import make_predictions
 from sklearn import metrics
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.classification import (
     METRICS,
     PROBABILITIES,
@@ -20,6 +20,8 @@ from hamsynth_utils.metrics.classification import (
     scores,
     scores_from_confusion,
 )
+
+CLASSES = HAM10000.classes.names
 
 
 def truth_and_prediction(predictions: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:

@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn import metrics
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.classification import PROBABILITIES, bootstrap_scores, scores
 from hamsynth_utils.metrics.comparison import (
     difference,
@@ -16,6 +16,8 @@ from hamsynth_utils.metrics.comparison import (
     statistics,
     unpaired_difference,
 )
+
+CLASSES = HAM10000.classes.names
 
 STATISTICS = statistics()
 LESIONS = np.repeat(np.arange(150), 2)

@@ -3,8 +3,10 @@ import pandas as pd
 import pytest
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.classification import PROBABILITIES, confident_mistakes
+
+CLASSES = HAM10000.classes.names
 
 
 def made(*rows: tuple[str, str, float]) -> pd.DataFrame:

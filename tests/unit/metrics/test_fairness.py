@@ -5,7 +5,7 @@ from fairlearn.metrics import MetricFrame
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.classification import PROBABILITIES, align_table
 from hamsynth_utils.metrics.fairness import (
     EVERYBODY,
@@ -17,6 +17,8 @@ from hamsynth_utils.metrics.fairness import (
     groups_of,
     largest_gaps,
 )
+
+CLASSES = HAM10000.classes.names
 
 
 def make(

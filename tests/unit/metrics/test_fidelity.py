@@ -6,7 +6,7 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from torchmetrics.image.kid import poly_mmd
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.metrics.fidelity import (
@@ -20,6 +20,8 @@ from hamsynth_utils.metrics.fidelity import (
     real_subset_pairs,
     subset_pairs,
 )
+
+CLASSES = HAM10000.classes.names
 
 
 def gaussian(n: int, d: int, seed: int) -> np.ndarray:

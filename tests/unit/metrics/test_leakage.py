@@ -3,9 +3,11 @@ import pandas as pd
 import pytest
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.comparison import SplitPredictions, compare_splits, estimate, statistics
+
+CLASSES = HAM10000.classes.names
 
 NAMED = {
     name: statistics()[name]

@@ -1,5 +1,6 @@
 """A generator overfitted on purpose is caught by every attack, and none is caught on images it never saw."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,15 @@ from hamsynth_utils.core.generator_settings import (
     VAESettings,
 )
 from hamsynth_utils.core.settings import TrainingSettings
-from hamsynth_utils.data.lesion_set import CLASSES, COLUMNS, LesionSet, to_uint8, to_unit_range
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.generators.diffusion import Diffusion
 from hamsynth_utils.generators.flow import Flow
 from hamsynth_utils.generators.gan import GAN, discriminator_inputs
 from hamsynth_utils.generators.vae import VAE
 from hamsynth_utils.metrics.privacy.membership_inference import (
-    MAIN_LOSS,
+    MEMBERSHIP_STATISTIC,
     difficulty_calibrated,
     guess_members,
     membership_attack,
@@ -39,6 +41,8 @@ from hamsynth_utils.metrics.privacy.memorization import (
 from hamsynth_utils.metrics.privacy.nearest_neighbours import near_duplicate_rate, nearest_aligned
 from hamsynth_utils.metrics.privacy.patient_inference import SiblingSplit, withhold_siblings
 from hamsynth_utils.training.loop import train
+
+CLASSES = HAM10000.classes.names
 
 SIZE = 32
 NAMES = ("vae", "gan", "diffusion", "flow")
@@ -66,7 +70,7 @@ def swatches(count: int, seed: int) -> LesionSet:
             "synthetic": False,
         }
     )[list(COLUMNS)]
-    return LesionSet(torch.from_numpy(images), torch.from_numpy(labels), table)
+    return LesionSet(torch.from_numpy(images), torch.from_numpy(labels), table, HAM10000.classes)
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +173,11 @@ def scores(
 ) -> np.ndarray:
     """The calibrated attack's; the reference are lesions of which nothing was trained on or is attacked."""
     ids = lesions.table["lesion_id"].to_numpy()
-    apart = np.concatenate([patients.trained_on, patients.strangers])
+    apart = np.concatenate([patients.trained_on, patients.non_members])
     reference = lesions.subset(~np.isin(ids, ids[apart]))
     asked = lesions.subset(rows)
     found, expected = (
-        per_image_losses(generator, each, 0)[MAIN_LOSS[generator.name]]
+        per_image_losses(generator, each, 0)[MEMBERSHIP_STATISTIC[generator.name]]
         for each in (asked, reference)
     )
     return -difficulty_calibrated(found, features(asked), expected, features(reference))
@@ -186,9 +190,9 @@ def test_the_losses_of_an_overfitted_generator_give_its_images_away(
     ids = lesions.table["lesion_id"].to_numpy()
     inside, outside = (
         scores(overfitted[name], lesions, patients, rows)
-        for rows in (patients.members, patients.strangers)
+        for rows in (patients.members, patients.non_members)
     )
-    found = guess_members(inside, outside, ids[patients.members], ids[patients.strangers], 200, 0)
+    found = guess_members(inside, outside, ids[patients.members], ids[patients.non_members], 200, 0)
     assert found["value"] > 0.8 and found["low"] > 0.6
     assert found["tpr"] >= 0.3
 
@@ -196,8 +200,8 @@ def test_the_losses_of_an_overfitted_generator_give_its_images_away(
 @pytest.mark.parametrize("name", NAMES)
 def test_images_that_it_never_saw_are_not_given_away(name, overfitted, lesions, patients):
     """The same overfitted generator, asked about two sets of lesions of neither of which it saw anything."""
-    ids = lesions.table["lesion_id"].to_numpy()[patients.strangers]
-    of_all = scores(overfitted[name], lesions, patients, patients.strangers)
+    ids = lesions.table["lesion_id"].to_numpy()[patients.non_members]
+    of_all = scores(overfitted[name], lesions, patients, patients.non_members)
     rng, found = np.random.default_rng(0), []
     for _ in range(20):
         one = rng.permutation(len(ids)) < len(ids) // 2
@@ -211,10 +215,10 @@ def test_an_unseen_photo_of_the_same_lesion_gives_the_patient_away(overfitted, l
     ids = lesions.table["lesion_id"].to_numpy()
     sibling, stranger = (
         scores(overfitted["vae"], lesions, patients, rows)
-        for rows in (patients.siblings, patients.strangers)
+        for rows in (patients.withheld, patients.non_members)
     )
     found = guess_members(
-        sibling, stranger, ids[patients.siblings], ids[patients.strangers], 200, 0
+        sibling, stranger, ids[patients.withheld], ids[patients.non_members], 200, 0
     )
     assert found["value"] > 0.8 and found["low"] > 0.6
 
@@ -229,7 +233,7 @@ def sampled(
 def test_the_samples_of_an_overfitted_generator_are_copies(overfitted, lesions, patients):
     """Every measure of nearest neighbours, and the attack by them, against real images that were never seen."""
     table, images = lesions.table["lesion_id"].to_numpy(), lesions.images.numpy()
-    training, held = patients.trained_on, patients.strangers
+    training, held = patients.trained_on, patients.non_members
     sets = {
         "synthetic": sampled(overfitted, lesions, patients),
         "real": images[held[: len(held) // 2]],
@@ -273,7 +277,7 @@ def test_losses_are_those_of_the_training(overfitted, lesions):
         generator = overfitted[name]
         whole, split = (per_image_losses(generator, some, 3, batch_size=size) for size in (5, 2))
         pd.testing.assert_frame_equal(whole, split, rtol=1e-3)
-        assert MAIN_LOSS[name] in whole and len(whole) == 5
+        assert MEMBERSHIP_STATISTIC[name] in whole and len(whole) == 5
     vae = overfitted["vae"]
     with torch.no_grad():
         mean, log_variance = vae.encode(images, labels)
@@ -337,11 +341,11 @@ def test_calibration_takes_away_what_looks_alone_explain():
 
 def test_withheld_siblings_are_of_patients_and_strangers_of_nobody(lesions, patients):
     ids = lesions.table["lesion_id"].to_numpy()
-    assert list(ids[patients.members]) == list(ids[patients.siblings])
-    assert len(set(ids[patients.members])) == 10 and len(set(ids[patients.strangers])) == 100
+    assert list(ids[patients.members]) == list(ids[patients.withheld])
+    assert len(set(ids[patients.members])) == 10 and len(set(ids[patients.non_members])) == 100
     assert set(patients.members) <= set(patients.trained_on)
-    assert not set(patients.siblings) & set(patients.trained_on)
-    assert not set(ids[patients.strangers]) & set(ids[patients.trained_on])
+    assert not set(patients.withheld) & set(patients.trained_on)
+    assert not set(ids[patients.non_members]) & set(ids[patients.trained_on])
     assert set(ids[patients.trained_on]) == set(ids[patients.members])
     rows = np.arange(len(lesions))
     more = withhold_siblings(lesions.table, rows[:100], rows[100:], 10, None, seed=1)
@@ -356,7 +360,9 @@ def test_an_attack_on_images_of_another_size_is_refused(overfitted, lesions):
     with pytest.raises(InputError, match="5 images of 16 pixels for a generator of 32"):
         small = lesions.subset(np.arange(5))
         per_image_losses(
-            overfitted["vae"], LesionSet(small.images[:, :, ::2, ::2], small.labels, small.table), 0
+            overfitted["vae"],
+            replace(small, images=small.images[:, :, ::2, ::2]),
+            0,
         )
     with pytest.raises(InputError, match="0 images"):
         per_image_losses(overfitted["vae"], lesions.subset(np.arange(0)), 0)

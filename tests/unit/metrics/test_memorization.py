@@ -6,8 +6,8 @@ from scipy.stats import mannwhitneyu
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.metrics.privacy.memorization import (
     Neighbours,
+    assign_cells,
     authenticity,
-    cells_of,
     data_copying,
     neighbour_ratio,
     neighbours,
@@ -40,8 +40,12 @@ def test_neighbours_pass_over_the_same_lesion():
     np.testing.assert_array_equal(found.index, first)
     np.testing.assert_allclose(found.distance, to_train.min(1))
     other = lesions[None] != lesions[first][:, None]
-    np.testing.assert_allclose(found.other, np.where(other, to_train, np.inf).min(1))
-    np.testing.assert_allclose(found.around, np.where(other, among[first], np.inf).min(1))
+    np.testing.assert_allclose(
+        found.second_lesion_distance, np.where(other, to_train, np.inf).min(1)
+    )
+    np.testing.assert_allclose(
+        found.train_neighbour_distance, np.where(other, among[first], np.inf).min(1)
+    )
     both = found.at(np.arange(5)) + found.at(np.arange(25) >= 20)
     np.testing.assert_array_equal(both.index, first[[*range(5), *range(20, 25)]])
 
@@ -62,8 +66,8 @@ def test_authenticity_and_ratio_by_hand():
     train = np.array([[0.0], [1.0], [10.0], [14.0]])
     found = neighbours(np.array([[0.4], [11.0], [30.0]]), train, ["a", "b", "c", "d"])
     np.testing.assert_allclose(found.distance, [0.4, 1, 16])
-    np.testing.assert_allclose(found.around, [1, 4, 4])
-    np.testing.assert_allclose(found.other, [0.6, 3, 20])
+    np.testing.assert_allclose(found.train_neighbour_distance, [1, 4, 4])
+    np.testing.assert_allclose(found.second_lesion_distance, [0.6, 3, 20])
     assert authenticity(found, 100, 0)["value"] == pytest.approx(1 / 3)
     assert neighbour_ratio(found, 100, 0)["value"] == pytest.approx(1 / 3)
 
@@ -93,13 +97,13 @@ def test_images_near_one_lesion_widen_the_interval():
 
 def c_t(synthetic: np.ndarray, seed: int = 0) -> dict[str, float]:
     train, heldout = points(TRAIN, 0), points(HELDOUT, 1)
-    cells = cells_of(train, heldout, synthetic, seed=seed)
+    cells = assign_cells(train, heldout, synthetic, seed=seed)
     return data_copying(near(heldout), near(synthetic), *cells, np.arange(HELDOUT) // 2, 300, seed)
 
 
 def test_c_t_is_the_weighted_mean_of_mann_whitneys_z():
     train, heldout, synthetic = points(TRAIN, 0), points(HELDOUT, 1), copies(0.2)
-    cells = cells_of(train, heldout, synthetic, seed=0)
+    cells = assign_cells(train, heldout, synthetic, seed=0)
     z, weight = [], []
     for cell in np.unique(cells[0]):
         h, g = near(heldout).distance[cells[0] == cell], near(synthetic).distance[cells[1] == cell]

@@ -5,9 +5,11 @@ import pytest
 from conftest import make_predictions
 from sklearn.metrics import recall_score
 
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.comparison import minority_statistics
+
+CLASSES = HAM10000.classes.names
 
 MINORITY = np.array([True, False, True, False, False, False, True])
 

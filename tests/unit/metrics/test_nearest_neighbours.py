@@ -18,7 +18,7 @@ def points(n: int, seed: int, d: int = 6) -> np.ndarray:
 
 def test_nearest_distances_equal_all_pairs():
     queries, references = points(70, 0), points(50, 1)
-    distances, index = nearest_distances(queries, references, batch=32)
+    distances, index = nearest_distances(queries, references, batch_size=32)
     everything = cdist(queries, references)
     np.testing.assert_array_equal(index, everything.argmin(1))
     np.testing.assert_allclose(distances, everything.min(1))
@@ -40,7 +40,7 @@ def check(synthetic: np.ndarray, draws: int = 300, seed: int = 0) -> dict[str, f
 
 def test_images_that_were_never_seen_are_not_caught():
     shares = [check(points(400, seed)) for seed in range(10, 16)]
-    assert np.mean([result["share"] for result in shares]) == pytest.approx(0.01, abs=0.005)
+    assert np.mean([result["value"] for result in shares]) == pytest.approx(0.01, abs=0.005)
     assert np.mean([result["low"] <= 0.01 <= result["high"] for result in shares]) >= 0.8
 
 
@@ -48,8 +48,8 @@ def test_copied_training_images_are_caught():
     synthetic = points(400, 3)
     synthetic[:60] = points(1000, 0)[100:160] + np.random.default_rng(4).normal(0, 0.05, (60, 6))
     result = check(synthetic)
-    assert 0.14 < result["share"] < 0.18
-    assert result["expected"] < result["low"] <= result["share"] <= result["high"]
+    assert 0.14 < result["value"] < 0.18
+    assert result["expected"] < result["low"] <= result["value"] <= result["high"]
     assert result["median_synthetic"] < result["median_heldout"]
     assert (result["n_train"], result["n_heldout"], result["n_synthetic"]) == (1000, 600, 400)
     assert result["n_heldout_lesions"] == 300
@@ -67,7 +67,7 @@ def test_share_and_threshold_by_hand():
         200,
         0,
     )
-    assert result["threshold"] == 2 and result["share"] == 0.5
+    assert result["threshold"] == 2 and result["value"] == 0.5
     assert result["median_heldout"] == 100.5 and result["median_synthetic"] == 1.95
 
 
@@ -191,20 +191,20 @@ def test_aligned_distances_are_root_mean_squares_of_the_best_view():
     np.testing.assert_allclose(distances, np.min(everything, axis=(0, 2)) / np.sqrt(a[0].size))
     np.testing.assert_array_equal(rows, np.min(everything, axis=0).argmin(1))
     own = np.arange(4)
-    np.testing.assert_array_less(0, nearest_aligned(b, b, apart=(own, own))[0])
+    np.testing.assert_array_less(0, nearest_aligned(b, b, lesion_codes=(own, own))[0])
 
 
 def test_references_of_the_same_code_are_passed_over():
     queries, references = points(30, 0), points(40, 1)
     codes = np.arange(30) % 5, np.arange(40) % 5
-    distances, rows = nearest_distances(queries, references, batch=7, apart=codes)
+    distances, rows = nearest_distances(queries, references, batch_size=7, lesion_codes=codes)
     allowed = np.where(codes[0][:, None] == codes[1], np.inf, cdist(queries, references))
     np.testing.assert_array_equal(rows, allowed.argmin(1))
     np.testing.assert_allclose(distances, allowed.min(1))
     with pytest.raises(InputError, match="30 and 39 codes"):
-        nearest_distances(queries, references, apart=(codes[0], codes[1][:39]))
+        nearest_distances(queries, references, lesion_codes=(codes[0], codes[1][:39]))
     with pytest.raises(InputError, match="nothing is left"):
-        nearest_distances(queries, references, apart=(np.zeros(30), np.zeros(40)))
+        nearest_distances(queries, references, lesion_codes=(np.zeros(30), np.zeros(40)))
 
 
 def test_few_that_are_found_for_sure_show_in_the_rate_and_hardly_in_the_auroc():

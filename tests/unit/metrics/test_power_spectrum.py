@@ -18,7 +18,9 @@ def phantom() -> LesionSet:
 
 
 def changed(lesions: LesionSet, images: torch.Tensor) -> LesionSet:
-    return LesionSet(images.round().clamp(0, 255).byte(), lesions.labels, lesions.table)
+    return LesionSet(
+        images.round().clamp(0, 255).byte(), lesions.labels, lesions.table, lesions.classes
+    )
 
 
 @pytest.mark.parametrize("cycles", [3, 11, 27])

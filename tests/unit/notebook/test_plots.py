@@ -17,9 +17,12 @@ from PIL import Image
 
 from hamsynth_utils.core.arm_names import ARMS
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES, LesionSet, to_unit_range
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.notebook import plots
+
+CLASSES = HAM10000.classes.names
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +154,12 @@ def test_class_grid_has_a_named_row_a_class_of_its_own_lesions(lesions: LesionSe
         lesions.labels.to(torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32).contiguous(),
         lesions.labels,
         lesions.table,
+        lesions.classes,
     )
     figure = plots.class_grid(painted, per_class=3)
-    assert [name.replace("\n", " ") for name in texts(figure)] == list(CLASS_NAMES.values())
+    assert [name.replace("\n", " ") for name in texts(figure)] == list(
+        HAM10000.classes.long_names.values()
+    )
     sheet = mosaic(figure)
     step = (sheet.shape[0] - 32) // 6
     for label in range(7):
@@ -200,7 +206,9 @@ def test_class_counts(lesions: LesionSet) -> None:
     assert [bar.get_width() for bar in bars] == counts
     assert texts(figure) == [str(count) for count in counts]
     assert axes.get_xscale() == "log"
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES.values())
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(
+        HAM10000.classes.long_names.values()
+    )
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "train (90)",
         "test (10)",

@@ -22,6 +22,7 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import write_owner_only
 from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.core.weights import read_weights, sha256_of, write_weights
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.release import croissant
 from hamsynth_utils.release.encryption import decrypt, encrypt, recipients_in
@@ -55,7 +56,7 @@ def keys(tmp_path):
 
 
 def test_a_folder_holds_the_set_its_cards_and_its_measurements(run, sent):
-    lesions = read_synthetic(sent)
+    lesions = read_synthetic(sent, HAM10000.classes)
     assert {name: n for name, n in lesions.counts.items() if n} == COUNTS
     source = run / f"generators/{GENERATOR}/synthetic"
     for path in source.rglob("*.*"):
@@ -118,7 +119,7 @@ def test_the_machines_card_is_valid_croissant_and_leads_to_the_images(sent):
     pictures = {
         row["pictures/file"].decode(): row["pictures/image"] for row in dataset.records("pictures")
     }
-    own = dict(zip(manifest["file"], read_synthetic(sent).images, strict=True))
+    own = dict(zip(manifest["file"], read_synthetic(sent, HAM10000.classes).images, strict=True))
     assert sorted(pictures) == sorted(own)
     for file, picture in pictures.items():
         assert np.array_equal(np.asarray(picture), own[file].permute(1, 2, 0).numpy())
@@ -178,7 +179,7 @@ def test_an_unaltered_set_is_found_unaltered_whatever_its_form(run, tmp_path, ke
     command = ["open", str(out), "--identity", str(identity), "--out", str(tmp_path / "unpacked")]
     assert main([*command, "--fingerprint", fingerprint]) == 0
     assert fingerprint in capsys.readouterr().out
-    assert len(read_synthetic(tmp_path / "unpacked")) == 6
+    assert len(read_synthetic(tmp_path / "unpacked", HAM10000.classes)) == 6
     assert stat.S_IMODE((tmp_path / "unpacked").stat().st_mode) == 0o700
     assert main(command) == 2 and "exists already" in capsys.readouterr().err
 

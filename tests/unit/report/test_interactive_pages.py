@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier, load_classifier
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.weights import write_weights
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES, LesionSet, to_unit_range
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.generators.sampling import synthesize
@@ -29,6 +31,8 @@ from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_aligned
 from hamsynth_utils.report import build
 from hamsynth_utils.report.interactive import gallery, quiz
+
+CLASSES = HAM10000.classes.names
 
 MADE = 12
 
@@ -99,7 +103,7 @@ def test_the_quiz_pairs_heldout_images_with_synthetic_ones_of_the_same_classes(
     }
     assert all(known[pixels(image["png"]).tobytes()] == image["dx"] for image in real)
     sets = {
-        name: read_synthetic(run.folder / f"generators/{name}/synthetic")
+        name: read_synthetic(run.folder / f"generators/{name}/synthetic", HAM10000.classes)
         for name in run.profile.generators
     }
     drawn = {
@@ -177,7 +181,10 @@ def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
     )
     for name in run.profile.generators:
         folder = run.folder / f"generators/{name}/synthetic"
-        whole, of = read_synthetic(folder), table[table["generator"] == name].set_index("image_id")
+        whole, of = (
+            read_synthetic(folder, HAM10000.classes),
+            table[table["generator"] == name].set_index("image_id"),
+        )
         rows = whole.table["image_id"].isin(of.index).to_numpy()
         part = whole.subset(rows)
         of = of.loc[part.table["image_id"]]
@@ -185,7 +192,7 @@ def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
             base64.b64decode(files[i]) == (folder / of.loc[i, "file"]).read_bytes()
             for i in of.index
         )
-        unlabelled = LesionSet(part.images, part.labels, part.table.assign(synthetic=False))
+        unlabelled = replace(part, table=part.table.assign(synthetic=False))
         wanted = predict(vit, unlabelled)[list(PROBABILITIES)].to_numpy()
         np.testing.assert_allclose(np.stack(of["p"]), wanted, atol=1e-4)
         distances, _ = nearest_aligned(part.images.numpy(), train.numpy())
@@ -286,7 +293,9 @@ def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
             "document.querySelector('#gallery canvas').toDataURL().length > 5000"
         )
         plain = canvas.evaluate("c => c.toDataURL()")
-        assert f"Synthetic {CLASS_NAMES['mel']} by GAN" in canvas.get_attribute("aria-label")
+        assert f"Synthetic {HAM10000.classes.long_names['mel']} by GAN" in canvas.get_attribute(
+            "aria-label"
+        )
         page.get_by_label("Attention map").check()
         page.wait_for_function(
             "document.querySelector('#gallery canvas').toDataURL().length > 5000"
@@ -311,7 +320,7 @@ def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
         with zipfile.ZipFile(download.value.path()) as file:
             assert file.testzip() is None
             file.extractall(tmp_path / "selection")
-    selection = read_synthetic(tmp_path / "selection")
+    selection = read_synthetic(tmp_path / "selection", HAM10000.classes)
     assert selection.counts == dict.fromkeys(CLASSES, 0) | {"mel": 1, "df": gallery.MOST}
     scores = pd.read_csv(tmp_path / "selection/scores.csv").set_index("image_id")
     assert scores.loc[wanted["image_id"].iloc[0], "distance"] == wanted["distance"].iloc[0]

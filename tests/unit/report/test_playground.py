@@ -24,12 +24,15 @@ from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.paths import checkpoint_of, project_root
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import sha256_of
-from hamsynth_utils.data.lesion_set import CLASSES, to_uint8
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import to_uint8
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import build_generator, load_generator
 from hamsynth_utils.report import build
 from hamsynth_utils.report.interactive import playground
+
+CLASSES = HAM10000.classes.names
 
 ROOT = project_root()
 DRAWN = """async ([name, noise, label, guidance, steps]) => {

@@ -11,9 +11,11 @@ from PIL import Image
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.paths import checkpoint_of, project_root
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.generators.loading import load_generator
 from hamsynth_utils.report import readme, reference
+
+CLASSES = HAM10000.classes.names
 
 ROOT = project_root()
 README = (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.core.registry import REGISTRY
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.report.reference import (
@@ -23,6 +23,8 @@ from hamsynth_utils.report.reference import (
     gains,
     headline_result,
 )
+
+CLASSES = HAM10000.classes.names
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from torch import nn
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile_sections import DPSettings
-from hamsynth_utils.data.lesion_set import CLASSES, COLUMNS, LesionSet
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet
 from hamsynth_utils.generators.loading import checkpoint_metadata, load_generator
 from hamsynth_utils.generators.vae import private_vae
 from hamsynth_utils.training.dp_accounting import (
@@ -31,6 +32,8 @@ from hamsynth_utils.training.dp_sgd import (
     train_privately,
 )
 from hamsynth_utils.training.module import TrainableModule
+
+CLASSES = HAM10000.classes.names
 
 CLIP, RATE, LESIONS = 0.5, 0.25, 16
 SETTINGS = DPSettings(
@@ -191,7 +194,7 @@ def swatches(count: int, photos: int = 1) -> LesionSet:
         }
     )[list(COLUMNS)]
     images = np.broadcast_to(colours, (n, 3, 32, 32)).astype(np.uint8)
-    return LesionSet(torch.from_numpy(images), torch.from_numpy(labels), table)
+    return LesionSet(torch.from_numpy(images), torch.from_numpy(labels), table, HAM10000.classes)
 
 
 def test_of_each_lesion_one_photo_is_chosen_whoever_else_is_there():
@@ -254,7 +257,7 @@ def test_the_gradient_of_a_photo_in_the_vae_depends_on_no_other():
     """Without its noise, Opacus' per-sample gradients are those of each photo alone, by autograd."""
     torch.manual_seed(0)
     vae = private_vae(32, SETTINGS)
-    vae.share = Silent()
+    vae.shard = Silent()
     images, labels = torch.rand(3, 3, 32, 32) * 2 - 1, torch.tensor([0, 3, 3])
     alone = []
     for i in range(3):
@@ -271,9 +274,9 @@ def test_the_gradient_of_a_photo_in_the_vae_depends_on_no_other():
 
 
 class Silent:
-    """A `Share` whose noise is zero."""
+    """A `BatchShard` whose noise is zero."""
 
-    def normal(self, *shape: int, device: torch.device) -> torch.Tensor:
+    def randn(self, *shape: int, device: torch.device) -> torch.Tensor:
         return torch.zeros(*shape, device=device)
 
 
@@ -283,7 +286,7 @@ def test_what_would_void_the_guarantee_is_refused(tmp_path):
         train_privately(
             private_vae(32, SETTINGS), two_photos, SETTINGS, tmp_path, budget=1.0, seed=0
         )
-    with pytest.raises(InputError, match=r"private\.delta is 0\.1 for 10 lesions"):
+    with pytest.raises(InputError, match=r"dp\.delta is 0\.1 for 10 lesions"):
         guarantee_of(SETTINGS.model_copy(update={"delta": 0.1}), 10, 1.0)
     with pytest.raises(InputError, match="positive epsilon"):
         guarantee_of(SETTINGS, 10, 0.0)

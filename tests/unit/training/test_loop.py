@@ -56,7 +56,11 @@ def test_training_minimises_the_loss_and_leaves_weights_and_history(tmp_path):
     truth = float((LESIONS.images.float() / 127.5 - 1).mean())
     assert trained.module.value.item() == pytest.approx(truth, abs=0.02)
     assert trained.history["step"].iloc[-1] == 200 and not trained.loaded
-    assert {p.name for p in tmp_path.iterdir()} == {"weights.safetensors", "history.csv", "moments"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "weights.safetensors",
+        "history.csv",
+        "snapshots",
+    }
 
 
 def test_finished_weights_are_loaded_not_trained_again(tmp_path):
