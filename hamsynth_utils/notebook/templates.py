@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hamsynth_utils.core.paths import project_root
-from hamsynth_utils.notebook.tables import markdown
+from hamsynth_utils.notebook.tables import markdown_table
 
 
 @cache
@@ -21,7 +21,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["table"] = markdown
+    environment.filters["table"] = markdown_table
     return environment
 
 
