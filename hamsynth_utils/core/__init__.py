@@ -8,9 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "arm_names": "ARMS CHEAP_ARMS GENERATORS generator_of other_split",
         "errors": "InputError",
         "files": "atomic_path write_owner_only",
-        "generator_settings": "DiffusionSettings",
-        "paths": "RunPaths checkpoint_of project_root",
-        "settings": "TrainingSettings",
+        "paths": "RunPaths project_root",
         "weights": "sha256_of sha256_of_bytes",
     },
 )

@@ -5,7 +5,6 @@ from hamsynth_utils.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "autoencoder": "Autoencoder",
         "base": "seeded_noise",
         "diffusion": "Diffusion",
         "flow": "Flow TIME_SCALE",

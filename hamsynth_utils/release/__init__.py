@@ -5,9 +5,7 @@ from hamsynth_utils.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "criteria": "evaluate_criteria failed_criteria labelled_fraction read_limits",
-        "encryption": "decrypt encrypt",
-        "export": "contents",
+        "criteria": "evaluate_criteria read_limits",
         "verify": "find_alterations",
     },
 )
