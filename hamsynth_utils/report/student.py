@@ -13,7 +13,7 @@ from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.report.plain_markdown import in_plain_markdown
 
-SOLUTION, CHECK, QUIZ = "solution", "check", "quiz"
+SOLUTION, CHECK, QUIZ = "solution", "self-check", "quiz"
 """The tags of cells that hold a solution, that check an answer, and of the quiz."""
 
 

@@ -53,9 +53,10 @@ def test_exercises_go_from_prediction_to_implementation_each_in_four_cells(chapt
             "markdown",
         ]
         assert "None" in source(answer) and "self_check" not in source(answer)
-        assert "self_check(" in source(check).splitlines()[-1] and {"check", "hide-input"} <= set(
-            tags(check)
-        )
+        assert "self_check(" in source(check).splitlines()[-1] and {
+            "self-check",
+            "hide-input",
+        } <= set(tags(check))
         assert check["metadata"]["jupyter"] == {"source_hidden": True}, (
             "the check would give the answer away"
         )
@@ -262,7 +263,7 @@ def test_students_get_everything_but_solutions_and_answers(chapter):
     code = [cell for cell in given if cell["cell_type"] == "code"]
     for cell in code:
         # JupyterLab shows the first line of a folded cell, which must not be one that knows the answer
-        first = "# The check: run this cell\n" if "check" in tags(cell) else ""
+        first = "# The check: run this cell\n" if "self-check" in tags(cell) else ""
         assert (
             source(cell) == first + source(ours[cell["id"]])
             and cell["metadata"] == ours[cell["id"]]["metadata"]

@@ -325,7 +325,7 @@ def test_solutions_pass_their_checks_and_wrong_answers_do_not(phantom, real):
         == []
     )
     cells = json.loads((phantom.folder / "notebooks/01_dataset.ipynb").read_text())["cells"]
-    checked = [cell for cell in cells if "check" in cell["metadata"].get("tags", [])]
+    checked = [cell for cell in cells if "self-check" in cell["metadata"].get("tags", [])]
     assert [output["text"] for cell in checked for output in cell["outputs"]] == [
         ["not answered yet: the answer is None\n"]
     ] * len(checked)
@@ -362,4 +362,4 @@ def test_a_students_notebook_runs_as_it_was_handed_out(phantom, tmp_path):
         for cells in (executed, ours)
     ]
     assert outputs[0] == outputs[1] != []
-    assert sum("check" in cell["metadata"].get("tags", []) for cell in executed) >= 3
+    assert sum("self-check" in cell["metadata"].get("tags", []) for cell in executed) >= 3

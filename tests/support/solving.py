@@ -2,7 +2,7 @@
 
     python tests/support/solving.py 02_vae      # one chapter, on the run phantom-smoke, whose earlier chapters are finished
 
-An exercise is three cells in a row: its answer, tagged `exercise`; its check, tagged `check`; and its solution, tagged
+An exercise is three cells in a row: its answer, tagged `exercise`; its check, tagged `self-check`; and its solution, tagged
 `solution`, whose Python block stands in place of the answer.
 """
 
@@ -58,7 +58,7 @@ def exercises_of(chapter: str) -> list[Exercise]:
     wrong = yaml.safe_load((ROOT / "tests/support/wrong_answers.yaml").read_text())[chapter]
     sources = {
         tag: ["".join(cell["source"]) for cell in cells if tag in cell["metadata"].get("tags", [])]
-        for tag in ("exercise", "check", "solution")
+        for tag in ("exercise", "self-check", "solution")
     }
     return [
         Exercise(f"{chapter}, exercise {number}", *of_one, wrong.get(number, []))
