@@ -96,10 +96,12 @@ class RunPaths:
     Attributes:
         folder: the run folder.
         split_by: how the run splits its data, `lesion` or `image`.
+        generator_seed: the seed of the generators whose files are meant where no seed is named.
     """
 
     folder: Path
     split_by: str = "lesion"
+    generator_seed: int = 0
 
     @property
     def record(self) -> Path:
@@ -150,38 +152,53 @@ class RunPaths:
         """The folder of all generators."""
         return self.folder / "generators"
 
-    def generator(self, name: str) -> Path:
-        """The folder of one generator: weights, history and synthetic images."""
-        return self.generators / name
+    def generator(self, name: str, seed: int | None = None) -> Path:
+        """The folder of one training of a generator: weights, history and synthetic images.
 
-    def generator_weights(self, name: str) -> Path:
-        """The weights of one generator."""
-        return self.generator(name) / WEIGHTS
+        Args:
+            name: the generator.
+            seed: the generator seed; `generator_seed` by default, here and in the methods below.
+        """
+        return self.generators / name / self._seed_folder(seed)
 
-    def generator_history(self, name: str) -> Path:
-        """The losses of one generator."""
-        return self.generator(name) / HISTORY
+    def generator_weights(self, name: str, seed: int | None = None) -> Path:
+        """The weights of one training of a generator."""
+        return self.generator(name, seed) / WEIGHTS
 
-    def snapshot_distances(self, name: str) -> Path:
-        """The distance to real images at each snapshot of one generator's training."""
-        return self.generator(name) / "snapshot_distances.csv"
+    def generator_history(self, name: str, seed: int | None = None) -> Path:
+        """The losses of one training of a generator."""
+        return self.generator(name, seed) / HISTORY
 
-    def sampling_curves(self, name: str) -> Path:
+    def snapshot_distances(self, name: str, seed: int | None = None) -> Path:
+        """The distance to real images at each snapshot of one training."""
+        return self.generator(name, seed) / "snapshot_distances.csv"
+
+    def sampling_curves(self, name: str, seed: int | None = None) -> Path:
         """The distance to real images by guidance, solver and steps."""
-        return self.generator(name) / "sampling.csv"
+        return self.generator(name, seed) / "sampling.csv"
 
-    def synthetic(self, name: str) -> Path:
-        """The folder of one generator's synthetic set."""
-        return self.generator(name) / "synthetic"
+    def synthetic(self, name: str, seed: int | None = None) -> Path:
+        """The folder of the synthetic set that one training of a generator made."""
+        return self.generator(name, seed) / "synthetic"
 
-    def autoencoder(self, owner: str | None = None) -> Path:
+    def trained_generators(self) -> list[tuple[str, int]]:
+        """The name and seed of each generator that has weights, sorted; autoencoders are among them."""
+        found = self.generators.glob(f"*/seed-*/{WEIGHTS}")
+        return sorted((path.parent.parent.name, seed_of(path.parent)) for path in found)
+
+    def autoencoder(self, owner: str | None = None, seed: int | None = None) -> Path:
         """The folder of an autoencoder.
 
         Args:
             owner: the generator that has an autoencoder of its own; None for the autoencoder that
                 generators of the same settings share.
+            seed: the generator seed.
         """
-        return self.generators / (f"{owner}-autoencoder" if owner else "autoencoder")
+        name = f"{owner}-autoencoder" if owner else "autoencoder"
+        return self.generators / name / self._seed_folder(seed)
+
+    def _seed_folder(self, seed: int | None) -> str:
+        return seed_folder(self.generator_seed if seed is None else seed)
 
     @property
     def classifiers(self) -> Path:
@@ -196,21 +213,21 @@ class RunPaths:
             seed: the seed of its training.
             split_by: the split of its data; the run's own by default.
         """
-        return self.classifier_arm(arm, split_by) / f"seed-{seed}"
+        return self.classifiers / self.classifier_name(arm, seed, split_by)
+
+    def classifier_name(self, arm: str, seed: int, split_by: str | None = None) -> str:
+        """The name of one classifier: arm and seed, as in `real/seed-0`."""
+        own = split_by in (None, self.split_by)
+        return f"{arm if own else f'{arm}-{split_by}-split'}/{seed_folder(seed)}"
 
     def classifier_history(self, arm: str, seed: int) -> Path:
         """The losses of one classifier under the run's own split."""
         return self.classifier(arm, seed) / HISTORY
 
-    def classifier_arm(self, arm: str, split_by: str | None = None) -> Path:
-        """The folder of one arm's classifiers, one subfolder per seed."""
-        own = split_by in (None, self.split_by)
-        return self.classifiers / (arm if own else f"{arm}-{split_by}-split")
-
     def classifier_seeds(self, arm: str, split_by: str | None = None) -> list[int]:
         """The seeds of one arm's classifiers that have predictions on the test part, ascending."""
-        found = self.classifier_arm(arm, split_by).glob(f"seed-*/{TEST_PREDICTIONS}")
-        return sorted(int(path.parent.name.removeprefix("seed-")) for path in found)
+        arm_folder = self.classifier(arm, 0, split_by).parent
+        return sorted(seed_of(path.parent) for path in arm_folder.glob(f"*/{TEST_PREDICTIONS}"))
 
     def predictions(self, arm: str, part: str, seed: int, split_by: str | None = None) -> Path:
         """The predictions of one classifier on `validation`, `test` or `external` images."""
@@ -238,7 +255,7 @@ class RunPaths:
         """
         of_ratio = "" if ratio is None else f"-ratio-{ratio:g}"
         of_split = "" if split_by is None else f"-{split_by}-split"
-        return self.folder / f"probes/{arm}{of_ratio}{of_split}/seed-{seed}"
+        return self.folder / f"probes/{arm}{of_ratio}{of_split}/{seed_folder(seed)}"
 
     @property
     def probe_features(self) -> Path:
@@ -302,8 +319,24 @@ class RunPaths:
         """The folder of the report in HTML."""
         return self.folder / "site"
 
+    @property
+    def site_index(self) -> Path:
+        """The first page of the report."""
+        return self.site / "index.html"
+
+
+def seed_folder(seed: int) -> str:
+    """The name of the folder of one seed."""
+    return f"seed-{seed}"
+
+
+def seed_of(folder: Path) -> int:
+    """The seed that a folder is named after, see `seed_folder`."""
+    return int(folder.name.removeprefix("seed-"))
+
 
 TEST_PREDICTIONS = "predictions.csv"
+"""The predictions on the test part, in the folder of a classifier or probe."""
 
 
 def predictions_file(part: str) -> str:

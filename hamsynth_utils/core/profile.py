@@ -12,7 +12,7 @@ from pydantic import Field, PlainValidator, ValidationError, create_model, model
 
 from hamsynth_utils.core.arm_names import ARMS, GENERATORS, Arm, generator_of
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.profile_sections import (
     ClassifierSettings,
     DataSettings,
@@ -50,6 +50,8 @@ class Profile(_Sections):
 
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Seeds of the classifier; each arm is fine-tuned once per seed."""
+    generator_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Seeds of the generators. The first seed is the one that the chapters look at."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     """If left out, real images alone and with those of each generator of the run."""
     other_split_arms: tuple[Arm, ...] = ()
@@ -78,8 +80,10 @@ class Profile(_Sections):
 
     @model_validator(mode="after")
     def consistent(self) -> Profile:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds holds a repeat: {list(self.seeds)}")
+        for key in ("seeds", "generator_seeds"):
+            seeds = getattr(self, key)
+            if len(set(seeds)) != len(seeds):
+                raise ValueError(f"{key} holds a repeat: {list(seeds)}")
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms holds a repeat: {list(self.arms)}")
         if "real" not in self.arms:
@@ -153,14 +157,43 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
 
 
 def recorded_profile(folder: Path) -> dict[str, Any]:
-    """What the `run.yaml` in `folder` says of its profile, with the seeds and arms that the run has by now.
+    """The profile of a run, as plain values, with the seeds and arms that the run has by now.
 
-    Raises InputError if there is no run.
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: as `read_record` does.
     """
-    record = folder / "run.yaml"
-    if not record.is_file():
+    return read_record(folder)["profile"]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What the record of a run says: profile, data, seed, versions and device.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: if there is no record, or if another version of HamSynth wrote it with settings that
+            this version does not have or lacks settings that this version needs.
+    """
+    path = RunPaths(folder).record
+    if not path.is_file():
         raise InputError(f"{folder} is not a run: hamsynth run makes one")
-    return yaml.safe_load(record.read_text())["profile"]
+    record = yaml.safe_load(path.read_text())
+    problems = [f"{key} is missing" for key in Profile.model_fields if key not in record["profile"]]
+    try:
+        parse_profile(record["profile"])
+    except ValidationError as error:
+        problems.append(_explain_all(error))
+    if problems:
+        raise InputError(
+            f"{folder} was made by another version of HamSynth ({record.get('hamsynth', '0.1.0')}), whose "
+            f"settings this version cannot read ({'; '.join(problems)}). Open it with that version, or "
+            "take a new name (RUN=...)"
+        )
+    return record
 
 
 def seeds_from(text: str) -> tuple[int, ...]:

@@ -20,12 +20,15 @@ MANIFEST = [
     "image_id",
     "dx",
     "generator",
+    "generator_seed",
     "checkpoint",
     "seed",
     "sampling",
     "trained_on",
     "sha256",
 ]
+"""The columns of a manifest. `generator_seed` says which training of the generator drew an image, `seed` from
+which noise."""
 
 
 NOTICE = "SYNTHETIC IMAGE, made by a generative model; not a photograph of a patient. Research and education only."
@@ -79,9 +82,13 @@ def read_manifest(folder: Path) -> pd.DataFrame:
         raise InputError(f"no synthetic set at {folder}: manifest.csv is missing")
     try:
         # As text: pandas 2.3 crashes on some hashes when it tries to read them as numbers.
-        manifest = pd.read_csv(path, dtype=dict.fromkeys(MANIFEST, "object") | {"seed": "int64"})
+        seeds = dict.fromkeys(("seed", "generator_seed"), "int64")
+        manifest = pd.read_csv(path, dtype=dict.fromkeys(MANIFEST, "object") | seeds)
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+    if "generator" in manifest and "generator_seed" not in manifest:
+        # Sets of version 0.1.0, where a generator was trained once, do not have the column.
+        manifest.insert(manifest.columns.get_loc("generator") + 1, "generator_seed", 0)
     missing = [column for column in MANIFEST if column not in manifest]
     if missing or manifest[MANIFEST].isna().any().any() or manifest.empty:
         raise InputError(

@@ -66,7 +66,8 @@ def fine_tune(
             f"the arm {arm} under the split by {split_by}: its generator has seen images of that test part. "
             f"Take an arm of real images, or a run whose profile says split_by: {split_by}"
         )
-    synthetic = run.synthetic_set(generator) if generator else None
+    made_by = run.generator_seed_for(seed)
+    synthetic = run.synthetic_set(generator, made_by) if generator else None
     images = training_set(arm, real, synthetic, run.profile.synthesis.minority_fraction)
     with run.shared_stage_dir(run.paths.classifier(arm, seed, split_by)) as folder:
         record = folder / PROVENANCE
@@ -80,7 +81,7 @@ def fine_tune(
             folder,
             seed=seed,
             augment=augmentation(arm),
-            description={"arm": arm},
+            description={"arm": arm, **({"generator_seed": str(made_by)} if generator else {})},
             progress_bar=progress_bar,
         )
         state = PartialState()

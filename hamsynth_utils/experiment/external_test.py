@@ -17,7 +17,7 @@ from hamsynth_utils.classifier.pretrained import load_classifier
 from hamsynth_utils.core.arm_names import ARMS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
-from hamsynth_utils.core.paths import WEIGHTS, RunPaths
+from hamsynth_utils.core.paths import WEIGHTS, RunPaths, seed_of
 from hamsynth_utils.core.weights import sha256_of
 from hamsynth_utils.data.duplicates import SAME_PHOTO, thumbnails
 from hamsynth_utils.data.external import ExternalSet, check_external, read_external
@@ -116,12 +116,11 @@ class ExternalTest:
 
 def finished_classifiers(run: Run) -> dict[str, Path]:
     """The weights of each finished classifier of the run, by `<arm>/seed-<seed>`."""
-    named = [
-        (path.parent.parent.name, int(path.parent.name.removeprefix("seed-")), path)
-        for path in run.paths.classifier_files(WEIGHTS)
-    ]
-    known = sorted((ARMS.index(arm), seed, path) for arm, seed, path in named if arm in ARMS)
-    return {f"{ARMS[arm]}/seed-{seed}": path for arm, seed, path in known}
+    folders = [path.parent for path in run.paths.classifier_files(WEIGHTS)]
+    named = [(folder.parent.name, seed_of(folder)) for folder in folders]
+    known = sorted((ARMS.index(arm), seed) for arm, seed in named if arm in ARMS)
+    names = [run.paths.classifier_name(ARMS[arm], seed) for arm, seed in known]
+    return {name: run.paths.classifiers / name / WEIGHTS for name in names}
 
 
 def run_external_test(run: Run, source: str, progress_bar: bool = True) -> ExternalTest:
@@ -163,9 +162,10 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
         require_same_external_set(run.folder, external)
         predictions: dict[str, dict[int, pd.DataFrame]] = {}
         for name, weights in record["classifiers"].items():
-            arm, seed = name.split("/seed-")
-            found = _predictions(run, arm, int(seed), weights, lesions)
-            predictions.setdefault(arm, {})[int(seed)] = found
+            folder = run.paths.classifiers / name
+            arm, seed = folder.parent.name, seed_of(folder)
+            found = _predictions(run, arm, seed, weights, lesions)
+            predictions.setdefault(arm, {})[seed] = found
     return ExternalTest(
         lesions,
         record,

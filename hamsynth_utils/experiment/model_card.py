@@ -15,8 +15,8 @@ import pandas as pd
 import yaml
 
 from hamsynth_utils.core.arm_names import ARMS, generator_of
-from hamsynth_utils.core.paths import WEIGHTS
-from hamsynth_utils.core.weights import read_weights, sha256_of
+from hamsynth_utils.core.paths import PROVENANCE, TEST_PREDICTIONS, RunPaths
+from hamsynth_utils.core.weights import read_metadata, sha256_of
 from hamsynth_utils.data.ham10000 import data_of
 from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.tables import markdown_table
@@ -69,11 +69,15 @@ LEARNED = {
 
 def model_cards(folder: Path) -> str:
     """The book's page of model cards, in MyST Markdown: one for each generator and each arm of the run."""
-    record = yaml.safe_load((folder / "run.yaml").read_text())
+    record = yaml.safe_load(RunPaths(folder).record.read_text())
     cards = [
-        generator_card(folder, name, "##") for name in sorted(generators_in(folder), key=_rank)
+        generator_card(folder, name, "##", seed)
+        for name, seed in sorted(
+            generators_in(folder), key=lambda found: (_rank(found[0]), found[1])
+        )
     ]
-    arms = {path.parts[-3] for path in folder.glob("classifiers/*/seed-*/predictions.csv")}
+    predicted = RunPaths(folder).classifier_files(TEST_PREDICTIONS)
+    arms = {path.parent.parent.name for path in predicted}
     cards += [classifier_card(folder, arm, "##") for arm in sorted(arms & set(ARMS), key=_rank)]
     return (
         "\n\n".join(
@@ -88,34 +92,46 @@ def model_cards(folder: Path) -> str:
     )
 
 
-def generators_in(folder: Path) -> list[str]:
-    """The trained generators of a run, by the folder that each lies in."""
-    paths = sorted(folder.glob(f"generators/*/{WEIGHTS}"))
-    return [path.parent.name for path in paths if "generator" in read_weights(path)[1]]
+def generators_in(folder: Path) -> list[tuple[str, int]]:
+    """The name and seed of each trained generator in a run folder; autoencoders are left out."""
+    paths = RunPaths(folder)
+    return [
+        (name, seed)
+        for name, seed in paths.trained_generators()
+        if "generator" in read_metadata(paths.generator_weights(name, seed))
+    ]
 
 
-def generator_card(folder: Path, name: str, heading: str = "#") -> str:
-    """The card of a run's generator, in Markdown, under headings from that level on.
+def generator_card(folder: Path, name: str, heading: str = "#", seed: int = 0) -> str:
+    """The card of one training of a generator.
 
-    Raises InputError if its weights are missing or damaged.
+    Args:
+        folder: the run folder.
+        name: the generator.
+        heading: the mark of the card's title, from `#` on; the sections are one level deeper.
+        seed: the generator seed.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        InputError: if the weights are missing or damaged.
     """
-    room = folder / "generators" / name
-    metadata = read_weights(room / WEIGHTS)[1]
-    record = yaml.safe_load((folder / "run.yaml").read_text())
-    history = pd.read_csv(room / "history.csv")
-    budget = (
-        pd.read_csv(room / "snapshot_distances.csv")
-        if (room / "snapshot_distances.csv").is_file()
-        else None
-    )
-    # A budget counts the autoencoder's minutes, too; a history knows its own seconds alone.
-    minutes = history["seconds"].iloc[-1] / 60 if budget is None else budget["minutes"].iloc[-1]
+    paths = RunPaths(folder, generator_seed=seed)
+    weights = paths.generator_weights(name)
+    metadata = read_metadata(weights)
+    record = yaml.safe_load(RunPaths(folder).record.read_text())
+    history = pd.read_csv(paths.generator_history(name))
+    minutes = history["seconds"].iloc[-1] / 60
+    if paths.snapshot_distances(name).is_file():
+        # This table counts the minutes of the autoencoder, too; a history counts its own alone.
+        minutes = pd.read_csv(paths.snapshot_distances(name))["minutes"].iloc[-1]
     origin = " The run took it over from a released checkpoint." if "released" in metadata else ""
     fidelity = _rows(folder, "fidelity", generator=name, reference="heldout")
     consistency = _rows(folder, "class_consistency", generator=name)
     sections = {
         "Model details": f"A generator of {metadata['image_size']}x{metadata['image_size']} images that is "
-        f"told the class.{origin}\n\n{facts(metadata, history, record, minutes, sha256_of(room / WEIGHTS))}.",
+        f"told the class.{origin}\n\n{facts(metadata, history, record, minutes, sha256_of(weights))}.",
         "Intended use": USE,
         "Factors": FACTORS,
         "Metrics": "Distances between sets of features, precision to coverage, and how often a probe that "
@@ -145,16 +161,17 @@ def generator_card(folder: Path, name: str, heading: str = "#") -> str:
         "Ethical considerations": _ethics(record),
         "Caveats and recommendations": LIMITS.format(size=metadata["image_size"]).rstrip(),
     }
-    return _card(f"Generator: {ARM_NAMES.get(name, name)}", sections, heading)
+    title = f"Generator: {ARM_NAMES.get(name, name)}" + (f", seed {seed}" if seed else "")
+    return _card(title, sections, heading)
 
 
 def classifier_card(folder: Path, arm: str, heading: str = "#") -> str:
     """The card of a run's classifier of one arm, all its seeds together, in Markdown."""
-    record = yaml.safe_load((folder / "run.yaml").read_text())
+    record = yaml.safe_load(RunPaths(folder).record.read_text())
     settings = record["profile"]["classifier"]
-    rooms = sorted(folder.glob(f"classifiers/{arm}/seed-*/predictions.csv"))
-    seeds = [path.parent.name.removeprefix("seed-") for path in rooms]
-    began = sorted({_began(path.parent) for path in rooms})
+    paths = RunPaths(folder)
+    seeds = paths.classifier_seeds(arm)
+    began = sorted({_began(paths.classifier(arm, seed)) for seed in seeds})
     scores = _rows(folder, "classification", arm=arm)
     fairness = _rows(folder, "fairness", arm=arm)
     if "measure" in fairness:
@@ -170,7 +187,7 @@ def classifier_card(folder: Path, arm: str, heading: str = "#") -> str:
         learned = f"the images of the {ARM_NAMES.get(generator, generator)}, {also}"
     sections = {
         "Model details": f"- A Vision Transformer, `{settings['model']}`, images enlarged to "
-        f"{settings['input_size']} pixels.\n- Seeds {', '.join(seeds)}; began from {'; '.join(began)}.\n"
+        f"{settings['input_size']} pixels.\n- Seeds {', '.join(map(str, seeds))}; began from {'; '.join(began)}.\n"
         f"- Settings: `{json.dumps(settings)}`",
         "Intended use": USE,
         "Factors": FACTORS,
@@ -257,8 +274,8 @@ def _ethics(record: dict[str, Any]) -> str:
     )
 
 
-def _began(room: Path) -> str:
-    path = room / "provenance.json"
+def _began(folder: Path) -> str:
+    path = folder / PROVENANCE
     if not path.is_file():
         return "weights of which no record was kept"
     source = json.loads(path.read_text()).get("source")
@@ -271,7 +288,7 @@ def _began(room: Path) -> str:
 
 def _rows(folder: Path, table: str, **wanted: str) -> pd.DataFrame:
     """The rows of a table of the run that hold what is wanted; none if the table or a column is not there."""
-    path = folder / f"metrics/{table}.csv"
+    path = RunPaths(folder).table(table)
     found = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     if any(column not in found for column in wanted):
         return pd.DataFrame()

@@ -40,6 +40,7 @@ PACKAGES = (
 def record_of(profile: Profile, data: str, seed: int, device: torch.device) -> dict:
     """What is kept in `run.yaml`: the settings, and on what, with which packages and from which commit."""
     return {
+        "hamsynth": version("hamsynth"),
         "profile": profile.model_dump(mode="json"),
         "data": data,
         "seed": seed,

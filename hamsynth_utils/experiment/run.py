@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path, oserror_as_input_error
 from hamsynth_utils.core.paths import RunPaths, runs_folder
-from hamsynth_utils.core.profile import Profile, load_profile, parse_profile
+from hamsynth_utils.core.profile import Profile, load_profile, parse_profile, read_record
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.data import ham10000
 from hamsynth_utils.data.dataset_info import DatasetInfo, describe_data
@@ -36,6 +37,8 @@ from hamsynth_utils.experiment.provenance import (
     require_same_settings,
 )
 from hamsynth_utils.metrics.classification import read_predictions
+
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Run:
     profile: Profile
     data: str
     seed: int
+    _loaded: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -107,7 +111,7 @@ class Run:
         with run.stage_dir(""):
             now = record_of(run.profile, run.data, run.seed, run.device)
             if record.is_file():
-                before = yaml.safe_load(record.read_text())
+                before = read_record(run.folder)
                 require_same_settings(run.folder, before, now, {"seeds": seeds, "arms": arms})
                 had = parse_profile(before["profile"])
                 # What is new comes last: chapters look at the first seed more closely, which stays the same.
@@ -133,7 +137,30 @@ class Run:
     @property
     def paths(self) -> RunPaths:
         """Where the files of the run lie."""
-        return RunPaths(self.folder, self.profile.data.split_by)
+        first_seed = self.profile.generator_seeds[0]
+        return RunPaths(self.folder, self.profile.data.split_by, first_seed)
+
+    def generator_seed_for(self, classifier_seed: int) -> int:
+        """The seed of the generators whose synthetic images a classifier learns from.
+
+        The classifier's seed and the generator's seed at the same place of the profile's two lists belong
+        together, if the lists are of equal length. Otherwise every classifier learns from the first
+        generator seed.
+        """
+        seeds, generator_seeds = self.profile.seeds, self.profile.generator_seeds
+        paired = len(seeds) == len(generator_seeds) and classifier_seed in seeds
+        return generator_seeds[seeds.index(classifier_seed) if paired else 0]
+
+    def load_once(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
+        """What was loaded under a key before; loaded now at the first call.
+
+        Args:
+            key: what is loaded; the result is kept as long as this object.
+            load: loads it.
+        """
+        if key not in self._loaded:
+            self._loaded[key] = load()
+        return self._loaded[key]
 
     @property
     def dataset(self) -> DatasetInfo:
@@ -192,6 +219,8 @@ class Run:
     def lesions(self, skip_broken: bool = False) -> LesionSet:
         """All images of the run, read from the source once and cached in `data/`.
 
+        The cache is read at the first call; later calls return the same object.
+
         Args:
             skip_broken: leave out images that cannot be decoded, and list them in a table.
 
@@ -201,6 +230,9 @@ class Run:
         Raises:
             InputError: if the source is not complete, or holds an image that cannot be decoded.
         """
+        return self.load_once("lesions", lambda: self._load_lesions(skip_broken))
+
+    def _load_lesions(self, skip_broken: bool) -> LesionSet:
         with self.stage_dir(self.paths.data):
             cache = self.paths.lesions
             if not cache.is_dir():
@@ -262,18 +294,24 @@ class Run:
     def split(self, split_by: str | None = None) -> Split:
         """The training, validation and test part of this run, made once and kept in `data/`.
 
+        The table is read at the first call; later calls return the same object.
+
         Args:
             split_by: `lesion` or `image`; the run's own way to split by default.
 
         Returns:
             The row numbers of each part in `lesions`.
         """
+        split_by = split_by or self.profile.data.split_by
+        return self.load_once(("split", split_by), lambda: self._load_split(split_by))
+
+    def _load_split(self, split_by: str) -> Split:
         lesions, settings = self.lesions(), self.profile.data
         with self.stage_dir(self.paths.data):
             path = self.paths.split(split_by)
             if not path.is_file():
                 split = make_split(
-                    split_by or settings.split_by,
+                    split_by,
                     lesions.table,
                     lesions.classes,
                     self._pairs(lesions),
@@ -313,15 +351,18 @@ class Run:
         )
         return pd.concat([known, repeated_photos(lesions)], ignore_index=True)
 
-    def has_synthetic_set(self, generator: str) -> bool:
+    def has_synthetic_set(self, generator: str, seed: int | None = None) -> bool:
         """Whether the synthetic set of a generator is finished."""
-        return self.paths.synthetic(generator).is_dir()
+        return self.paths.synthetic(generator, seed).is_dir()
 
-    def synthetic_set(self, generator: str) -> LesionSet:
+    def synthetic_set(self, generator: str, seed: int | None = None) -> LesionSet:
         """The finished synthetic set of a generator, verified.
+
+        The files are read at the first call; later calls return the same object.
 
         Args:
             generator: its name.
+            seed: the generator seed; the first seed of the profile by default.
 
         Returns:
             The images in the order of the manifest.
@@ -334,13 +375,13 @@ class Run:
             raise InputError(
                 f"no generator is called {generator!r}; there are {', '.join(REGISTRY)}"
             )
-        folder = self.require(self.paths.synthetic(generator), REGISTRY[generator].chapter)
+        folder = self.require(self.paths.synthetic(generator, seed), REGISTRY[generator].chapter)
         trained_on = set(read_manifest(folder)["trained_on"])
         if trained_on != {self.training_fingerprint()}:
             raise InputError(
                 f"{folder} comes from a generator trained on other images than this run's training part"
             )
-        return read_synthetic(folder, self.dataset.classes)
+        return self.load_once(folder, lambda: read_synthetic(folder, self.dataset.classes))
 
     def predictions(
         self, arm: str, part: str, seed: int, split_by: str | None = None

@@ -24,7 +24,7 @@ from hamsynth_utils.core.paths import (
     WEIGHTS,
     checkpoint_of,
 )
-from hamsynth_utils.core.weights import read_weights, write_weights
+from hamsynth_utils.core.weights import read_metadata, read_weights, write_weights
 from hamsynth_utils.data.augmentation import augment
 from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.data.synthetic import read_synthetic
@@ -33,39 +33,66 @@ from hamsynth_utils.experiment.run import (
     Run,
 )
 from hamsynth_utils.generators.autoencoder import Autoencoder
-from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.latent import LatentGenerator
-from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata, load_generator
+from hamsynth_utils.generators.loading import checkpoint_metadata, generator_class, load_generator
 from hamsynth_utils.generators.sampling import synthesize
 from hamsynth_utils.training.loop import TrainingResult, train
 
 
 def flip_and_turn(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flips and quarter turns, each image its own: exact permutations of pixels, free for skin lesions."""
+    """Random flips and quarter turns, which only permute pixels: skin lesions have no natural orientation.
+
+    Args:
+        images: [N, 3, S, S].
+        generator: the random source; each image gets its own flip and turn.
+    """
     return augment(images, generator, rotation="quarter", flips=True)
 
 
-def train_generator(run: Run, name: str, progress_bar: bool = True) -> TrainingResult:
-    """The run's generator `name`, in `generators/<name>/`; trained on the training part alone.
+def train_generator(
+    run: Run, name: str, progress_bar: bool = True, seed: int | None = None
+) -> TrainingResult:
+    """Train a generator of the run on the training part, or load it if it is trained already.
 
-    Where the profile allows it, a released checkpoint of a training on the same images is taken over instead,
-    with its own settings: `Training.origin` says so.
+    If the profile allows it, the first seed is not trained: a released checkpoint that was trained on the
+    same images is installed instead, with its own settings. `TrainingResult.origin` says so. Further seeds
+    have the settings of the first seed.
+
+    Args:
+        run: the run.
+        name: the generator.
+        progress_bar: whether to show one.
+        seed: the generator seed; the first seed of the profile by default. The training draws from the
+            seed `run.seed + seed`.
+
+    Returns:
+        The trained generator, its losses and its snapshots.
+
+    Raises:
+        InputError: if the profile has no such generator.
+        TrainingDiverged: if the loss is not finite any more or explodes.
     """
-    training = run.profile.generator_settings(name).training
+    seed = run.paths.generator_seed if seed is None else seed
+    settings = effective_settings(run, name)
     lesions = run.training_images()
-    torch.manual_seed(run.seed)
-    with run.shared_stage_dir(run.paths.generator(name)) as folder:
-        generator = _released(run, name) or build_generator(name, run.profile)
+    torch.manual_seed(run.seed + seed)
+    with run.shared_stage_dir(run.paths.generator(name, seed)) as folder:
+        generator = generator_class(name)(run.profile.data.image_size, settings)
         space = getattr(generator, "representation", None)
         if isinstance(space, Autoencoder) and not (folder / WEIGHTS).is_file():
-            space.load_state_dict(train_autoencoder(run, name, progress_bar).module.state_dict())
-        about = {"trained_on": run.training_fingerprint(), "counts": json.dumps(lesions.counts)}
+            autoencoder = train_autoencoder(run, name, progress_bar, seed).module
+            space.load_state_dict(autoencoder.state_dict())
+        about = {
+            "trained_on": run.training_fingerprint(),
+            "counts": json.dumps(lesions.counts),
+            "generator_seed": str(seed),
+        }
         return train(
             generator,
             lesions,
-            training,
+            settings.training,
             folder,
-            seed=run.seed,
+            seed=run.seed + seed,
             augment=flip_and_turn,
             description={**checkpoint_metadata(generator), **about},
             progress_bar=progress_bar,
@@ -73,132 +100,190 @@ def train_generator(run: Run, name: str, progress_bar: bool = True) -> TrainingR
 
 
 def effective_settings(run: Run, name: str) -> Any:
-    """The settings of the run's generator `name`: the profile's, or those of the checkpoint taken over."""
-    released = _released(run, name)
-    return released.settings if released else run.profile.generator_settings(name)
+    """The settings of a generator of the run: the profile's, or those of the installed released checkpoint.
+
+    Args:
+        run: the run; the released checkpoint is installed now if it is wanted and not there yet.
+        name: the generator.
+
+    Raises:
+        InputError: if the profile has no such generator.
+    """
+    settings = run.profile.generator_settings(name)
+    with PartialState().main_process_first():
+        released = install_released_checkpoint(run, name)
+    if not released:
+        return settings
+    metadata = read_metadata(run.paths.generator_weights(name))
+    return type(settings).model_validate_json(metadata["settings"])
 
 
 def train_autoencoder(
-    run: Run, name: str = "diffusion", progress_bar: bool = True
+    run: Run, name: str = "diffusion", progress_bar: bool = True, seed: int | None = None
 ) -> TrainingResult:
-    """The autoencoder of the run's generator `name`, in its `autoencoder_dir`; on the training part alone.
+    """Train the autoencoder of a generator on the training part, or load it if it is trained already.
 
-    That of the released generator, where this one is taken over.
-    Raises InputError if the generator works without one.
+    Args:
+        run: the run.
+        name: the generator that works on its latents.
+        progress_bar: whether to show one.
+        seed: the generator seed, as for `train_generator`.
+
+    Returns:
+        The trained autoencoder, its losses and its snapshots.
+
+    Raises:
+        InputError: if the generator works without an autoencoder.
     """
-    room = autoencoder_dir(run, name)
-    if room is None:
+    seed = run.paths.generator_seed if seed is None else seed
+    target = autoencoder_dir(run, name, seed)
+    if target is None:
         raise InputError(f"this profile's {name} works on pixels: it has no autoencoder")
     settings = effective_settings(run, name).autoencoder
     lesions = run.training_images()
-    torch.manual_seed(run.seed)
+    torch.manual_seed(run.seed + seed)
     autoencoder = Autoencoder(settings)
-    with run.shared_stage_dir(room) as folder:
+    with run.shared_stage_dir(target) as folder:
         return train(
             autoencoder,
             lesions,
             settings.training,
             folder,
-            seed=run.seed,
+            seed=run.seed + seed,
             augment=flip_and_turn,
             description={"trained_on": run.training_fingerprint()},
             progress_bar=progress_bar,
         )
 
 
-def _released(run: Run, name: str) -> Generator | None:
-    """The released generator that the run has taken over, if any; of several processes the first takes it."""
-    with PartialState().main_process_first():
-        taken = install_released_checkpoint(run, name)
-    return load_generator(run.paths.generator_weights(name)) if taken else None
+def autoencoder_dir(run: Run, name: str, seed: int | None = None) -> Path | None:
+    """The folder of a generator's autoencoder; generators whose autoencoders have equal settings share one.
 
+    Args:
+        run: the run.
+        name: the generator.
+        seed: the generator seed; the first seed of the profile by default.
 
-def autoencoder_dir(run: Run, name: str) -> Path | None:
-    """The room of a generator's autoencoder, None if it has none; those with equal settings share one."""
-    could = [
-        n
-        for n in run.profile.generators
-        if hasattr(run.profile.generator_settings(n), "autoencoder")
-    ]
-    settings = {n: effective_settings(run, n).autoencoder for n in could}
+    Returns:
+        The folder, or None if the generator has no autoencoder.
+    """
+    settings = {
+        latent: effective_settings(run, latent).autoencoder
+        for latent in run.profile.generators
+        if hasattr(run.profile.generator_settings(latent), "autoencoder")
+    }
     if settings.get(name) is None:
         return None
-    first = next(n for n in could if settings[n] is not None)
-    owner = next(n for n in could if settings[n] == settings[name])
-    return run.paths.autoencoder(None if owner == first else owner)
+    first = next(latent for latent in settings if settings[latent] is not None)
+    owner = next(latent for latent in settings if settings[latent] == settings[name])
+    return run.paths.autoencoder(None if owner == first else owner, seed)
 
 
 def autoencoder_seconds(run: Run, name: str) -> float:
-    """Seconds of training that came before a generator's own: those of the autoencoder, if it has one."""
+    """The seconds that the training of a generator's autoencoder took; 0 if it has none."""
     folder = autoencoder_dir(run, name)
     if folder is None or not (folder / HISTORY).is_file():
         return 0.0
     return float(pd.read_csv(folder / HISTORY)["seconds"].iloc[-1])
 
 
-def make_synthetic(run: Run, name: str, progress_bar: bool = True) -> LesionSet:
-    """The run's synthetic set of the generator `name`, in `generators/<name>/synthetic/`, verified."""
-    settings = run.profile.synthesis
-    with run.stage_dir(run.paths.generator(name)):
-        if run.has_synthetic_set(name):
-            return read_synthetic(run.paths.synthetic(name), run.dataset.classes)
+def make_synthetic(
+    run: Run, name: str, progress_bar: bool = True, seed: int | None = None
+) -> LesionSet:
+    """Sample the synthetic set of a generator of the run, or load it if it is there already; verified.
+
+    Args:
+        run: the run.
+        name: the generator.
+        progress_bar: whether to show one.
+        seed: the generator seed; the first seed of the profile by default. Further seeds are sampled with
+            the guidance scale of the first seed.
+
+    Returns:
+        The images in the order of the manifest.
+
+    Raises:
+        InputError: if the generator is not trained yet.
+    """
+    seed = run.paths.generator_seed if seed is None else seed
+    folder = run.paths.synthetic(name, seed)
+    with run.stage_dir(run.paths.generator(name, seed)):
+        if folder.is_dir():
+            return run.load_once(folder, lambda: read_synthetic(folder, run.dataset.classes))
+        settings = run.profile.synthesis
         counts = requested_counts(
             run.images("train").labels,
             settings.minority_fraction,
             settings.evaluation_images,
             max(run.profile.probe.ratios),
         )
-        return synthesize(
-            run.require(run.paths.generator_weights(name), f"the notebook of the {name}"),
-            counts,
-            # Far from the seeds of the other generators and of the pictures in the notebooks.
-            1_000_000 * (1 + GENERATORS.index(name)) + 10_000_000 * run.seed,
-            run.paths.synthetic(name),
-            settings.batch_size,
-            progress=progress_bar,
+        notebook = f"the notebook of the {name}"
+        weights = run.require(run.paths.generator_weights(name, seed), notebook)
+        sampling_kwargs = {}
+        if seed != run.paths.generator_seed:
+            first = run.require(run.paths.generator_weights(name), notebook)
+            chosen = json.loads(read_metadata(first)["settings"])
+            sampling_kwargs = {key: chosen[key] for key in ("guidance",) if key in chosen}
+        # Far from the seeds of the other generators and of the images in the notebooks.
+        first_image = 1_000_000 * (1 + GENERATORS.index(name)) + 10_000_000 * (run.seed + seed)
+        return run.load_once(
+            folder,
+            lambda: synthesize(
+                weights,
+                counts,
+                first_image,
+                folder,
+                settings.batch_size,
+                progress=progress_bar,
+                **sampling_kwargs,
+            ),
         )
 
 
 def install_released_checkpoint(run: Run, name: str) -> bool:
-    """Put a generator's released checkpoint into the run's room of it, if that is wanted and right.
+    """Put a generator's released checkpoint into the run, as its first seed, if that is wanted and right.
 
-    Wanted: the profile says `released: true`, and the run has not begun to train one of its own. Right: it
-    was trained on exactly this run's training images, at their size. Returns whether the room holds one.
+    Wanted: the profile says `use_released_checkpoints: true`, and the run has not begun to train a generator
+    of its own. Right: the checkpoint was trained on exactly this run's training images, at their size.
+
+    Args:
+        run: the run.
+        name: the generator.
+
+    Returns:
+        Whether the run has the released checkpoint, installed now or before.
+
+    Raises:
+        InputError: if the checkpoint is damaged or was made by another version.
     """
-    room, path = run.paths.generator(name), checkpoint_of(name)
-    own = room / WEIGHTS
-    if own.is_file():
-        return "released" in read_weights(own)[1]
-    if (
-        not run.profile.use_released_checkpoints
-        or not path.is_file()
-        or (room / CHECKPOINT).is_file()
-    ):
+    folder, path = run.paths.generator(name), checkpoint_of(name)
+    weights = folder / WEIGHTS
+    if weights.is_file():
+        return "released" in read_metadata(weights)
+    wanted = run.profile.use_released_checkpoints and path.is_file()
+    if not wanted or (folder / CHECKPOINT).is_file():
         return False
-    tensors, metadata = read_weights(path)
-    wanted = {
+    metadata = read_metadata(path)
+    right = {
         "trained_on": run.training_fingerprint(),
         "image_size": str(run.profile.data.image_size),
     }
-    if any(metadata[key] != value for key, value in wanted.items()):
+    if any(metadata[key] != value for key, value in right.items()):
         return False
     generator = load_generator(path, name)
     for table in generator.tables:
-        _write(room / f"{table}.csv", metadata[table])
+        _write(folder / f"{table}.csv", metadata[table])
     if isinstance(generator, LatentGenerator) and AUTOENCODER_HISTORY in metadata:
-        # An autoencoder that a killed run has begun to train is of no use any more.
-        _write(run.paths.autoencoder() / HISTORY, metadata[AUTOENCODER_HISTORY])
-        states = generator.representation.state_dict()
-        write_weights(run.paths.autoencoder() / WEIGHTS, states, {"released": "true"})
-    # Last, since it is what says that the room is finished.
-    write_weights(
-        own,
-        {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in tensors.items()
-        },
-        metadata,
-    )
+        # Replaces an autoencoder that an interrupted run has begun to train.
+        shared = run.paths.autoencoder()
+        _write(shared / HISTORY, metadata[AUTOENCODER_HISTORY])
+        write_weights(shared / WEIGHTS, generator.representation.state_dict(), {"released": "true"})
+    # Written last: the weights say that the folder is complete.
+    tensors = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in read_weights(path)[0].items()
+    }
+    write_weights(weights, tensors, {**metadata, "generator_seed": str(run.paths.generator_seed)})
     return True
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
-from hamsynth_utils.core.weights import read_weights, sha256_of, sha256_of_bytes
+from hamsynth_utils.core.weights import read_metadata, sha256_of, sha256_of_bytes
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import CLASSES, LesionSet, to_uint8
 from hamsynth_utils.data.synthetic import LABELS, LICENCE, MANIFEST, NOTICE, read_synthetic
@@ -57,7 +57,7 @@ def synthesize(
     without = [option for option in how if option not in generator.sampling_options]
     if without:
         raise InputError(f"a {generator.name} has no {' and no '.join(without)}: leave it out")
-    metadata = read_weights(checkpoint)[1]
+    metadata = read_metadata(checkpoint)
     seen = json.loads(metadata.get("counts", "{}"))
     unseen = [dx for dx, count in per_class.items() if count > 0 and seen.get(dx, 1) == 0]
     if unseen:
@@ -70,6 +70,8 @@ def synthesize(
     )
     made_by = {
         "generator": generator.name,
+        # Checkpoints of version 0.1.0, where a generator was trained once, do not name a seed.
+        "generator_seed": metadata.get("generator_seed", "0"),
         "checkpoint": sha256_of(checkpoint),
         "trained_on": metadata.get("trained_on", "unknown"),
         "sampling": " ".join(f"{key}={value}" for key, value in how.items()) or "checkpoint's own",

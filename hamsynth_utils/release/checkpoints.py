@@ -13,10 +13,11 @@ from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
     HISTORY,
+    SNAPSHOTS,
     WEIGHTS,
     checkpoint_of,
 )
-from hamsynth_utils.core.weights import read_weights, sha256_of, write_weights
+from hamsynth_utils.core.weights import read_metadata, read_weights, sha256_of, write_weights
 from hamsynth_utils.data.ham10000 import data_of
 from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.experiment.arms import in_proportion
@@ -95,7 +96,7 @@ def release(run: Run, name: str, folder: Path) -> Path:
 
 def card(run: Run, name: str, path: Path) -> str:
     """The model card (Mitchell et al. 2019) of a checkpoint, in Markdown; every number is the run's."""
-    metadata = read_weights(path)[1]
+    metadata = read_metadata(path)
     history, budget = (
         pd.read_csv(StringIO(metadata[table])) for table in ("history", "snapshot_distances")
     )
@@ -190,7 +191,7 @@ def _pictures(run: Run, name: str, path: Path) -> None:
     folder = run.paths.generator(name)
     rows = {}
     for step, minutes in zip(budget["step"], budget["minutes"], strict=True):
-        moment = folder / f"snapshots/{step}.safetensors"
+        moment = folder / SNAPSHOTS / f"{step}.safetensors"
         generator = load_generator(moment if moment.is_file() else folder / WEIGHTS)
         rows[f"{minutes:.1f} min"] = generator.sample(torch.arange(len(CLASSES)), run.seed)
     labels = torch.arange(len(CLASSES)).repeat_interleave(8)

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.report.html_fixes import apply_html_fixes
 from hamsynth_utils.report.interactive.gallery import write_gallery
 from hamsynth_utils.report.interactive.playground import write_playground
@@ -31,19 +32,19 @@ def build(folder: Path, root: Path | None = None) -> Path:
     staged = stage(folder, root)
     command = [*JUPYTER_BOOK, "build", str(staged), "-n", "-W", "--keep-going", "--all", "-q"]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with atomic_path(folder / "logs/report.log") as log:
+    with atomic_path(RunPaths(folder).logs / "report.log") as log:
         log.write_text(result.stdout)
     if result.returncode:
         raise RuntimeError(f"Jupyter Book could not build {staged}:\n{result.stdout}")
-    html, record = staged / "_build/html", yaml.safe_load((folder / "run.yaml").read_text())
+    html, record = staged / "_build/html", yaml.safe_load(RunPaths(folder).record.read_text())
     apply_html_fixes(html)
     write_playground(html / "playground/networks", folder, record["data"])
     write_quiz(html / "quiz", folder, record)
     write_gallery(html / "gallery", folder, record)
     write_redirects(html)
-    with atomic_path(folder / "site") as site:
+    with atomic_path(RunPaths(folder).site) as site:
         shutil.move(html, site)
-    return folder / "site/index.html"
+    return RunPaths(folder).site_index
 
 
 def print_minutes(folder: Path, since: float | None = None) -> None:
@@ -59,4 +60,4 @@ def print_minutes(folder: Path, since: float | None = None) -> None:
     print(f"{'all chapters':<24}{sum(length for length, _ in table.values()):6.1f} min")
     if since is not None:
         print(f"{'this command':<24}{(time.time() - since) / 60:6.1f} min")
-    print((folder / "site/index.html").resolve())
+    print(RunPaths(folder).site_index.resolve())

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from hamsynth_utils.core.arm_names import generator_of
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
-from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.core.paths import TEST_PREDICTIONS, RunPaths, project_root
 from hamsynth_utils.data.ham10000 import dataset_name
 from hamsynth_utils.data.lesion_set import read_table
 from hamsynth_utils.notebook.plots import ARM_NAMES, estimate_rows
@@ -78,21 +78,21 @@ def archive_run(run: Path, target: Path, minutes: dict[str, float], note: str = 
     minutes: of each notebook. note: what a reader must know of how this run was made.
     Raises InputError for a run that has not come to its verdicts.
     """
-    if not (run / "metrics/verdicts.csv").is_file():
+    if not RunPaths(run).table("verdicts").is_file():
         raise InputError(f"{run} has no metrics/verdicts.csv: finish it with make report first")
-    record = yaml.safe_load((run / "run.yaml").read_text())
-    record["images"] = dataset_name(record["data"], read_table(run / "data/lesions/table.csv"))
+    record = yaml.safe_load(RunPaths(run).record.read_text())
+    record["images"] = dataset_name(record["data"], read_table(RunPaths(run).lesion_table))
     record["data"] = Path(record["data"]).name
     record["minutes"] = {name: round(length, 1) for name, length in minutes.items()}
     record["note"] = note
     with atomic_path(target) as folder:
         folder.mkdir()
-        (folder / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
-        for path in sorted((run / "metrics").rglob("*.csv")):
+        RunPaths(folder).record.write_text(yaml.safe_dump(record, sort_keys=False))
+        for path in sorted(RunPaths(run).metrics.rglob("*.csv")):
             copy = folder / path.relative_to(run)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        for path in sorted(run.glob("classifiers/*/seed-*/predictions.csv")):
+        for path in RunPaths(run).classifier_files(TEST_PREDICTIONS):
             copy = folder / "predictions" / path.parent.parent.name / f"{path.parent.name}.csv"
             copy.parent.mkdir(parents=True, exist_ok=True)
             pd.read_csv(path).to_csv(copy, index=False, float_format="%.5f")
@@ -137,13 +137,13 @@ def gains(folder: Path) -> pd.DataFrame:
     Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds, and invented: which
     share of an arm's images is, `some`, `none` or `all`. Rows come in this order.
     """
-    table = pd.read_csv(folder / "metrics/differences.csv", dtype={"seed": str})
+    table = pd.read_csv(RunPaths(folder).table("differences"), dtype={"seed": str})
     table = table[
         (table["reference"] == "real") & (table["metric"] == METRIC) & (table["seed"] == "all")
     ]
     if table.empty:
         raise InputError(f"{folder} compares no arm with real images alone")
-    seeds = len(yaml.safe_load((folder / "run.yaml").read_text())["profile"]["seeds"])
+    seeds = len(yaml.safe_load(RunPaths(folder).record.read_text())["profile"]["seeds"])
     rows = table.rename(columns={"difference": "value", "n_images": "n", "n_lesions": "lesions"})
     rows[["value", "low", "high"]] *= 100
     shares = [
@@ -159,9 +159,9 @@ def answer_in_words(folder: Path = REFERENCE) -> str:
     """The answer of a kept run as a paragraph of Markdown; where none is kept, it says so."""
     if not folder.is_dir():
         return "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
-    rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
+    rows, record = gains(folder), yaml.safe_load(RunPaths(folder).record.read_text())
     profile = record["profile"]
-    estimates = pd.read_csv(folder / "metrics/estimates/evaluation.csv")
+    estimates = pd.read_csv(RunPaths(folder).table("estimates/evaluation"))
     own = estimates[estimates["split_by"] == profile["data"]["split_by"]]
     own = own[(own["arm"] == "real") & own["reference"].isna()].set_index("statistic")
     real, accuracy = own.loc[METRIC], own.loc["accuracy"]
@@ -181,7 +181,7 @@ classifier an arm and one of each generator; in brackets 95 % intervals over les
 
 def headline_result(folder: Path = REFERENCE) -> str:
     """The answer of a kept run as MyST Markdown: in words, a figure `answer.svg`, and how to repeat it."""
-    rows, record = gains(folder), yaml.safe_load((folder / "run.yaml").read_text())
+    rows, record = gains(folder), yaml.safe_load(RunPaths(folder).record.read_text())
     n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
     command = f"make report DATA=path/to/ham10000 PROFILE={record['profile']['name']}"
     command += f" \\\n        ARMS={','.join(record['profile']['arms'])}"

@@ -14,7 +14,7 @@ import yaml
 from hamsynth_utils.core.arm_names import ARMS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
-from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.experiment.model_card import model_cards
 from hamsynth_utils.notebook.plots import ARM_NAMES
@@ -107,9 +107,9 @@ def stage(folder: Path, root: Path | None = None) -> Path:
             executed.
     """
     folder, root = folder.resolve(), root or project_root()
-    if not (folder / "run.yaml").is_file():
+    if not RunPaths(folder).record.is_file():
         raise InputError(f"{folder} is not a run: it has no run.yaml. Make one with make report")
-    record = yaml.safe_load((folder / "run.yaml").read_text())
+    record = yaml.safe_load(RunPaths(folder).record.read_text())
     toc = yaml.safe_load((root / "_toc.yml").read_text())
     notebooks = {f"notebooks/{path.stem}": path for path in executed_notebooks(folder)}
     external = _parameter(notebooks.get(EXTERNAL), "external")

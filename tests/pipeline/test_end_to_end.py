@@ -96,7 +96,7 @@ def phantom(tmp_path_factory) -> Report:
     process = subprocess.Popen(
         report.command, cwd=ROOT, env=report.environment, start_new_session=True
     )
-    while not (report.folder / "generators/gan").is_dir():
+    while not (report.folder / "generators/gan/seed-0").is_dir():
         assert process.poll() is None, "the road ended before its GAN"
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
@@ -132,9 +132,9 @@ def test_every_room_leaves_its_results(report):
     parts = pd.read_csv(folder / "data/split.csv").set_index("image_id")["part"]
     assert set(parts) == {"train", "validation", "test"}
     for name in report.generators:
-        history = pd.read_csv(folder / f"generators/{name}/history.csv")
+        history = pd.read_csv(folder / f"generators/{name}/seed-0/history.csv")
         assert history["step"].iloc[-1] == report.settings[name]["training"]["steps"]
-        made = read_synthetic(folder / f"generators/{name}/synthetic", HAM10000.classes)
+        made = read_synthetic(folder / f"generators/{name}/seed-0/synthetic", HAM10000.classes)
         assert min(made.counts.values()) > 0 and made.table["synthetic"].all()
     for arm in report.arms:
         predictions = pd.read_csv(folder / f"classifiers/{arm}/seed-0/predictions.csv")

@@ -148,7 +148,7 @@ def test_a_training_whose_job_is_killed_and_queued_again_goes_on_from_its_checkp
         )
         nbformat.write(notebook, pipeline.checkout / f"notebooks/{name}.ipynb")
     snakemake = pipeline.start(*PLACE, target=("notebooks/03_gan.ipynb",))
-    checkpoint = run.folder / "generators/gan/checkpoint.safetensors"
+    checkpoint = run.folder / "generators/gan/seed-0/checkpoint.safetensors"
     while not checkpoint.is_file() or int(read_weights(checkpoint)[1]["step"]) < 20:
         assert snakemake.poll() is None, "the pipeline ended before its GAN"
         time.sleep(0.1)
@@ -161,7 +161,7 @@ def test_a_training_whose_job_is_killed_and_queued_again_goes_on_from_its_checkp
     unbroken = Run.open("unbroken", str(profile), "phantom", 3, root=pipeline.run.parent)
     train_generator(unbroken, "gan", progress_bar=False)
     killed, whole = (
-        read_weights(each.folder / "generators/gan/weights.safetensors")[0]
+        read_weights(each.folder / "generators/gan/seed-0/weights.safetensors")[0]
         for each in (run, unbroken)
     )
     assert killed.keys() == whole.keys() and all(

@@ -154,7 +154,7 @@ def own_networks(folder: Path, names: tuple[str, ...] = GENERATORS) -> Path:
             for parameter in generator.parameters():
                 # Not as they begin, where a prior is the standard one and an output layer may be zero.
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        room = folder / f"generators/{name}"
+        room = folder / f"generators/{name}/seed-0"
         counts = json.dumps(dict.fromkeys(CLASSES, 10))
         about = {
             **checkpoint_metadata(generator),

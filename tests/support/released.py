@@ -24,7 +24,7 @@ def finished_run(folder: Path, profile_path: str) -> Path:
     torch.manual_seed(0)
     profile = load_profile(profile_path)
     generator = build_generator(GENERATOR, profile)
-    room = folder / f"generators/{GENERATOR}"
+    room = folder / f"generators/{GENERATOR}/seed-0"
     about = {
         "trained_on": "abc",
         "counts": json.dumps({dx: 10 for dx in CLASSES}),
@@ -88,7 +88,7 @@ def tables() -> dict[str, pd.DataFrame]:
     consistency = {
         "generator": GENERATOR,
         "extractor": "vit",
-        "training_seed": 3,
+        "generator_seed": 0,
         "n_synthetic": 400,
         "n_real": 300,
         "synthetic": 0.4,
@@ -100,14 +100,14 @@ def tables() -> dict[str, pd.DataFrame]:
     ends = ["value", "low", "high"]
     return {
         "privacy": pd.DataFrame(privacy, columns=["generator", "measure", *ends]).assign(
-            n=300, lesions=200, extractor="efficientnet_lite0", seed=3
+            n=300, lesions=200, extractor="efficientnet_lite0", generator_seed=0
         ),
         "fairness": pd.DataFrame(fairness, columns=["arm", "attribute", "measure", *ends]).assign(
             n=400, lesions=300, seeds=2
         ),
         "fidelity": pd.DataFrame(
             fidelity, columns=["measure", "mean", "low", "high", "reference", "generator"]
-        ).assign(n=200, n_subsets=5, extractor="vit"),
+        ).assign(n=200, n_subsets=5, extractor="vit", generator_seed=0),
         "class_consistency": pd.DataFrame([consistency]),
     }
 

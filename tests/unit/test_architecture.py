@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import json
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -135,3 +137,51 @@ def test_what_must_be_fast_imports_no_heavy_library(code):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+RUN_PATH = re.compile(
+    r"(^|/)(generators|classifiers|probes|metrics|private|privacy|site|logs|snapshots|data/lesions)/"
+    r"|(^|/)(run\.yaml|(\w+_)?predictions\.csv|history\.csv|snapshot_distances\.csv|sampling\.csv"
+    r"|split(-\w+)?\.csv|skipped\.csv|exports\.csv|provenance\.json|external\.json|extractors\.json"
+    r"|weights\.safetensors|checkpoint\.safetensors)$"
+    r"|(^|/)seed-$"
+)
+"""A part of a path in a run folder, as the text of a constant."""
+KNOWS_PATHS = {"hamsynth_utils.core.paths", "hamsynth_utils.experiment.run"}
+
+
+def path_literals(code: str) -> list[str]:
+    """The text constants of some code that name a file or folder of a run; docstrings are left out."""
+    tree = ast.parse(code)
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+    ]
+    of_run = [text for text in texts if " " not in text and not text.startswith("benchmarks/")]
+    return [text for text in of_run if RUN_PATH.search(text)]
+
+
+def test_no_module_and_no_notebook_spells_a_path_of_the_run_folder():
+    codes = {name: path.read_text() for name, path in MODULES.items() if name not in KNOWS_PATHS}
+    for path in sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        codes[path.name] = "\n".join(code)
+    found = {name: path_literals(code) for name, code in codes.items()}
+    assert {name: texts for name, texts in found.items() if texts} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'pd.read_csv(run.folder / "metrics/fidelity.csv")',
+        'path = folder / f"generators/{name}/weights.safetensors"',
+        'record = folder / "run.yaml"',
+        'folder / "classifiers" / arm / f"seed-{seed}"',
+    ],
+)
+def test_a_path_of_the_run_folder_is_found_however_it_is_written(code):
+    assert path_literals(f"def f():\n    {code}")
+    assert not path_literals(f"def f():\n    '''{code}'''")

@@ -32,7 +32,7 @@ PRIVACY_COLUMNS = [
     "n",
     "lesions",
     "extractor",
-    "seed",
+    "generator_seed",
 ]
 """Columns of a run's `privacy` table: one row per generator and measure, with its 95 % interval.
 

@@ -32,7 +32,7 @@ class SyntheticSets:
     manifests: dict[str, pd.DataFrame]
 
     def folder(self, generator: str) -> Path:
-        return self.run.folder / f"generators/{generator}/synthetic"
+        return self.run.paths.synthetic(generator)
 
     def images(self, generator: str, rows: pd.DataFrame) -> Tensor:
         """Images of some rows, verified: uint8 [N, 3, S, S]; raises InputError for one that was altered."""
@@ -42,20 +42,12 @@ class SyntheticSets:
 
 def load_synthetic_sets(folder: Path, record: dict[str, Any]) -> SyntheticSets | None:
     """Those of a run folder and its `run.yaml`; None where it has no split data or no synthetic set."""
-    names: list[str] = [
-        name for name in GENERATORS if (folder / f"generators/{name}/synthetic").is_dir()
-    ]
-    if (
-        not names
-        or not (folder / "data/lesions").is_dir()
-        or not (folder / "data/split.csv").is_file()
-    ):
-        return None
     run = Run(folder, parse_profile(record["profile"]), record["data"], record["seed"])
+    names = [name for name in GENERATORS if run.has_synthetic_set(name)]
+    if not names or not run.paths.lesions.is_dir() or not run.paths.split().is_file():
+        return None
     manifests = {
-        name: read_manifest(folder / f"generators/{name}/synthetic").sample(
-            frac=1, random_state=run.seed
-        )
+        name: read_manifest(run.paths.synthetic(name)).sample(frac=1, random_state=run.seed)
         for name in names
     }
     return SyntheticSets(run, manifests)

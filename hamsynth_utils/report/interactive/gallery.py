@@ -13,7 +13,7 @@ import torch
 from hamsynth_utils.classifier.attention import patch_maps
 from hamsynth_utils.classifier.model import Classifier
 from hamsynth_utils.classifier.pretrained import load_classifier
-from hamsynth_utils.core.paths import WEIGHTS
+from hamsynth_utils.core.paths import WEIGHTS, RunPaths
 from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.data.lesion_set import labels_of, to_unit_range
 from hamsynth_utils.data.synthetic import MANIFEST
@@ -41,7 +41,7 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
     classifier of real images gets a page that says so.
     """
     exhibits = load_synthetic_sets(folder, record)
-    weights = folder / f"classifiers/real/seed-{record['profile']['seeds'][0]}/{WEIGHTS}"
+    weights = RunPaths(folder).classifier("real", record["profile"]["seeds"][0]) / WEIGHTS
     if exhibits is None or not weights.is_file():
         return write_script(target / "gallery.js", "hamsynthGallery", {"images": []})
     classifier = load_classifier(exhibits.run.profile.classifier, weights)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hamsynth_utils.core.arm_names import GENERATORS
-from hamsynth_utils.core.paths import WEIGHTS, checkpoint_of
+from hamsynth_utils.core.paths import RunPaths, checkpoint_of
 from hamsynth_utils.core.weights import sha256_of
 from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
 from hamsynth_utils.data.synthetic import LICENCE, NOTICE
@@ -45,7 +45,7 @@ def write_playground(target: Path, folder: Path, data: str) -> None:
     folder, data: of the run. Its own networks are shown if its data is the phantom and they fit the `LIMIT`,
     else those of `checkpoints/`: what has learned from photographs of people is shown only if released.
     """
-    own = _present({name: folder / f"generators/{name}/{WEIGHTS}" for name in GENERATORS})
+    own = _present({name: RunPaths(folder).generator_weights(name) for name in GENERATORS})
     released = _present({name: checkpoint_of(name) for name in GENERATORS})
     if data == "phantom" and own:
         networks, size = _export_all(own, target)

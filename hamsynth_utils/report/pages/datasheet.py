@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.data.ham10000 import data_of
 from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES, read_table
 from hamsynth_utils.metrics.fairness import AGE_BANDS, MISSING, age_band
@@ -29,7 +30,7 @@ def datasheet_values(folder: Path, record: dict[str, Any]) -> dict[str, str]:
 
     folder: the run; record: what its `run.yaml` holds. A run that has not read its data yet says so.
     """
-    path = folder / "data/lesions/table.csv"
+    path = RunPaths(folder).lesion_table
     names = (
         "datasheet_about",
         "datasheet_classes",

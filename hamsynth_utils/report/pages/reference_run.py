@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.tables import format_interval, markdown_table
 
@@ -51,7 +52,7 @@ def reference_page(folder: Path) -> str:
     """
     if not folder.is_dir():
         return "# The reference run\n\nNo run on HAM10000 is kept in `results/`.\n"
-    record = yaml.safe_load((folder / "run.yaml").read_text())
+    record = yaml.safe_load(RunPaths(folder).record.read_text())
     profile = record["profile"]
     split_by = profile["data"]["split_by"]
     tables = {"The classifier": _scores(folder, split_by), "The images": _distances(folder)}
@@ -97,9 +98,9 @@ def _figure(name: str, alt: str) -> str:
 
 def _scores(folder: Path, split_by: str) -> str:
     """One row an arm, and one more under another split, whose leaked share stands beside its scores."""
-    found = pd.read_csv(folder / "metrics/estimates/evaluation.csv")
+    found = pd.read_csv(RunPaths(folder).table("estimates/evaluation"))
     found = found[found["reference"].isna() & found["statistic"].isin(SCORES)]
-    parts = pd.read_csv(folder / "metrics/splits.csv").set_index(
+    parts = pd.read_csv(RunPaths(folder).table("splits")).set_index(
         ["arm", "metric", "split", "part"]
     )["n"]
     rows = []
@@ -123,11 +124,11 @@ def _scores(folder: Path, split_by: str) -> str:
 
 def _distances(folder: Path) -> str:
     """One row a generator and the floor: distances from held-out images, realism, variety, class shown."""
-    found = pd.read_csv(folder / "metrics/fidelity.csv")
+    found = pd.read_csv(RunPaths(folder).table("fidelity"))
     found = found[
         (found["reference"] == "heldout") & found["generator"].isin([*ARM_NAMES, "real_baseline"])
     ]
-    consistency = pd.read_csv(folder / "metrics/class_consistency.csv").set_index(
+    consistency = pd.read_csv(RunPaths(folder).table("class_consistency")).set_index(
         ["generator", "extractor"]
     )
     eyes = found["extractor"].iloc[0]
@@ -157,7 +158,7 @@ def _distances(folder: Path) -> str:
 
 def _verdicts(folder: Path) -> str:
     """The ledger: every claim of the source report with what decided it."""
-    found = pd.read_csv(folder / "metrics/verdicts.csv")
+    found = pd.read_csv(RunPaths(folder).table("verdicts"))
     counts = ", ".join(
         f"{count} {verdict}" for verdict, count in found["verdict"].value_counts().items()
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from hamsynth_utils.core.paths import PROVENANCE, RunPaths, seed_of
 from hamsynth_utils.experiment.external_test import read_opening
 from hamsynth_utils.notebook.tables import markdown_table
 
@@ -113,15 +114,15 @@ def _external(folder: Path) -> str:
 
 def _weights(folder: Path) -> str:
     rows = []
-    for path in sorted(folder.glob("classifiers/*/seed-*/provenance.json")):
+    for path in RunPaths(folder).classifier_files(PROVENANCE):
         values = {key: _plain(value) for key, value in json.loads(path.read_text()).items()}
         said = "; ".join(f"{key}: {value}" for key, value in values.items())
-        rows.append((path.parent.parent.name, path.parent.name.removeprefix("seed-"), said))
+        rows.append((path.parent.parent.name, str(seed_of(path.parent)), said))
     return markdown_table(rows, ("Arm", "Seed", "Weights")) if rows else "No record was kept."
 
 
 def _skipped(folder: Path) -> str:
-    path = folder / "data/lesions/skipped.csv"
+    path = RunPaths(folder).skipped
     rows = []
     if path.is_file():
         with path.open(newline="") as file:
@@ -133,7 +134,7 @@ def _skipped(folder: Path) -> str:
 
 
 def _extractors(folder: Path) -> str:
-    path = folder / "metrics/extractors.json"
+    path = RunPaths(folder).extractors
     unavailable = json.loads(path.read_text()) if path.is_file() else {}
     if not unavailable:
         return "Every feature extractor of the profile was used."

@@ -55,7 +55,7 @@ def test_each_model_has_one_card_with_the_runs_numbers(run):
         "## Classifier: GAN",
     ]
     generator, classifier = section(page, "Generator: GAN"), section(page, "Classifier: GAN")
-    weights = run / f"generators/{GENERATOR}/weights.safetensors"
+    weights = run / f"generators/{GENERATOR}/seed-0/weights.safetensors"
     assert (
         sha256_of(weights) in generator
         and "10 mel" in generator
@@ -112,7 +112,7 @@ def test_a_run_without_a_model_and_a_generator_that_is_not_there(run, tmp_path):
 
 
 def test_a_taken_over_checkpoint_says_so(run):
-    path = run / f"generators/{GENERATOR}/weights.safetensors"
+    path = run / f"generators/{GENERATOR}/seed-0/weights.safetensors"
     assert "took it over" not in generator_card(run, GENERATOR)
     tensors, metadata = read_weights(path)
     write_weights(path, tensors, {**metadata, "released": "true"})

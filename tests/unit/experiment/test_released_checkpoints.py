@@ -67,7 +67,8 @@ def test_a_released_checkpoint_is_taken_over_by_a_run_on_the_same_images(
         path = release(finished, name, tmp_path / "checkpoints")
         assert (
             path.stat().st_size
-            < 0.75 * (finished.folder / f"generators/{name}/weights.safetensors").stat().st_size
+            < 0.75
+            * (finished.folder / f"generators/{name}/seed-0/weights.safetensors").stat().st_size
         )
     # Other settings, same images: those of the checkpoint count.
     other = write_profile(
@@ -79,13 +80,14 @@ def test_a_released_checkpoint_is_taken_over_by_a_run_on_the_same_images(
     for name in GENERATORS:
         training = train_generator(run, name, progress_bar=False)
         assert training.origin == "loaded from the released checkpoint"
-        own = load_generator(finished.folder / f"generators/{name}/weights.safetensors")
+        own = load_generator(finished.folder / f"generators/{name}/seed-0/weights.safetensors")
         assert (
             training.module.sample(labels, 3) - own.sample(labels, 3)
         ).abs().mean() < 0.02  # half precision
         for table in ("history", "snapshot_distances"):
             frames = [
-                pd.read_csv(r.folder / f"generators/{name}/{table}.csv") for r in (run, finished)
+                pd.read_csv(r.folder / f"generators/{name}/seed-0/{table}.csv")
+                for r in (run, finished)
             ]
             pd.testing.assert_frame_equal(*frames)
         assert len(make_synthetic(run, name, progress_bar=False)) > 0
@@ -121,7 +123,7 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
     text = (out / "diffusion.md").read_text()
     assert sha256_of(out / "diffusion.safetensors") in text and "CC BY-NC-SA 4.0" in text
     assert "trained on the phantom" in text and "HAM10000" not in text
-    spent = pd.read_csv(finished.folder / "generators/diffusion/snapshot_distances.csv")
+    spent = pd.read_csv(finished.folder / "generators/diffusion/seed-0/snapshot_distances.csv")
     assert all(f"| {round(distance, 1)} |" in text for distance in spent["mean"])
     assert_measured_again(finished, text)
     assert f"{finished.lesions().subset(finished.split().train).counts['nv']} nv" in text
@@ -133,7 +135,7 @@ def assert_measured_again(run: Run, text: str) -> None:
     """The card's FD-lite0 is that of the distance measured here, its floor is lower, and n stands with both."""
     real, made = (
         run.images("train"),
-        read_synthetic(run.folder / "generators/diffusion/synthetic", HAM10000.classes),
+        read_synthetic(run.folder / "generators/diffusion/seed-0/synthetic", HAM10000.classes),
     )
     shown = in_proportion(made, real.labels, run.profile.synthesis.evaluation_images)
     n, n_subsets = min(len(shown), int(0.45 * len(real))), run.profile.evaluation.n_subsets
@@ -169,7 +171,7 @@ def test_only_finished_generators_are_released(tmp_path):
 
 def test_the_budget_follows_the_training_and_the_moments_are_drawn_from_the_same_latents(finished):
     training = train_generator(finished, "vae", progress_bar=False)
-    table = pd.read_csv(finished.folder / "generators/vae/snapshot_distances.csv")
+    table = pd.read_csv(finished.folder / "generators/vae/seed-0/snapshot_distances.csv")
     assert (
         table["step"].tolist() == list(training.snapshots)
         and table["minutes"].is_monotonic_increasing
@@ -193,9 +195,9 @@ def test_the_strongest_guidance_within_one_standard_error_is_chosen(means, chose
 
 
 def test_the_chosen_guidance_samples_the_synthetic_set(finished):
-    curves = pd.read_csv(finished.folder / "generators/diffusion/sampling.csv")
+    curves = pd.read_csv(finished.folder / "generators/diffusion/seed-0/sampling.csv")
     best = chosen_guidance(curves[curves["curve"] == "guidance"])
-    weights = finished.folder / "generators/diffusion/weights.safetensors"
+    weights = finished.folder / "generators/diffusion/seed-0/weights.safetensors"
     assert load_generator(weights).settings.guidance == best
     assert set(curves.loc[curves["curve"] == "steps", "solver"]) == {"ddim", "dpm++"}
     assert (curves["passes"] == curves["steps"] * (1 + (curves["guidance"] > 1))).all()
@@ -205,7 +207,9 @@ def test_the_chosen_guidance_samples_the_synthetic_set(finished):
     sampling_curves(finished, training.module, None)
     assert training.module.settings.guidance == best
     make_synthetic(finished, "diffusion", progress_bar=False)
-    made = read_synthetic(finished.folder / "generators/diffusion/synthetic", HAM10000.classes)
+    made = read_synthetic(
+        finished.folder / "generators/diffusion/seed-0/synthetic", HAM10000.classes
+    )
     assert len(made) and read_weights(weights)[1]["steps"] == "6"
 
 

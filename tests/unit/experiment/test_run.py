@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -48,6 +49,32 @@ def test_another_profile_seed_or_data_is_refused_with_a_way_out(
         Run.open("a", tiny_profile, seed=1, root=tmp_path)
     with pytest.raises(InputError, match=r"profile\.gan\.width: this run has 8, you ask for 16"):
         Run.open("a", edited_tiny({"gan": {"width": 16}}), root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda profile: profile.pop("generator_seeds"),
+        lambda profile: profile["data"].update(protocol=profile["data"].pop("split_by")),
+    ],
+    ids=["a key is missing", "a key has another name"],
+)
+def test_a_run_of_an_older_version_says_what_it_is_and_what_to_do(tmp_path, tiny_profile, change):
+    run = Run.open("a", tiny_profile, root=tmp_path)
+    record = yaml.safe_load(run.paths.record.read_text())
+    change(record["profile"])
+    record.pop("hamsynth")
+    run.paths.record.write_text(yaml.safe_dump(record))
+    message = r"a was made by another version of HamSynth \(0\.1\.0\).*RUN="
+    with pytest.raises(InputError, match=message):
+        Run.open("a", tiny_profile, root=tmp_path)
+    with pytest.raises(InputError, match=message):
+        recorded_profile(run.folder)
+
+
+def test_a_record_says_which_version_made_the_run(tmp_path, tiny_profile):
+    run = Run.open("a", tiny_profile, root=tmp_path)
+    assert yaml.safe_load(run.paths.record.read_text())["hamsynth"] == version("hamsynth")
 
 
 def test_a_run_gains_seeds_and_arms_but_loses_none(tmp_path, edited_tiny):
@@ -164,4 +191,4 @@ def test_a_second_process_waits_for_the_room(tmp_path, tiny_profile):
 def test_a_missing_result_names_the_notebook_that_makes_it(tmp_path, tiny_profile):
     run = Run.open("a", tiny_profile, root=tmp_path)
     with pytest.raises(InputError, match="run 03_gan"):
-        run.require("generators/gan/synthetic", "03_gan")
+        run.require("generators/gan/seed-0/synthetic", "03_gan")

@@ -14,9 +14,14 @@ from safetensors.torch import save_file
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import read_weights, write_weights
+from hamsynth_utils.data import synthetic
 from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.data.synthetic import read_manifest
+from hamsynth_utils.experiment import stages
 from hamsynth_utils.experiment.classifiers import fine_tune
 from hamsynth_utils.experiment.run import Run
+from hamsynth_utils.experiment.stages import effective_settings, make_synthetic, train_generator
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
 from hamsynth_utils.generators.sampling import synthesize
 
@@ -32,7 +37,7 @@ def put_synthetic_set(run: Run, rows: np.ndarray) -> None:
     """A set of the run's GAN, whose checkpoint says that it was trained on the images in these rows."""
     ids = sorted(run.lesions().table["image_id"].iloc[rows])
     about = {"trained_on": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
-    gan, room = build_generator("gan", run.profile), run.folder / "generators/gan"
+    gan, room = build_generator("gan", run.profile), run.folder / "generators/gan/seed-0"
     write_weights(
         room / "weights.safetensors", gan.state_dict(), {**checkpoint_metadata(gan), **about}
     )
@@ -52,6 +57,59 @@ def test_a_set_of_a_generator_trained_on_the_training_part_is_taken(run):
     assert len(made) == 40 * len(CLASSES) and made.table["synthetic"].all()
 
 
+def counted(monkeypatch, owner, name: str, calls: list) -> None:
+    """Replaces a function by itself, with a list of its first arguments."""
+    original = getattr(owner, name)
+
+    def count(first, *others, **named):
+        calls.append(first)
+        return original(first, *others, **named)
+
+    monkeypatch.setattr(owner, name, count)
+
+
+def test_images_split_and_synthetic_images_are_read_once(run, monkeypatch):
+    put_synthetic_set(run, run.split().train)
+    lesion_sets, tables, pictures = [], [], []
+    counted(monkeypatch, LesionSet, "load", lesion_sets)
+    counted(monkeypatch, pd, "read_csv", tables)
+    counted(monkeypatch, synthetic, "verified_image", pictures)
+    again = Run(run.folder, run.profile, run.data, run.seed)
+    fine_tune(again, "gan", 0, progress_bar=False)
+    assert len(again.synthetic_set("gan")) == len(pictures) == 40 * len(CLASSES)
+    assert lesion_sets == [again.paths.lesions]
+    assert tables.count(again.paths.split()) == 1
+
+
+def test_settings_are_read_without_tensors(run, monkeypatch):
+    gan = build_generator("gan", run.profile)
+    about = {**checkpoint_metadata(gan), "released": "true"}
+    write_weights(run.paths.generator_weights("gan"), gan.state_dict(), about)
+    for name in ("read_weights", "load_generator"):
+        monkeypatch.setattr(stages, name, lambda *_: pytest.fail("tensors were read"))
+    assert effective_settings(run, "gan") == run.profile.gan
+
+
+def test_each_generator_seed_has_a_training_and_a_set_of_its_own(edited_tiny, tmp_path):
+    change = {"data": {"phantom_images": 300}, "seeds": [4, 5], "generator_seeds": [0, 2]}
+    run = Run.open("a", edited_tiny(change), root=tmp_path / "runs")
+    sets = {}
+    for seed in run.profile.generator_seeds:
+        train_generator(run, "gan", progress_bar=False, seed=seed)
+        sets[seed] = make_synthetic(run, "gan", progress_bar=False, seed=seed)
+        manifest = read_manifest(run.paths.synthetic("gan", seed))
+        assert set(manifest["generator_seed"]) == {seed}
+        assert run.paths.generator("gan", seed) == run.folder / f"generators/gan/seed-{seed}"
+    assert not torch.equal(sets[0].images, sets[2].images)
+    assert run.synthetic_set("gan") is sets[0] and run.synthetic_set("gan", 2) is sets[2]
+    assert [run.generator_seed_for(seed) for seed in (4, 5, 6)] == [0, 2, 0]
+
+
+def test_all_classifiers_learn_from_the_first_generator_seed_if_there_are_not_as_many(run):
+    assert run.profile.generator_seeds == (0,)
+    assert [run.generator_seed_for(seed) for seed in (0, 1, 7)] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "rows",
     [with_a_test_lesion, lambda run: run.split("image").train, lambda run: run.split().train[1:]],
@@ -60,7 +118,7 @@ def test_a_set_of_a_generator_trained_on_the_training_part_is_taken(run):
 def test_a_set_of_a_generator_trained_on_other_images_is_refused(run, rows):
     """With a test lesion in it the generator could hand on what the classifier is tested with."""
     put_synthetic_set(run, rows(run))
-    message = r"generators/gan/synthetic comes from a generator trained on other images than this run's training part"
+    message = r"generators/gan/seed-0/synthetic comes from a generator trained on other images than this run's training part"
     with pytest.raises(InputError, match=message):
         run.synthetic_set("gan")
     with pytest.raises(InputError, match=message):

@@ -12,10 +12,11 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import sha256_of, write_weights
 from hamsynth_utils.data.dataset_info import HAM10000
-from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
+from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.experiment.arms import in_proportion, requested_counts, top_up_counts
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
 from hamsynth_utils.generators.sampling import synthesize
+from hamsynth_utils.release.verify import find_alterations
 
 CLASSES = HAM10000.classes.names
 
@@ -56,6 +57,19 @@ def test_a_hash_that_reads_like_a_number_stays_a_hash(synthetic, tmp_path):
     folder = shutil.copytree(synthetic, tmp_path / "copy")
     edit_manifest(folder, lambda manifest: manifest.__setitem__("trained_on", "81e3104049863b72"))
     assert set(read_manifest(folder)["trained_on"]) == {"81e3104049863b72"}
+
+
+def test_a_set_of_the_first_version_has_no_generator_seeds_and_is_read(synthetic, tmp_path):
+    folder = tmp_path / "older"
+    shutil.copytree(synthetic, folder)
+    edit_manifest(folder, lambda manifest: manifest.pop("generator_seed"))
+    assert "generator_seed" not in (folder / "manifest.csv").read_text().splitlines()[0]
+    assert set(read_manifest(folder)["generator_seed"]) == {0}
+    assert torch.equal(*(read_synthetic(f, HAM10000.classes).images for f in (folder, synthetic)))
+    listed = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in listed]
+    (folder / SUMS).write_text("".join(sums))
+    assert find_alterations(folder) == []
 
 
 def test_every_png_says_itself_that_it_is_synthetic(checkpoint, synthetic):

@@ -156,7 +156,7 @@ def test_every_extractor_must_pass(run):
 
 
 def test_the_share_of_labelled_images_is_counted(run):
-    first = sorted((run / f"generators/{GENERATOR}/synthetic/images").glob("*.png"))[0]
+    first = sorted((run / f"generators/{GENERATOR}/seed-0/synthetic/images").glob("*.png"))[0]
     with Image.open(first) as image:
         image.load()
     image.info.clear()

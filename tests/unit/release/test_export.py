@@ -58,7 +58,7 @@ def keys(tmp_path):
 def test_a_folder_holds_the_set_its_cards_and_its_measurements(run, sent):
     lesions = read_synthetic(sent, HAM10000.classes)
     assert {name: n for name, n in lesions.counts.items() if n} == COUNTS
-    source = run / f"generators/{GENERATOR}/synthetic"
+    source = run / f"generators/{GENERATOR}/seed-0/synthetic"
     for path in source.rglob("*.*"):
         assert (sent / path.relative_to(source)).read_bytes() == path.read_bytes()
     others = {path.relative_to(sent).as_posix() for path in sent.rglob("*") if path.is_file()}
@@ -99,7 +99,7 @@ def test_the_readable_card_says_what_the_run_measured(run, sent):
     ) in rows
     assert ("patient_auroc", "0.52", "0.48", "0.56", "300", "200", "efficientnet_lite0") in rows
     generator = (sent / "generator.md").read_text()
-    assert sha256_of(run / f"generators/{GENERATOR}/weights.safetensors") in generator
+    assert sha256_of(run / f"generators/{GENERATOR}/seed-0/weights.safetensors") in generator
     assert "| coverage | vit | 0.7 | 0.68 | 0.72 | 200 |" in generator and "loss 1.25" in generator
 
 
@@ -458,7 +458,7 @@ def test_an_overfitted_generators_set_stays_in_the_house(run, tmp_path, capsys):
 def test_a_reason_for_nothing_and_a_set_without_labels_are_refused(run, tmp_path):
     with pytest.raises(InputError, match="nothing to override"):
         export(run, GENERATOR, tmp_path / "sent", DAY, override="just in case")
-    path = images(run / f"generators/{GENERATOR}/synthetic")[0]
+    path = images(run / f"generators/{GENERATOR}/seed-0/synthetic")[0]
     with Image.open(path) as image:
         pixels = np.array(image)
     Image.fromarray(pixels).save(path)
@@ -468,13 +468,13 @@ def test_a_reason_for_nothing_and_a_set_without_labels_are_refused(run, tmp_path
 
 
 def test_a_set_that_was_altered_in_the_house_does_not_leave_it(run, tmp_path):
-    resave(images(run / f"generators/{GENERATOR}/synthetic")[0], pixel=True)
+    resave(images(run / f"generators/{GENERATOR}/seed-0/synthetic")[0], pixel=True)
     with pytest.raises(InputError, match="SYN_gan_df_000000.png was altered"):
         export(run, GENERATOR, tmp_path / "sent", DAY)
 
 
 def test_a_set_of_other_weights_does_not_leave_the_house(run, tmp_path):
-    path = run / f"generators/{GENERATOR}/weights.safetensors"
+    path = run / f"generators/{GENERATOR}/seed-0/weights.safetensors"
     tensors, metadata = read_weights(path)
     write_weights(path, {key: value * 1.01 for key, value in tensors.items()}, metadata)
     with pytest.raises(InputError, match="was not drawn by"):
@@ -542,7 +542,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, keys, monk
         assert main(arguments) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and re.search(message, said), said
-    (run / f"generators/{GENERATOR}/weights.safetensors").unlink()
+    (run / f"generators/{GENERATOR}/seed-0/weights.safetensors").unlink()
     with pytest.raises(InputError, match="no finished set of 'gan'"):
         export(run, GENERATOR, tmp_path / "out", DAY)
 

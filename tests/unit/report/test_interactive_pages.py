@@ -50,7 +50,7 @@ def run(tmp_path_factory) -> Run:
     run = Run.open("tiny", str(folder / "tiny.yaml"), root=folder.parent)
     run.split()
     for number, name in enumerate(run.profile.generators):
-        room = folder / f"generators/{name}"
+        room = folder / f"generators/{name}/seed-0"
         synthesize(
             room / "weights.safetensors",
             dict.fromkeys(CLASSES, MADE),
@@ -103,7 +103,7 @@ def test_the_quiz_pairs_heldout_images_with_synthetic_ones_of_the_same_classes(
     }
     assert all(known[pixels(image["png"]).tobytes()] == image["dx"] for image in real)
     sets = {
-        name: read_synthetic(run.folder / f"generators/{name}/synthetic", HAM10000.classes)
+        name: read_synthetic(run.folder / f"generators/{name}/seed-0/synthetic", HAM10000.classes)
         for name in run.profile.generators
     }
     drawn = {
@@ -180,7 +180,7 @@ def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
         run.profile.classifier, run.folder / "classifiers/real/seed-0/weights.safetensors"
     )
     for name in run.profile.generators:
-        folder = run.folder / f"generators/{name}/synthetic"
+        folder = run.folder / f"generators/{name}/seed-0/synthetic"
         whole, of = (
             read_synthetic(folder, HAM10000.classes),
             table[table["generator"] == name].set_index("image_id"),
@@ -229,14 +229,14 @@ def test_the_gallery_stays_small_and_says_how_many_it_shows(run, tmp_path, monke
 
 
 def test_an_altered_image_is_not_shown(run, tmp_path) -> None:
-    path = next((run.folder / "generators/vae/synthetic/images").glob("*.png"))
+    path = next((run.folder / "generators/vae/seed-0/synthetic/images").glob("*.png"))
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"x")
     try:
         with pytest.raises(Exception, match="altered|readable"):
             for name in run.profile.generators:
                 gallery.Exhibits(run, {}).images(
-                    name, read_manifest(run.folder / f"generators/{name}/synthetic")
+                    name, read_manifest(run.folder / f"generators/{name}/seed-0/synthetic")
                 )
     finally:
         path.write_bytes(content)

@@ -124,7 +124,13 @@ def test_a_runs_own_networks_survive_half_precision(own_site, monkeypatch) -> No
         }
         for name in GENERATORS:
             for how in hows.get(name, [{}]):
-                agree(page, run / f"generators/{name}/weights.safetensors", name, how, monkeypatch)
+                agree(
+                    page,
+                    run / f"generators/{name}/seed-0/weights.safetensors",
+                    name,
+                    how,
+                    monkeypatch,
+                )
         assert problems == []
 
 
@@ -186,7 +192,7 @@ def test_own_networks_are_shown_only_of_the_phantom(tmp_path, monkeypatch) -> No
     monkeypatch.setattr(
         playground,
         "checkpoint_of",
-        lambda name: released / f"generators/{name}/weights.safetensors",
+        lambda name: released / f"generators/{name}/seed-0/weights.safetensors",
     )
 
     def shown(data: str, folder: Path = run) -> dict:
@@ -197,9 +203,10 @@ def test_own_networks_are_shown_only_of_the_phantom(tmp_path, monkeypatch) -> No
         return {name: network["checkpoint"] for name, network in about["networks"].items()}
 
     own = {
-        name: sha256_of(run / f"generators/{name}/weights.safetensors") for name in ("vae", "gan")
+        name: sha256_of(run / f"generators/{name}/seed-0/weights.safetensors")
+        for name in ("vae", "gan")
     }
-    theirs = {"gan": sha256_of(released / "generators/gan/weights.safetensors")}
+    theirs = {"gan": sha256_of(released / "generators/gan/seed-0/weights.safetensors")}
     phantom = shown("phantom")
     assert sources(phantom) == own and "this run's own" in phantom["note"]
     photographs = shown("/data/ham10000")
@@ -220,7 +227,7 @@ def test_weights_too_large_for_half_precision_stay_whole(tmp_path) -> None:
     import onnx
 
     run = own_networks(tmp_path / "run", ("gan",))
-    generator = load_generator(run / "generators/gan/weights.safetensors")
+    generator = load_generator(run / "generators/gan/seed-0/weights.safetensors")
     with torch.no_grad():
         generator.synthesis.start.weight[0, 0] = 1e6
     playground.export(generator, tmp_path / "networks")

@@ -203,13 +203,15 @@ def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
         ("autoencoder", name) if issubclass(generator_class(name), LatentGenerator) else (name,)
     ):
         one, two = (
-            pd.read_csv(tmp_path / count / f"generators/{part}/history.csv").drop(columns="seconds")
+            pd.read_csv(tmp_path / count / f"generators/{part}/seed-0/history.csv").drop(
+                columns="seconds"
+            )
             for count in ("1", "2")
         )
         pd.testing.assert_frame_equal(one, two, rtol=2e-3)
         # Not only what it sees: what it has learned.
         ones, twos = (
-            read_weights(tmp_path / count / f"generators/{part}/weights.safetensors")[0]
+            read_weights(tmp_path / count / f"generators/{part}/seed-0/weights.safetensors")[0]
             for count in ("1", "2")
         )
         for key, value in ones.items():
