@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "images": "class_grid image_grid image_rows overlay",
         "intervals": "class_panels draw_estimates estimate_rows",
         "matrices": "confusion_matrix confusion_panels",
-        "style": "ARM_COLOURS ARM_NAMES CLASS_COLOURS DASHED FAINT GREY INK PALETTE THEME WIDTH "
-        "BookFigure arm_names new_axes styled",
+        "style": "ARM_COLOURS ARM_NAMES DASHED FAINT GREY INK PALETTE THEME WIDTH "
+        "BookFigure arm_names class_colours new_axes styled",
     },
 )

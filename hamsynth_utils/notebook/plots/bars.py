@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, LesionSet
+from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.notebook.plots.curves import plain_log
 from hamsynth_utils.notebook.plots.intervals import draw_estimates, require_rows
 from hamsynth_utils.notebook.plots.style import (
@@ -45,7 +45,7 @@ def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
     """Images of each class in each part: bars with their numbers.
 
     Args:
-        parts: lesion sets by name, at least one. The name of an arm has its colour.
+        parts: lesion sets by name, at least one, all of the same classes. The name of an arm has its colour.
         log: a logarithmic axis, for the imbalance of HAM10000.
 
     Returns:
@@ -60,7 +60,8 @@ def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
     counts.columns = [f"{name} ({total:,})" for name, total in counts.sum().items()]
     colours = [ARM_COLOURS.get(name, PALETTE[k % len(PALETTE)]) for k, name in enumerate(parts)]
     figure, (axes,) = new_axes(1.0 + len(counts) * (0.28 + 0.24 * len(parts)))
-    long = counts.rename(CLASS_NAMES).melt(ignore_index=False, var_name="part", value_name="images")
+    counts = counts.rename(dict(next(iter(parts.values())).classes.long_names))
+    long = counts.melt(ignore_index=False, var_name="part", value_name="images")
     look = {"palette": colours, "saturation": 1, "width": 0.82, "gap": 0.1}
     seaborn.barplot(long, x="images", y=long.index, hue="part", ax=axes, **look)
     for bar in chain.from_iterable(axes.containers):

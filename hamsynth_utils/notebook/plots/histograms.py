@@ -88,32 +88,34 @@ def threshold_panels(
     threshold: float,
     sensitivity: Mapping[str, float],
     specificity: Mapping[str, float],
+    name: str,
 ) -> Figure:
-    """What a threshold of the probability of melanoma does.
+    """What a threshold of the probability of one class does.
 
-    Left, the scores of melanomas and of other images, and the threshold. Right, sensitivity and
+    Left, the scores of images of the class and of other images, and the threshold. Right, sensitivity and
     specificity at every threshold, and at this threshold with their intervals.
 
     Args:
         scores: float [N] in [0, 1].
-        truth: bool [N], whether the image is a melanoma.
-        threshold: from which score on an image counts as melanoma.
+        truth: bool [N], whether the image is of the class.
+        threshold: from which score on an image counts as one of the class.
         sensitivity, specificity: value, low and high at `threshold`, in [0, 1].
+        name: what a reader calls the class, such as "melanoma".
 
     Returns:
         The figure.
 
     Raises:
-        InputError: if all images are melanomas, or none is.
+        InputError: if all images are of the class, or none is.
     """
     scores, truth = np.asarray(scores, dtype=float), np.asarray(truth, dtype=bool)
     if truth.all() or not truth.any():
-        raise InputError("a threshold separates melanomas from others, but all are of one kind")
+        raise InputError(f"all images are of one kind: a threshold separates {name} from others")
     figure, (left, right) = new_axes(3.6, columns=2)
     colours = [PALETTE[4], PALETTE[0]]
-    by_truth = {"melanoma": scores[truth], "other": scores[~truth]}
+    by_truth = {name: scores[truth], "other": scores[~truth]}
     _histograms(left, by_truth, colours, bins=20, binrange=(0, 1), stat="percent")
-    left.set(xlabel="probability of melanoma", ylabel="images of the kind, %")
+    left.set(xlabel=f"probability of {name}", ylabel="images of the kind, %")
     grid = np.linspace(0, 1, 201)
     below = [100 * (part < grid[:, None]).mean(1) for part in by_truth.values()]  # [201] each
     curves = {"sensitivity": 100 - below[0], "specificity": below[1]}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, LesionSet, to_uint8
+from hamsynth_utils.data.lesion_set import LesionSet, to_uint8
 from hamsynth_utils.notebook.plots.style import WIDTH, BookFigure, styled
 
 Array = np.ndarray
@@ -155,7 +155,7 @@ def class_grid(lesions: LesionSet, per_class: int = 8, seed: int = 0, scale: flo
     """
     rng = np.random.default_rng(seed)
     rows: dict[str, Images] = {}
-    for dx, name in CLASS_NAMES.items():
+    for dx, name in lesions.classes.long_names.items():
         own = rng.permutation(np.flatnonzero((lesions.table["dx"] == dx).to_numpy()))
         ids = lesions.table["lesion_id"].iloc[own]
         own = own[(ids.isna() | ~ids.duplicated()).to_numpy()][:per_class]

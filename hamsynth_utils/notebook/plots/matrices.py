@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.notebook.plots.style import (
     ARM_COLOURS,
     GREY,
@@ -22,7 +21,7 @@ from hamsynth_utils.notebook.plots.style import (
 
 
 @styled
-def confusion_matrix(counts: np.ndarray, classes: Sequence[str] = CLASSES) -> Figure:
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """How often each true class was predicted as each class: per cent of the row, and the counts.
 
     Args:
@@ -54,7 +53,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str] = CLASSES) -> Fi
 def confusion_panels(
     matrices: Mapping[str, np.ndarray],
     titles: Mapping[str, str],
-    classes: Sequence[str] = CLASSES,
+    classes: Sequence[str],
 ) -> Figure:
     """One confusion matrix per arm or generator, in per cent of the row.
 

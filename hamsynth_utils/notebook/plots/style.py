@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,9 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
-from hamsynth_utils.data.lesion_set import CLASSES
 
-__all__ = ["ARM_COLOURS", "ARM_NAMES", "CLASS_COLOURS", "THEME", "BookFigure", "styled"]
+__all__ = ["ARM_COLOURS", "ARM_NAMES", "THEME", "BookFigure", "class_colours", "styled"]
 
 INK, GREY, FAINT = "#333333", "#7F7F7F", "#D9D9D9"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#333333")
@@ -44,13 +43,7 @@ ARM_COLOURS: dict[str, str] = {
 }
 """By arm. A generator has the colour of its place in the registry, its `_only` arm a lighter one."""
 
-CLASS_COLOURS = dict(
-    zip(
-        CLASSES,
-        ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#0072B2", "#009E73"),
-        strict=True,
-    )
-)
+_CLASS_SHADES = ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#0072B2", "#009E73")
 
 WIDTH = 7.0
 """Width of a figure in inches. One inch is 100 pixels on a page of the book."""
@@ -105,6 +98,20 @@ def arm_colours(arms: Iterable[str]) -> list[str]:
 def arm_names(arms: Iterable[str]) -> list[str]:
     """The written name of each arm; a name that is no arm stays as it is."""
     return [ARM_NAMES.get(arm, arm) for arm in arms]
+
+
+def class_colours(classes: Sequence[str]) -> dict[str, str]:
+    """One colour per class, which follows from its place in the list.
+
+    Args:
+        classes: names of classes, such as `LesionSet.classes`.
+
+    Returns:
+        Colour by name: seaborn's palette `husl` for more than seven classes.
+    """
+    palette = _CLASS_SHADES if len(classes) <= len(_CLASS_SHADES) else "husl"
+    colours = seaborn.color_palette(palette, len(classes)).as_hex()
+    return dict(zip(classes, colours, strict=True))
 
 
 def for_text(colour: str) -> str:

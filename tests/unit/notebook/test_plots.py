@@ -101,9 +101,12 @@ def test_a_notebook_gets_a_png_of_book_width() -> None:
 
 def test_colours_are_fixed_and_all_different() -> None:
     assert tuple(plots.ARM_COLOURS) == ARMS
-    assert tuple(plots.CLASS_COLOURS) == CLASSES
+    class_colours = plots.class_colours(HAM10000.classes)
+    assert tuple(class_colours) == CLASSES
     assert len(set(plots.ARM_COLOURS.values())) == len(ARMS)
-    assert len(set(plots.CLASS_COLOURS.values())) == len(CLASSES)
+    assert len(set(class_colours.values())) == len(CLASSES)
+    assert plots.class_colours(CLASSES[:3]) == {dx: class_colours[dx] for dx in CLASSES[:3]}
+    assert len(set(plots.class_colours("abcdefghijkl").values())) == 12
     for labels in (["real", "vae", "gan", "diffusion"], ["diffusion", "gan"]):
         bars = plots.bars_with_intervals(labels, [0.5] * len(labels)).axes[0].patches
         for label, bar in zip(labels, bars, strict=True):
@@ -377,7 +380,7 @@ def test_confusion_panels_have_per_cent_of_the_row_and_hide_what_is_left_over() 
     counts = np.zeros((7, 7), dtype=int)
     counts[1, 1], counts[1, 4], counts[6, 5] = 3, 1, 2
     figure = plots.confusion_panels(
-        {arm: counts for arm in ("real", "vae", "gan")}, plots.ARM_NAMES
+        {arm: counts for arm in ("real", "vae", "gan")}, plots.ARM_NAMES, CLASSES
     )
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["real only", "VAE", "GAN", ""]
     assert [axes.axison for axes in figure.axes] == [True, True, True, False]
@@ -448,8 +451,8 @@ ZEROS = torch.zeros(2, 3, 8, 8)
         (lambda: plots.precision_recall_panels({}, {}), "same titles"),
         (lambda: plots.precision_recall_panels({"a": {"vae": None}}, {"a": 0.1}), "each with real"),
         (lambda: plots.class_panels(pd.DataFrame({"dx": ["mel"]}), {}), "lack.*measure"),
-        (lambda: plots.confusion_matrix(np.eye(3)), "counts"),
-        (lambda: plots.confusion_panels({}, {}), "matrices"),
+        (lambda: plots.confusion_matrix(np.eye(3), CLASSES), "counts"),
+        (lambda: plots.confusion_panels({}, {}, CLASSES), "matrices"),
         (lambda: plots.group_bars(pd.DataFrame({"attribute": ["sex"]})), "value"),
         (lambda: plots.histogram_pair([], [1.0], ("a", "b")), "at least one value"),
     ],
@@ -463,7 +466,7 @@ def test_a_threshold_parts_the_scores_where_it_says() -> None:
     scores, truth = np.array([0.1, 0.4, 0.6, 0.9, 0.3]), np.array([False, False, True, True, True])
     found = {"value": 2 / 3, "low": 0.2, "high": 0.9}
     figure = plots.threshold_panels(
-        scores, truth, 0.5, found, {"value": 1.0, "low": 0.5, "high": 1.0}
+        scores, truth, 0.5, found, {"value": 1.0, "low": 0.5, "high": 1.0}, "melanoma"
     )
     left, right = figure.axes
     assert [text.get_text() for text in left.get_legend().get_texts()] == [
@@ -481,7 +484,7 @@ def test_a_threshold_parts_the_scores_where_it_says() -> None:
             )
     np.testing.assert_allclose(intervals(right)[0], [[0.5, 20], [0.5, 90]])
     with pytest.raises(InputError, match="of one kind"):
-        plots.threshold_panels(scores[2:], truth[2:], 0.5, found, found)
+        plots.threshold_panels(scores[2:], truth[2:], 0.5, found, found, "melanoma")
 
 
 def test_a_mixture_shows_the_images_of_each_class_and_the_gain_at_its_ratio() -> None:
