@@ -95,7 +95,7 @@ class VAE(Generator):
         )
         return 0.5 * white.square().sum(1) + constant
 
-    def to_prior(self, noise: Tensor, labels: Tensor) -> Tensor:
+    def noise_to_prior_sample(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Standard normal noise [N, latent_size] -> draws from the prior that samples come from."""
         if not self.settings.fitted_prior:
             return noise
@@ -141,7 +141,7 @@ class VAE(Generator):
         ]
 
     def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
-        return self.decode(self.to_prior(noise, labels), labels).clamp(-1, 1)
+        return self.decode(self.noise_to_prior_sample(noise, labels), labels).clamp(-1, 1)
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int

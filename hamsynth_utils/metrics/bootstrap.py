@@ -1,8 +1,8 @@
-"""95 % intervals by the cluster bootstrap: it resamples lesions, since photos of one lesion are not independent.
+"""95 % intervals by the cluster bootstrap: photos of one lesion are not independent.
 
-A bootstrap sample draws as many lesions as there are, with replacement, each with all its images (Efron &
-Tibshirani 1993, sections 6.2 and 13.3). Images are not copied. Each image gets a weight, the number of times
-that its lesion was drawn, so that one matrix of weights serves all resamples.
+A bootstrap sample draws as many lesions as there are, with replacement, each with all its images
+(Efron & Tibshirani 1993, sections 6.2 and 13.3). Images are not copied. Each image gets a weight,
+the number of times that its lesion was drawn, so that one matrix of weights serves all resamples.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Interval:
 
     Attributes:
         value: The statistic of the data themselves: a float, or an array [...].
-        samples: The statistic in each of B resamples, [B] or [B, ...]; NaN where a resample does not define it.
+        samples: The statistic in each of B resamples, [B] or [B, ...]; NaN where a resample does
+            not define it.
     """
 
     value: Any
@@ -55,8 +56,8 @@ class Interval:
     def __sub__(self, other: Interval) -> Interval:
         """The difference, resample by resample.
 
-        It is paired if both come from one `ClusterBootstrap`. It is that of two independent sets if the two
-        bootstraps have different seeds.
+        It is paired if both come from one `ClusterBootstrap`. It is that of two independent sets if
+        the two bootstraps have different seeds.
         """
         return Interval(self.value - other.value, self.samples - other.samples)
 
@@ -68,8 +69,8 @@ class Interval:
     def reflected(self) -> Interval:
         """The same statistic with its samples reflected at its value.
 
-        Percentiles of reflected samples are the basic interval (Davison & Hinkley 1997, section 5.2), for a
-        statistic that is biased upwards in every resample.
+        Percentiles of reflected samples are the basic interval (Davison & Hinkley 1997, section
+        5.2), for a statistic that is biased upwards in every resample.
         """
         return Interval(self.value, 2 * self.value - self.samples)
 
@@ -85,7 +86,7 @@ class ClusterBootstrap:
         codes: The cluster of each image as an integer from 0, int64 [N].
         n_images, n_clusters: N and C.
         counts: How often each resample draws each cluster, int64 [B, C]; every row sums to C.
-        seed_weights: The weight of each training seed in each resample, [B, K]; every row sums to 1.
+        seed_weights: Weight of each training seed in each resample, [B, K]; every row sums to 1.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class ClusterBootstrap:
             )
         if n_resamples < 2:
             raise InputError(
-                f"a bootstrap interval needs at least 2 resamples, not {n_resamples}; 1,000 are usual"
+                f"a bootstrap interval needs at least 2 resamples, not {n_resamples}; "
+                "1,000 are usual"
             )
         rng = np.random.default_rng(seed)
         # Drawing C clusters with replacement and counting them is one multinomial draw.
@@ -149,7 +151,8 @@ class ClusterBootstrap:
     def mean(self, values: np.ndarray | pd.Series) -> Interval:
         """The mean over images of `values`, [N] or [N, F].
 
-        It is what `interval` gives for a weighted mean, from the sums per cluster: memory does not grow with N.
+        It is what `interval` gives for a weighted mean, from the sums per cluster: memory does not
+        grow with N.
 
         Raises:
             InputError: If `values` has not N rows, or a value is not finite.
@@ -168,7 +171,7 @@ class ClusterBootstrap:
         return Interval(values.mean(0), means.reshape(len(means), *values.shape[1:]))
 
     def average_over_seeds(self, intervals: Sequence[Interval]) -> Interval:
-        """The mean of a statistic over K trainings, with the chance of lesions and of training in its interval.
+        """The mean of a statistic over K trainings, with the chance of lesions and of training.
 
         Args:
             intervals: The statistic of each training, from `interval` of this bootstrap; K of them.
@@ -176,7 +179,8 @@ class ClusterBootstrap:
         samples = np.stack([each.samples for each in intervals], axis=1)  # [B, K, ...]
         if samples.shape[1] != self.seed_weights.shape[1]:
             raise InputError(
-                f"{samples.shape[1]} trainings, but the bootstrap was drawn for {self.seed_weights.shape[1]}"
+                f"{samples.shape[1]} trainings, but the bootstrap has weights for "
+                f"{self.seed_weights.shape[1]}: pass their number as n_seeds"
             )
         weights = self.seed_weights.reshape(*samples.shape[:2], *[1] * (samples.ndim - 2))
         return Interval(
@@ -184,7 +188,7 @@ class ClusterBootstrap:
         )
 
     def summary(self, interval: Interval) -> dict[str, float]:
-        """A table's columns for a statistic that is one number: value, low, high, n (images), lesions (clusters)."""
+        """Value, low, high, n (images) and lesions (clusters) of a statistic that is one number."""
         return {**interval.as_dict(), "n": self.n_images, "lesions": self.n_clusters}
 
 
@@ -204,13 +208,14 @@ def factorize_lesions(lesion_ids: Ids, n_images: int) -> tuple[np.ndarray, int]:
     ids = pd.Series(np.asarray(lesion_ids, dtype=object))
     if len(ids) != n_images:
         raise InputError(
-            f"{len(ids)} lesion ids for {n_images} images: give one for each image, in the same order"
+            f"{len(ids)} lesion ids for {n_images} images: give one for each image, in the same "
+            "order"
         )
     missing = np.flatnonzero(ids.isna() | (ids == ""))
     if len(missing):
         raise InputError(
-            f"{len(missing)} of {n_images} images have no lesion id, the first in row {missing[0]}: "
-            "an interval over lesions needs one for every image"
+            f"{len(missing)} of {n_images} images have no lesion id, the first in row "
+            f"{missing[0]}: an interval over lesions needs one for every image"
         )
     codes, lesions = pd.factorize(ids)
     return codes.astype(np.int64), len(lesions)
@@ -219,8 +224,8 @@ def factorize_lesions(lesion_ids: Ids, n_images: int) -> tuple[np.ndarray, int]:
 def resample_training_seeds(n_seeds: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Weights of K training seeds in each resample, for a mean over trainings.
 
-    Each resample draws one seed less than there are. Of K draws from K seeds the mean would vary by only
-    (K - 1) / K of what it should; of K - 1 draws it varies as it should (Rao & Wu 1988).
+    Each resample draws one seed less than there are. Of K draws from K seeds the mean would vary by
+    only (K - 1) / K of what it should; of K - 1 draws it varies as it should (Rao & Wu 1988).
 
     Returns:
         float64 [n_resamples, n_seeds]; every row sums to 1.
@@ -257,7 +262,8 @@ def percentile_interval(samples: np.ndarray) -> tuple[Any, Any]:
         samples: [B], or [B, ...] for several statistics.
 
     Returns:
-        The two percentiles: floats for [B], arrays [...] otherwise; NaN where all samples are undefined.
+        The two percentiles: floats for [B], arrays [...] otherwise; NaN where all samples are
+        undefined.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)

@@ -1,7 +1,8 @@
-"""How far synthetic images are from real ones, how many look real, how much of the real they cover.
+"""Fidelity and diversity: how near synthetic images are to real ones, and what they cover.
 
-Every measure takes features [N, D] of two sets from one extractor. A distance means nothing without the
-number of images and the floor, the distance between real images and other real ones.
+Every measure takes features [N, D] of two sets from one extractor. A distance has a meaning only
+beside the number of images and the real-versus-real baseline, the distance between real images and
+other real ones.
 """
 
 from __future__ import annotations
@@ -10,21 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import linalg, stats
 from sklearn.metrics.pairwise import euclidean_distances
-from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval, factorize_lesions
+from hamsynth_utils.metrics.bootstrap import Ids, factorize_lesions
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
-"""A number for two sets of features."""
+"""Maps features [N, D] of real and [M, D] of synthetic images to one number."""
 
 
 Pairs = Iterator[tuple[np.ndarray, np.ndarray]]
-"""Repeated random draws of n and n rows from two sets."""
+"""Random subsets of two sets of features, equally large: pairs of [n_images, D]."""
 
 
 MEASURES = {
@@ -35,19 +33,29 @@ MEASURES = {
     "density": (0.0, np.inf),
     "coverage": (0.0, 1.0),
 }
-"""What `all_measures` measures, and the range of each."""
+"""The measures of `all_measures`, and the range of each."""
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared Fréchet distance between Gaussians fitted to features a [N, D] and b [M, D]; >= 0, no unit.
+    """Squared Fréchet distance between Gaussians fitted to two sets of features.
 
         |mu_a - mu_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2))
 
-    (Dowson & Landau 1982; on Inception features it is the FID, Heusel et al. 2017, equation 6). With the
-    centred features A = (a - mu_a) / sqrt(N - 1) and B alike, S_a = A'A, S_b = B'B and the trace of the root
-    is the sum of the singular values of AB': no matrix root, and right for fewer images than dimensions too.
+    (Dowson & Landau 1982; on Inception features it is the FID, Heusel et al. 2017, equation 6.)
+    With the centred features A = (a - mu_a) / sqrt(N - 1), and B likewise, S_a = A'A and S_b = B'B.
+    The trace of the root is then the sum of the singular values of AB'. This needs no matrix root,
+    and also holds for fewer images than dimensions.
 
-    Raises InputError for fewer than two rows, other dimensions or values that are not finite.
+    Args:
+        a: Features [N, D].
+        b: Features [M, D] of the same extractor.
+
+    Returns:
+        The distance, at least 0, in squares of the features' unit.
+
+    Raises:
+        InputError: If a set has fewer than two rows, the dimensions differ, or a value is not
+            finite.
     """
     a, b = _same_space(a, b)
     difference = a.mean(0) - b.mean(0)
@@ -58,11 +66,21 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared maximum mean discrepancy of features a [N, D] and b [M, D], an unbiased estimate; no unit.
+    """Squared maximum mean discrepancy of two sets of features, an unbiased estimate.
 
-    With the kernel k(x, y) = (x . y / D + 1)^3 (Binkowski et al. 2018; on Inception features it is the KID).
-    Its expectation is 0 for sets of one distribution whatever N is, so that single values may be negative.
-    Raises InputError as `frechet_distance` does.
+    The kernel is k(x, y) = (x . y / D + 1)^3 (Binkowski et al. 2018; on Inception features it is
+    the KID). For sets of one distribution the expectation is 0 whatever N is, so that single values
+    may be negative.
+
+    Args:
+        a: Features [N, D].
+        b: Features [M, D] of the same extractor.
+
+    Returns:
+        The distance, without a unit.
+
+    Raises:
+        InputError: As `frechet_distance` does.
     """
     a, b = _same_space(a, b)
     within_a, within_b, between = (
@@ -76,104 +94,148 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def precision_recall(
-    real: np.ndarray, synthetic: np.ndarray, neighbours: int = 5
+    real: np.ndarray, synthetic: np.ndarray, n_neighbours: int = 5
 ) -> dict[str, float]:
-    """`precision`, `recall`, `density` and `coverage` of synthetic features [M, D] against real ones [N, D].
+    """Precision, recall, density and coverage of synthetic images, by nearest neighbours.
 
-    The ball around a point reaches to its `neighbours`-th nearest in its own set. precision: the share of
-    synthetic points in some real ball; recall: of real points in some synthetic ball (Kynkaanniemi et al.
-    2019). density: in how many real balls a synthetic point lies, over `neighbours`, at times above 1;
-    coverage: the share of real balls that hold a synthetic point (Naeem et al. 2020). All depend on N and M:
-    compare only at equal numbers, beside the values of real images against other real ones.
+    The ball around an image reaches to its `n_neighbours`-th nearest image of its own set. All four
+    depend on N and M: compare them only at equal numbers, beside the values of real images against
+    other real ones.
 
-    Raises InputError as `frechet_distance` does, and for sets of no more than `neighbours` images.
+    Args:
+        real: Features [N, D].
+        synthetic: Features [M, D] of the same extractor.
+        n_neighbours: Neighbours that define a ball.
+
+    Returns:
+        precision: The fraction of synthetic images in some real ball (Kynkaanniemi et al. 2019).
+        recall: The fraction of real images in some synthetic ball (the same).
+        density: The mean number of real balls that hold a synthetic image, over `n_neighbours`; it
+            may exceed 1 (Naeem et al. 2020).
+        coverage: The fraction of real balls that hold a synthetic image (the same).
+
+    Raises:
+        InputError: As `frechet_distance` does, and if a set has no more than `n_neighbours` images.
     """
     real, synthetic = _same_space(real, synthetic)
-    if min(len(real), len(synthetic)) <= neighbours:
+    if min(len(real), len(synthetic)) <= n_neighbours:
         raise InputError(
-            f"{neighbours} neighbours need more images than {len(real)} real and {len(synthetic)} synthetic"
+            f"{n_neighbours} neighbours need more images than {len(real)} real and "
+            f"{len(synthetic)} synthetic"
         )
-    real_reach, synthetic_reach = (
-        np.partition(euclidean_distances(points), neighbours, axis=1)[:, neighbours]
+    real_radius, synthetic_radius = (
+        np.partition(euclidean_distances(points), n_neighbours, axis=1)[:, n_neighbours]
         for points in (real, synthetic)
     )
-    apart = euclidean_distances(real, synthetic)
-    in_real_ball, in_synthetic_ball = apart <= real_reach[:, None], apart <= synthetic_reach
+    distances = euclidean_distances(real, synthetic)  # [N, M]
+    in_real_ball, in_synthetic_ball = (
+        distances <= real_radius[:, None],
+        distances <= synthetic_radius,
+    )
     return {
         "precision": float(in_real_ball.any(0).mean()),
         "recall": float(in_synthetic_ball.any(1).mean()),
-        "density": float(in_real_ball.sum(0).mean() / neighbours),
+        "density": float(in_real_ball.sum(0).mean() / n_neighbours),
         "coverage": float(in_real_ball.any(1).mean()),
     }
 
 
 def subset_pairs(
-    real: np.ndarray, synthetic: np.ndarray, n: int, n_subsets: int, seed: int
+    real: np.ndarray, synthetic: np.ndarray, n_images: int, n_subsets: int, seed: int
 ) -> Pairs:
-    """`n_subsets` random draws of `n` real and `n` synthetic feature vectors, from [N, D] and [M, D].
+    """Random subsets of real and of synthetic features.
 
-    Raises InputError if a set holds fewer than `n` rows, or for n_subsets < 2.
+    Args:
+        real: Features [N, D].
+        synthetic: Features [M, D].
+        n_images: Images per subset.
+        n_subsets: Pairs of subsets.
+        seed: Of the subsets.
+
+    Returns:
+        Pairs of [n_images, D].
+
+    Raises:
+        InputError: If a set has fewer than `n_images` rows, or `n_subsets` is below 2.
     """
     real, synthetic = _checked(real, "the real set"), _checked(synthetic, "the synthetic set")
     for name, features in (("real", real), ("synthetic", synthetic)):
-        if len(features) < n:
+        if len(features) < n_images:
             raise InputError(
-                f"{n} images a draw, but there are only {len(features)} {name} ones: lower n"
+                f"{n_images} images per subset, but there are only {len(features)} {name} ones: "
+                "lower n_images"
             )
-    for rng in _generators(n_subsets, seed):
-        yield _sample(real, n, rng), _sample(synthetic, n, rng)
+    for rng in _subset_rngs(n_subsets, seed):
+        yield _sample(real, n_images, rng), _sample(synthetic, n_images, rng)
 
 
 def real_subset_pairs(
     real: np.ndarray,
     lesion_ids: Ids,
-    n: int,
+    n_images: int,
     n_subsets: int,
     seed: int,
 ) -> Pairs:
-    """`n_subsets` random draws of `n` real feature vectors and `n` other ones: what a perfect generator gives.
+    """Random subsets of real and other real features: what a perfect generator would give.
 
-    real: features [N, D]; lesion_ids: [N]. Every repeat halves the lesions at random and draws `n` images
-    from each half, so that no lesion is on both sides.
+    Every pair splits the lesions at random into halves and takes `n_images` images of each half, so
+    that no lesion is on both sides.
 
-    Raises InputError for a missing lesion id, n_subsets < 2, or if a half holds fewer than `n` images.
+    Args:
+        real: Features [N, D].
+        lesion_ids: Lesion ids, [N].
+        n_images: Images per subset.
+        n_subsets: Pairs of subsets.
+        seed: Of the halves and the subsets.
+
+    Returns:
+        Pairs of [n_images, D].
+
+    Raises:
+        InputError: If a lesion id is missing, `n_subsets` is below 2, or a half has fewer than
+            `n_images` images.
     """
     real = _checked(real, "the real set")
     codes, lesions = factorize_lesions(lesion_ids, len(real))
     images = np.bincount(codes)
-    for rng in _generators(n_subsets, seed):
+    for rng in _subset_rngs(n_subsets, seed):
         order = rng.permutation(lesions)
         first = order[np.cumsum(images[order]) <= len(real) / 2]
         side = np.isin(codes, first)
         smaller = min(side.sum(), (~side).sum())
-        if smaller < n:
+        if smaller < n_images:
             raise InputError(
-                f"a floor at n = {n} needs {n} images in each half, but {len(real)} images of {lesions} "
-                f"lesions give a half of {smaller}: lower n"
+                f"a real baseline of {n_images} images needs as many in each half, but "
+                f"{len(real)} images of {lesions} lesions give a half of {smaller}: lower n_images"
             )
-        yield _sample(real[side], n, rng), _sample(real[~side], n, rng)
+        yield _sample(real[side], n_images, rng), _sample(real[~side], n_images, rng)
 
 
 def all_measures(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
-    """Each of `MEASURES` over the pairs of `subset_pairs` or `real_subset_pairs`: measure, mean, low, high, n, n_subsets.
+    """Each of `MEASURES` over pairs of subsets.
 
-    One row a measure; the interval is that of `distance_with_interval`, within the measure's range.
+    Args:
+        pairs: From `subset_pairs` or `real_subset_pairs`.
+
+    Returns:
+        One row per measure: measure, mean, low, high, n (images per subset) and n_subsets. The
+            interval is that of `distance_with_interval`, within the measure's range.
     """
-    drawn, n = [], 0
+    values, n_images = [], 0
     for real, synthetic in pairs:
-        n = len(real)
+        n_images = len(real)
         distances = {
             "frechet": frechet_distance(real, synthetic),
             "kernel": kernel_distance(real, synthetic),
         }
-        drawn.append(distances | precision_recall(real, synthetic))
+        values.append(distances | precision_recall(real, synthetic))
     return pd.DataFrame(
         [
             {
                 "measure": name,
-                **_interval([row[name] for row in drawn], *limits),
-                "n": n,
-                "n_subsets": len(drawn),
+                **_interval([row[name] for row in values], *limits),
+                "n": n_images,
+                "n_subsets": len(values),
             }
             for name, limits in MEASURES.items()
         ]
@@ -183,54 +245,85 @@ def all_measures(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame
 def distance_with_interval(
     real: np.ndarray,
     synthetic: np.ndarray,
-    n: int,
+    n_images: int,
     n_subsets: int,
     seed: int,
     measure: Measure = frechet_distance,
 ) -> dict[str, float]:
-    """`measure` over the `subset_pairs` of `n` real and `n` synthetic feature vectors.
+    """A measure over random subsets of real and of synthetic images.
 
-    Returns mean, low, high, n and n_subsets. A distance depends on n: compare only at equal n. `low` to
-    `high` is the 95 % prediction interval (Student) of one more draw of n and n images. It holds the chance
-    of the draw, not that of training; draws of more than half of a set overlap, and the interval is then
-    too narrow. Raises InputError as `subset_pairs` does.
+    A distance depends on the number of images: compare it only at equal `n_images`. The interval
+        holds the chance of the subset, not that of training. Subsets of more than half of a set
+        overlap, and the interval is then too narrow.
+
+    Args:
+        real: Features [N, D].
+        synthetic: Features [M, D] of the same extractor.
+        n_images: Images per subset.
+        n_subsets: Subsets of each set.
+        seed: Of the subsets.
+        measure: The measure.
+
+    Returns:
+        mean, low, high, n (images per subset) and n_subsets. `low` to `high` is the 95 % prediction
+        interval (Student) of the measure on one more pair of subsets.
+
+    Raises:
+        InputError: As `subset_pairs` does.
     """
-    return _measured(subset_pairs(real, synthetic, n, n_subsets, seed), measure, n, n_subsets)
+    return _measured(subset_pairs(real, synthetic, n_images, n_subsets, seed), measure, n_images)
 
 
 def subset_std(high: float, mean: float, n_subsets: int) -> float:
-    """The standard deviation of the draws behind what `distance_with_interval` returned."""
+    """The standard deviation over subsets, from the interval of `distance_with_interval`.
+
+    Args:
+        high: The interval's upper end.
+        mean: The mean over subsets.
+        n_subsets: Subsets behind the mean.
+    """
     return (high - mean) / _prediction_factor(n_subsets)
 
 
 def real_baseline(
     real: np.ndarray,
     lesion_ids: Ids,
-    n: int,
+    n_images: int,
     n_subsets: int,
     seed: int,
     measure: Measure = frechet_distance,
 ) -> dict[str, float]:
-    """`measure` over the `real_subset_pairs` of real images and other real images, no lesion on both sides.
+    """A measure over subsets of real images and other real images, without a lesion on both sides.
 
-    Returns what `distance_with_interval` returns; raises InputError as `real_subset_pairs` does.
+    Args:
+        real: Features [N, D].
+        lesion_ids: Lesion ids, [N].
+        n_images: Images per subset.
+        n_subsets: Subsets of each half.
+        seed: Of the halves and the subsets.
+        measure: The measure.
+
+    Returns:
+        The result of `distance_with_interval`.
+
+    Raises:
+        InputError: As `real_subset_pairs` does.
     """
-    return _measured(real_subset_pairs(real, lesion_ids, n, n_subsets, seed), measure, n, n_subsets)
+    return _measured(
+        real_subset_pairs(real, lesion_ids, n_images, n_subsets, seed), measure, n_images
+    )
 
 
-def _generators(n_subsets: int, seed: int) -> list[np.random.Generator]:
+def _subset_rngs(n_subsets: int, seed: int) -> list[np.random.Generator]:
     if n_subsets < 2:
-        raise InputError(f"an interval needs at least 2 n_subsets, not {n_subsets}")
+        raise InputError(f"an interval needs at least 2 subsets, but n_subsets is {n_subsets}")
     return np.random.default_rng(seed).spawn(n_subsets)
 
 
-def _measured(pairs: Pairs, measure: Measure, n: int, n_subsets: int) -> dict[str, float]:
+def _measured(pairs: Pairs, measure: Measure, n_images: int) -> dict[str, float]:
     least = 0.0 if measure is frechet_distance else -np.inf
-    return {
-        **_interval([measure(a, b) for a, b in pairs], least, np.inf),
-        "n": n,
-        "n_subsets": n_subsets,
-    }
+    values = [measure(real, synthetic) for real, synthetic in pairs]
+    return {**_interval(values, least, np.inf), "n": n_images, "n_subsets": len(values)}
 
 
 def _interval(values: Sequence[float], least: float, most: float) -> dict[str, float]:
@@ -241,12 +334,12 @@ def _interval(values: Sequence[float], least: float, most: float) -> dict[str, f
 
 
 def _prediction_factor(n_subsets: int) -> float:
-    """How many standard deviations of so many draws the prediction interval reaches to either side."""
+    """Half the width of the prediction interval, in standard deviations over the subsets."""
     return float(stats.t.ppf(0.975, n_subsets - 1) * np.sqrt(1 + 1 / n_subsets))
 
 
-def _sample(features: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    return features[rng.choice(len(features), n, replace=False)]
+def _sample(features: np.ndarray, n_images: int, rng: np.random.Generator) -> np.ndarray:
+    return features[rng.choice(len(features), n_images, replace=False)]
 
 
 def _covariance_root(features: np.ndarray) -> np.ndarray:
@@ -280,54 +373,3 @@ def _checked(features: np.ndarray, name: str) -> np.ndarray:
             f"{name} has values that are not finite in {len(bad)} rows, the first is row {bad[0]}"
         )
     return features
-
-
-def radial_power(images: Tensor) -> np.ndarray:
-    """Power of each image's grey values at 1, 2, ... S/2 cycles an image, the mean over all directions.
-
-    images: [N, 3, S, S], of any range and type -> float64 [N, S // 2], in squares of their units. A Hann
-    window fades the border, whose jump from one side to the other would look like detail. Azimuthal
-    averaging as in Durall et al. 2020. Raises InputError for another shape.
-    """
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise InputError(f"images must be [N, 3, S, S], not {list(images.shape)}")
-    size = images.shape[-1]
-    window = torch.hann_window(size, periodic=False, dtype=torch.float64)
-    window = window[:, None] * window
-    grey = images.double().mean(1)
-    grey = grey - (grey * window).sum((1, 2), keepdim=True) / window.sum()
-    power = torch.fft.fft2(grey * window).abs().square() / (size**2 * window.square().sum())
-    cycles = torch.fft.fftfreq(size, 1 / size)
-    radius = torch.hypot(cycles[:, None], cycles).round().long().flatten()
-    total = torch.zeros(len(images), int(radius.max()) + 1, dtype=torch.float64)
-    total.index_add_(1, radius, power.flatten(1))
-    return (total / radius.bincount())[:, 1 : size // 2 + 1].numpy()
-
-
-def power_ratio(images: LesionSet, real: LesionSet, n_resamples: int, seed: int) -> pd.DataFrame:
-    """Mean power of `images` over that of `real`, a row a frequency: cycles, value, low, high, n, n_real.
-
-    One at every frequency is as much detail as real images have at that scale; less is blur, a peak a
-    pattern. The 95 % interval is over the lesions of both sets; an image without siblings is a lesion.
-    The last row, of cycles "fine", is that of the upper half of the frequencies together.
-    """
-    rng = np.random.default_rng(seed)
-    power, real_power = (_mean_power(each, n_resamples, rng) for each in (images, real))
-    ratio = power / real_power
-    return pd.DataFrame(
-        {
-            "cycles": [*range(1, len(ratio.value)), "fine"],
-            "value": ratio.value,
-            "low": ratio.low,
-            "high": ratio.high,
-            "n": len(images),
-            "n_real": len(real),
-        }
-    )
-
-
-def _mean_power(lesions: LesionSet, n_resamples: int, rng: np.random.Generator) -> Interval:
-    """Mean power at each of F frequencies, then in their upper half together: [F + 1]."""
-    power = radial_power(lesions.images)
-    power = np.hstack([power, power[:, power.shape[1] // 2 :].sum(1, keepdims=True)])
-    return ClusterBootstrap(lesions.table["lesion_id"], n_resamples, rng).mean(power)

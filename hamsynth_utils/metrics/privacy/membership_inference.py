@@ -1,8 +1,8 @@
 """Membership inference: was this photo trained on?
 
-One attack sees the synthetic images only, another has the model and its losses. A model that remembers a photo
-has a lower loss on it than on another photo of the same kind. Every loss here is one number per image. Its
-noise is fixed, so that all photos get the same.
+One attack sees the synthetic images only, another has the model and its losses. A model that
+remembers a photo has a lower loss on it than on another photo of the same kind. Every loss here is
+one number per image. Its noise is fixed, so that all photos get the same.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def membership_attack(
     n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """How well the distance to the nearest synthetic image tells training photos from held-out ones.
+    """How well the nearest synthetic image's distance tells training photos from held-out ones.
 
-    This is the full black-box attack of Chen et al. (2020, GAN-Leaks). The attack is weak, since it sees
-    nothing but images: an attacker who has the model compares its loss on photos (Carlini et al. 2023). An
-    AUROC of 0.5 is therefore no proof of privacy.
+    This is the full black-box attack of Chen et al. (2020, GAN-Leaks). The attack is weak, since it
+    sees nothing but images: an attacker who has the model compares its loss on photos (Carlini et
+    al. 2023). An AUROC of 0.5 is therefore no proof of privacy.
 
     Args:
         train_features: [T, D], of one extractor for all three sets.
@@ -65,7 +65,8 @@ def membership_attack(
         The result of `guess_members`.
 
     Raises:
-        InputError: If features do not fit together, a lesion id is missing, or a lesion is on both sides.
+        InputError: If features do not fit together, a lesion id is missing, or a lesion is on both
+            sides.
     """
     factorize_lesions(train_lesions, len(train_features))
     factorize_lesions(heldout_lesions, len(heldout_features))
@@ -88,8 +89,9 @@ def guess_members(
 ) -> dict[str, float]:
     """How well a score per image tells training photos from held-out ones.
 
-    Equally many photos of both kinds are attacked, drawn at random from the larger set. Training and held-out
-    lesions must be alike in everything but the training, as the parts of a random split are.
+    Equally many photos of both kinds are attacked, drawn at random from the larger set. Training
+    and held-out lesions must be alike in everything but the training, as the parts of a random
+    split are.
 
     Args:
         train_scores: [T], higher for what is taken for trained on.
@@ -100,10 +102,12 @@ def guess_members(
         seed: Of the choice of photos and of the resamples.
 
     Returns:
-        value: The AUROC, the probability that a training photo has a higher score than a held-out one. 0.5 is
-        chance, 1 gives every training photo away. tpr: The true-positive rate at a false-positive rate of
-        1 %; 0.01 is chance. The photos found there are surely found, however the others fare (Carlini et al.
-        2022). low, high, tpr_low, tpr_high: 95 % intervals over lesions. n, lesions: Of both kinds together.
+        value: The AUROC, the probability that a training photo has a higher score than a held-out
+            one; 0.5 is chance, 1 gives every training photo away.
+        tpr: The true-positive rate at a false-positive rate of 1 %; 0.01 is chance. A photo that is
+            surely found is harmed, however the others fare (Carlini et al. 2022).
+        low, high, tpr_low, tpr_high: 95 % intervals over lesions.
+        n, lesions: Photos and lesions of both kinds together.
 
     Raises:
         InputError: If a score is not finite, a lesion id is missing, or a lesion is on both sides.
@@ -181,9 +185,10 @@ def difficulty_calibrated(
 ) -> np.ndarray:
     """Losses less the loss that images of the same look have without being trained on.
 
-    A smooth image has a low loss in any model. An attack that ignores this takes easy images for remembered
-    ones (difficulty calibration, Watson et al. 2022). Watson et al. subtract the loss of another model; here a
-    ridge regression of the loss on the features predicts it, fitted to held-out images.
+    A smooth image has a low loss in any model. An attack that ignores this takes easy images for
+    remembered ones (difficulty calibration, Watson et al. 2022). Watson et al. subtract the loss of
+    another model; here a ridge regression of the loss on the features predicts it, fitted to
+    held-out images.
 
     Args:
         losses: Of the attacked images, [N].
@@ -195,7 +200,8 @@ def difficulty_calibrated(
         Calibrated losses, float64 [N].
 
     Raises:
-        InputError: If there are fewer than `MIN_REFERENCE_IMAGES` reference images, or rows do not fit.
+        InputError: If there are fewer than `MIN_REFERENCE_IMAGES` reference images, or rows do not
+            fit.
     """
     if len(reference_losses) < MIN_REFERENCE_IMAGES:
         raise InputError(

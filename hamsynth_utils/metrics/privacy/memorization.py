@@ -1,8 +1,8 @@
 """Memorization: does a synthetic set consist of copies of training images?
 
-Every measure is also taken of held-out real images, which are copies of nothing. Their value is what a
-generator without copies has. Images near one training lesion are not independent, so that the bootstrap draws
-them together.
+Every measure is also taken of held-out real images, which are copies of nothing. Their value is
+what a generator without copies has. Images near one training lesion are not independent, so that
+the bootstrap draws them together.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ neighbour_ratio      that of `held-out`
 c_t                  0; NaN where it was not measured
 membership_auroc_*   0.5; by the `nearest` synthetic image, or by the generator's `loss`
 membership_tpr_*     0.01
-patient_auroc, _tpr  0.5 and 0.01, of withheld photos; patient_member_* of photos that were trained on
+patient_auroc, _tpr  0.5 and 0.01, of withheld photos; patient_member_* of photos trained on
 
-The first four are measured in features; those that end in `_pixels` in aligned pixels. `one-in-ten-copied`
-is a control that must be detected: held-out images, a tenth of them replaced by copies. The patient rows are
-of `vae-siblings-withheld`, which was trained on few photos for them, and judge no generator of the run."""
+The first four are measured in features; those that end in `_pixels` in aligned pixels.
+`one-in-ten-copied` is a control that must be detected: held-out images, a tenth of them replaced by
+copies. The patient rows are of `vae-siblings-withheld`, which was trained on few photos for them,
+and judge no generator of the run."""
 
 
 RATIO_QUANTILE = 0.05
-"""The neighbour ratio of a set is this quantile of its images' ratios: copies are few, and lie in the tail."""
+"""The quantile of the images' ratios that is a set's neighbour ratio: copies lie in the tail."""
 
 
 N_CELLS = 5
@@ -71,10 +72,10 @@ class Neighbours:
         distance: To the nearest training image, [N].
         index: The row of that training image, int64 [N].
         lesion: The code of its lesion, int64 [N].
-        second_lesion_distance: To the nearest training image of any other lesion, [N]. Another photo of the
-            same lesion would be no second opinion.
-        train_neighbour_distance: From the nearest training image to its own nearest training image of
-            another lesion, [N].
+        second_lesion_distance: To the nearest training image of any other lesion, [N]. Another
+            photo of the same lesion would be no second opinion.
+        train_neighbour_distance: From the nearest training image to its own nearest training image
+            of another lesion, [N].
     """
 
     distance: np.ndarray
@@ -130,17 +131,19 @@ def neighbours(
 def authenticity(
     near: Neighbours, n_resamples: int, seed: int, lesions: Ids | None = None
 ) -> dict[str, float]:
-    """The fraction of images farther from their nearest training image than that one is from other lesions.
+    """The fraction of images that are farther from training than training lesions are from others.
 
-    After Alaa et al. (2022), with the training image's own lesion left out. It is 0 for a set of copies. A
-    set without copies has about the value of held-out images, which depends on the data and is not 1.
+    An image is authentic if it is farther from its nearest training image than that training image
+    is from the nearest image of another lesion (after Alaa et al. 2022, who keep the own
+    lesion). The fraction is 0 for a set of copies. A set without copies has about the value of
+    held-out images, which depends on the data and is not 1.
 
     Args:
         near: The neighbours of the N images.
         n_resamples: Resamples.
         seed: Of the resamples.
-        lesions: Lesion ids of real images, [N]. None for synthetic images, which have none: those with the
-            same nearest training lesion are resampled together.
+        lesions: Lesion ids of real images, [N]. None for synthetic images, which have none: those
+            with the same nearest training lesion are resampled together.
 
     Returns:
         value, low, high (95 %), n and lesions.
@@ -154,10 +157,11 @@ def authenticity(
 def neighbour_ratio(
     near: Neighbours, n_resamples: int, seed: int, lesions: Ids | None = None
 ) -> dict[str, float]:
-    """The 5th percentile of the distance to the nearest training lesion over that to the second nearest.
+    """The 5th percentile of nearest over second-nearest distance to training lesions.
 
-    The ratio (Lowe 2004, section 7.1) lies in [0, 1]. The percentile is near 0 if one image in twenty is near
-    one lesion and far from all others. A set without copies has about the value of held-out images.
+    The ratio (Lowe 2004, section 7.1) lies in [0, 1]. The percentile is near 0 if one image in
+    twenty is near one lesion and far from all others. A set without copies has about the value of
+    held-out images.
 
     Args and returns are those of `authenticity`.
     """
@@ -198,10 +202,10 @@ def data_copying(
 ) -> dict[str, float]:
     """C_T of Meehan et al. (2020): are synthetic images nearer to training than held-out ones?
 
-    Mann and Whitney's test compares the distances of the two sets in each cell of the space. C_T is the mean
-    of its z over the cells, weighted by their held-out images. It is about 0 for a generator that copies
-    nothing, below about -3 for one that copies, and above 3 for one that avoids the data. It grows with the
-    root of n.
+    Mann and Whitney's test compares the distances of the two sets in each cell of the space. C_T is
+    the mean of its z over the cells, weighted by their held-out images. It is about 0 for a
+    generator that copies nothing, below about -3 for one that copies, and above 3 for one that
+    avoids the data. It grows with the root of n.
 
     Args:
         heldout: The neighbours of the N held-out images.
@@ -209,13 +213,14 @@ def data_copying(
         heldout_cells: The cell of each held-out image, [N], see `assign_cells`.
         synthetic_cells: The cell of each synthetic image, [M].
         heldout_lesions: Lesion ids of the held-out images, [N].
-        n_resamples: Resamples of the held-out lesions, and of the synthetic images: those with the same
-            nearest training lesion are resampled together.
+        n_resamples: Resamples of the held-out lesions, and of the synthetic images: those with the
+            same nearest training lesion are resampled together.
         seed: Of the resamples.
 
     Returns:
-        value, low, high (95 %), n of the synthetic images and lesions of the held-out ones. The first three
-        are NaN, not measured, if no cell holds `MIN_IMAGES_PER_CELL` images of each kind.
+        value, low, high (95 %), n of the synthetic images and lesions of the held-out ones. The
+        first three are NaN, not measured, if no cell holds `MIN_IMAGES_PER_CELL` images of each
+        kind.
 
     Raises:
         InputError: If a lesion id is missing.
@@ -254,7 +259,7 @@ def _with_interval(
     seed: int,
     lesions: Ids | None,
 ) -> dict[str, float]:
-    """A statistic of weights of the images, with its 95 % interval over lesions; see `authenticity`."""
+    """A statistic of image weights, with its 95 % interval over lesions; see `authenticity`."""
     ids = near.lesion if lesions is None else lesions
     bootstrap = ClusterBootstrap(ids, n_resamples, seed, n_images=len(near.distance))
     return bootstrap.summary(bootstrap.interval(statistic))

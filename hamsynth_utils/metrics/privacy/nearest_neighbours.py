@@ -1,7 +1,8 @@
-"""Nearest training images: how near synthetic images lie to the images that a generator was trained on.
+"""Nearest training images: how near synthetic images lie to what a generator was trained on.
 
-Distances are Euclidean. They are taken between features of one extractor, or between pixels after alignment.
-`memorization` compares nearest neighbours; `membership_inference` uses the losses of the model itself.
+Distances are Euclidean. They are taken between features of one extractor, or between pixels after
+alignment. `memorization` compares nearest neighbours; `membership_inference` uses the losses of the
+model itself.
 """
 
 from __future__ import annotations
@@ -30,21 +31,23 @@ def nearest_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest reference of each query.
 
-    Single precision finds the nearest one; double precision computes its distance, so that a copy has 0.
+    Single precision finds the nearest one; double precision computes its distance, so that a copy
+    has 0.
 
     Args:
         queries: Features [N, D].
         references: Features [M, D].
         batch_size: Queries per matrix product.
-        lesion_codes: A code per query [N] and per reference [M]. References of the query's own code are
-            skipped.
+        lesion_codes: A code per query [N] and per reference [M]. References of the query's own code
+            are skipped.
 
     Returns:
-        The Euclidean distance to the nearest reference, float64 [N], and the row of that reference, int64 [N].
+        The Euclidean distance to the nearest reference, float64 [N], and the row of that reference,
+        int64 [N].
 
     Raises:
-        InputError: If a set is empty or not finite, the dimensions differ, or a query has no reference of
-            another code.
+        InputError: If a set is empty or not finite, the dimensions differ, or a query has no
+            reference of another code.
     """
     queries, references = _checked(queries, "queries"), _checked(references, "references")
     if queries.shape[1] != references.shape[1]:
@@ -56,10 +59,10 @@ def nearest_distances(
         query_codes, reference_codes = lesion_codes
         if (len(query_codes), len(reference_codes)) != (len(queries), len(references)):
             raise InputError(
-                f"{len(query_codes)} and {len(reference_codes)} codes for {len(queries)} queries and "
-                f"{len(references)} references: give one for each"
+                f"{len(query_codes)} and {len(reference_codes)} codes for {len(queries)} queries "
+                f"and {len(references)} references: give one for each"
             )
-    # |q - r|^2 = |q|^2 - 2 qr + |r|^2 finds the nearest by one matrix product; |q|^2 does not change which.
+    # |q - r|^2 = |q|^2 - 2 qr + |r|^2 finds the nearest by one matrix product; |q|^2 is left out.
     # Without the centre, single precision would be spent on what all have in common.
     centre = references.mean(0)
     centred_queries, centred = ((x - centre).astype(np.float32) for x in (queries, references))
@@ -84,7 +87,7 @@ def nearest_aligned(
     references: np.ndarray,
     lesion_codes: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest reference of each query in pixels, over the eight flips and quarter turns of the query.
+    """The nearest reference of each query in pixels, over the query's eight flips and turns.
 
     Images are averaged to `COARSE_PIXELS` per side before they are compared.
 
@@ -94,8 +97,8 @@ def nearest_aligned(
         lesion_codes: As in `nearest_distances`.
 
     Returns:
-        The root mean square difference to the nearest reference in grey levels, 0 to 255, float64 [N], and
-        the row of that reference, int64 [N].
+        The root mean square difference to the nearest reference in grey levels, 0 to 255, float64
+        [N], and the row of that reference, int64 [N].
 
     Raises:
         InputError: If images have another type or shape, or `COARSE_PIXELS` does not divide S.
@@ -113,23 +116,25 @@ def nearest_aligned(
 def near_duplicate_rate(
     heldout: np.ndarray, synthetic: np.ndarray, heldout_lesions: Ids, n_resamples: int, seed: int
 ) -> dict[str, float]:
-    """The fraction of synthetic images that are nearer to training than nearly all held-out images are.
+    """The fraction of synthetic images nearer to training than nearly all held-out images.
 
-    "Near" means below the first percentile of the held-out distances, so that a generator that copies
-    nothing has a rate of about 0.01. The comparison with held-out images is that of Meehan et al. (2020); the
-    threshold lies in the tail, where copies lie. A low rate is no proof of privacy: other attacks see more.
+    "Near" means below the first percentile of the held-out distances, so that a generator that
+    copies nothing has a rate of about 0.01. The comparison with held-out images is that of Meehan
+    et al. (2020); the threshold lies in the tail, where copies lie. A low rate is no proof of
+    privacy: other attacks see more.
 
     Args:
         heldout: Distance of each held-out image to its nearest training image, [N].
         synthetic: Distance of each synthetic image to its nearest training image, [G].
-        heldout_lesions: Lesion ids of the held-out images, [N]. None may be in training, since a shared
-            lesion makes near images look normal.
+        heldout_lesions: Lesion ids of the held-out images, [N]. None may be in training, since a
+            shared lesion makes near images look normal.
         n_resamples: Resamples of the held-out lesions and of the synthetic images.
         seed: Of the resamples.
 
     Returns:
-        value (the rate), low and high (95 %), expected, threshold, median_heldout, median_synthetic,
-        n_heldout, n_heldout_lesions, n_synthetic. Distances have the unit of the input.
+        value (the rate), low and high (95 %), expected, threshold, median_heldout,
+        median_synthetic, n_heldout, n_heldout_lesions, n_synthetic. Distances have the unit of the
+        input.
 
     Raises:
         InputError: If a lesion id is missing.
@@ -140,7 +145,7 @@ def near_duplicate_rate(
     sorted_heldout, sorted_synthetic = heldout[order], np.sort(synthetic)
 
     def near(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Thresholds [B] for weights [B, N] of the held-out images, and how many synthetic images are closer."""
+        """Thresholds [B] for image weights [B, N], and how many synthetic images are closer."""
         cumulated = weights[:, order].cumsum(1)
         first = (cumulated >= NEAR_QUANTILE * cumulated[:, -1:]).argmax(1)
         thresholds = sorted_heldout[first]
@@ -195,7 +200,7 @@ def nearest_neighbour_check(
 
 
 def _coarse(images: torch.Tensor, name: str) -> np.ndarray:
-    """uint8 [N, 3, S, S] -> float64 [N, 3 * COARSE_PIXELS^2], scaled so that distances are root mean squares."""
+    """uint8 [N, 3, S, S] -> float64 [N, 3 COARSE_PIXELS^2]; distances are root mean squares."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
         raise InputError(
             f"{name} must be uint8 [N, 3, S, S], not {images.dtype} {tuple(images.shape)}"

@@ -22,9 +22,10 @@ class SiblingSplit:
     Attributes:
         trained_on: All rows that the generator may see, int64, sorted.
         members: One photo per attacked lesion that the generator sees, [P].
-        withheld: Another photo of the same lesion that the generator does not see, [P]; row i is of the
-            lesion of `members[i]`.
-        non_members: One photo per lesion with several photos, of which the generator sees none, [Q].
+        withheld: Another photo of the same lesion that the generator does not see, [P]; row i is of
+            the lesion of `members[i]`.
+        non_members: One photo per lesion with several photos, of which the generator sees none,
+            [Q].
     """
 
     trained_on: np.ndarray
@@ -48,11 +49,13 @@ def withhold_siblings(
         train: Rows of the training part.
         heldout: Rows of the held-out part. A lesion that is also in training is no non-member.
         n_sibling_lesions: The largest number of lesions to choose.
-        n_other_images: How many photos of other lesions the generator sees, too; None for all of them.
+        n_other_images: How many photos of other lesions the generator sees, too; None for all of
+            them.
         seed: Of all random choices.
 
     Raises:
-        InputError: If fewer than `MIN_LESIONS` lesions have several photos in training, or held out.
+        InputError: If fewer than `MIN_LESIONS` lesions have several photos in training, or held
+            out.
     """
     rng = np.random.default_rng(seed)
     rows = pd.DataFrame({"row": np.arange(len(table)), "lesion": table["lesion_id"].to_numpy()})
@@ -62,8 +65,8 @@ def withhold_siblings(
     non_members = _of_several_photos(outside).drop_duplicates("lesion")
     if min(len(chosen), len(non_members)) < MIN_LESIONS:
         raise InputError(
-            f"{len(chosen)} lesions in training and {len(non_members)} held out have several photos: "
-            f"the attack on patients needs at least {MIN_LESIONS} of each"
+            f"{len(chosen)} lesions in training and {len(non_members)} held out have several "
+            f"photos: the attack on patients needs at least {MIN_LESIONS} of each"
         )
     attacked = inside["lesion"].isin(chosen)
     photos, others = inside[attacked], inside[~attacked]["row"].to_numpy()

@@ -193,7 +193,7 @@ def spectrum_curves(ratios: pd.DataFrame) -> Figure:
 
     Args:
         ratios: columns images, cycles, value, low, high: the rows of
-            `metrics.fidelity.power_ratio` whose `cycles` is a number. `images` is the name of a
+            `metrics.power_spectrum.power_ratio` whose `cycles` is a number. `images` is the name of a
             generator, or "real_baseline" for other real images, which are grey.
 
     Returns:

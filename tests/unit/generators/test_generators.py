@@ -171,7 +171,7 @@ def test_the_vaes_fitted_prior_learns_the_latents_it_is_shown(edited_tiny):
     found = vae.fitted_negative_log_likelihood(latent, labels).detach()
     torch.testing.assert_close(found, expected, atol=0.3, rtol=0.05)
     many = torch.full((50_000,), 4)
-    drawn = vae.to_prior(torch.randn(50_000, 3, generator=draw), many).detach()
+    drawn = vae.noise_to_prior_sample(torch.randn(50_000, 3, generator=draw), many).detach()
     torch.testing.assert_close(drawn.mean(0), means[4], atol=0.1, rtol=0)
     torch.testing.assert_close(torch.cov(drawn.T), root @ root.T, atol=0.08, rtol=0)
 

@@ -18,7 +18,7 @@ from hamsynth_utils.metrics.bootstrap import lesion_mean
 from hamsynth_utils.metrics.class_consistency import class_consistency
 from hamsynth_utils.metrics.classification import PROBABILITIES, bootstrap_scores
 from hamsynth_utils.metrics.comparison import SplitPredictions, compare_splits, minority_statistics
-from hamsynth_utils.metrics.fidelity import power_ratio
+from hamsynth_utils.metrics.power_spectrum import power_ratio
 from hamsynth_utils.metrics.privacy.membership_inference import guess_members
 from hamsynth_utils.metrics.privacy.memorization import (
     authenticity,

@@ -96,8 +96,10 @@ def test_floor_keeps_lesions_on_one_side():
     generator = np.random.default_rng(0)
     points = generator.normal(size=(60, 8)) * 10
     lesions = np.repeat(np.arange(60), 10)
-    by_lesion = real_baseline(points[lesions], lesions, n=250, n_subsets=4, seed=0)["mean"]
-    by_image = real_baseline(points[lesions], np.arange(600), n=250, n_subsets=4, seed=0)["mean"]
+    by_lesion = real_baseline(points[lesions], lesions, n_images=250, n_subsets=4, seed=0)["mean"]
+    by_image = real_baseline(points[lesions], np.arange(600), n_images=250, n_subsets=4, seed=0)[
+        "mean"
+    ]
     assert by_lesion > 4 * by_image
 
 
@@ -200,10 +202,10 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match=r"second set.*row 7"):
         frechet_distance(a, broken)
     with pytest.raises(InputError, match="only 20 synthetic"):
-        distance_with_interval(gaussian(40, 4, 1), a, n=30, n_subsets=2, seed=0)
+        distance_with_interval(gaussian(40, 4, 1), a, n_images=30, n_subsets=2, seed=0)
     with pytest.raises(InputError, match="half of"):
-        real_baseline(a, np.arange(20), n=11, n_subsets=2, seed=0)
+        real_baseline(a, np.arange(20), n_images=11, n_subsets=2, seed=0)
     with pytest.raises(InputError, match="no lesion id"):
-        real_baseline(a, [None, *range(19)], n=5, n_subsets=2, seed=0)
+        real_baseline(a, [None, *range(19)], n_images=5, n_subsets=2, seed=0)
     with pytest.raises(InputError, match="n_subsets"):
-        real_baseline(a, np.arange(20), n=5, n_subsets=1, seed=0)
+        real_baseline(a, np.arange(20), n_images=5, n_subsets=1, seed=0)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.data.phantom.generate import make_phantom
-from hamsynth_utils.metrics.fidelity import power_ratio, radial_power
+from hamsynth_utils.metrics.power_spectrum import power_ratio, radial_power
 
 
 @pytest.fixture(scope="module")
