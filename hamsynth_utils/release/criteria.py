@@ -1,8 +1,8 @@
-"""The gate: whether a synthetic set may leave the house, by limits that were written before the numbers.
+"""Release criteria: does a synthetic set meet the limits that were fixed before the numbers were known?
 
 `book/release.yaml` states each limit: which measure, in which table of the run, which end of its 95 %
-interval is judged, and how large or small it may be. What a run has not measured is not passed. People may
-override most limits by a reason in writing, which goes on the card of the set; see export.py.
+interval is judged, and the largest or smallest value allowed. A number that the run did not measure does not
+pass. A written reason overrides most limits and stands on the data card of the set; see `export`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.settings import Settings
 
-VERDICTS = ("passed", "failed", "not measured")
+PASSED, FAILED, NOT_MEASURED = "passed", "failed", "not measured"
+"""The verdicts on a limit."""
 
 
-GATE_COLUMNS = [
+CRITERIA_COLUMNS = [
     "limit",
     "measure",
     "of",
@@ -38,22 +39,30 @@ GATE_COLUMNS = [
     "override",
     "reason",
 ]
-"""Columns of a judged gate. `of`: what else tells the row from others, as its extractor or attribute; excess:
-by how much the judged end is on the wrong side of the limit, 0 or less if it is not; reason: why it is not
-measured."""
+"""Columns of the evaluated criteria. `of`: what tells the row from others of the limit, such as the extractor
+or the attribute; `excess`: by how much the judged end exceeds the limit, 0 or less if it passes; `reason`: why
+the number was not measured."""
 
 
 THE_SET = "the set"
+"""The `table` of a limit that is about the images themselves."""
 
 
 class Limit(Settings):
-    """One limit.
+    """One limit of `book/release.yaml`.
 
-    id, asks, why: its name, the question, and why the limit lies where it does.
-    table: a file of the run, or `the set` for the images themselves. model: its column that names the
-    generator. rows: what its other columns must hold; of a list every value must be there. columns: where
-    the value, the ends of its interval and n stand. judged_by: which of the first three is compared with
-    at_most or at_least. override: whether a written reason may stand in for it.
+    Attributes:
+        id: name of the limit.
+        asks: the question that the limit answers.
+        why: the reason for the value of the limit.
+        table: a file of the run, or `the set` for the images themselves.
+        model: the column of the table that names the generator.
+        rows: the value that each of the other columns must have. Of a list, each value is judged.
+        columns: the columns that hold the value, the ends of its interval, and n.
+        judged_by: the number that is compared with the limit.
+        at_most: the largest value allowed.
+        at_least: the smallest value allowed; a limit has exactly one of the two.
+        override: whether a written reason can override the limit.
     """
 
     id: str
@@ -81,25 +90,59 @@ class Limit(Settings):
     @property
     def rule(self) -> str:
         """The limit in words."""
-        return (
-            f"at most {self.at_most:g}"
-            if self.at_most is not None
-            else f"at least {self.at_least:g}"
-        )
+        if self.at_most is not None:
+            return f"at most {self.at_most:g}"
+        return f"at least {self.at_least:g}"
+
+    @property
+    def measures(self) -> str:
+        """Names of the measures that the limit judges, in words."""
+        measures = self.rows.get("measure", self.columns["value"])
+        return measures if isinstance(measures, str) else ", ".join(measures)
 
     def excess(self, judged: float) -> float:
-        """By how much a number is on the wrong side of the limit; 0 or less if it is not."""
+        """How far a number lies beyond the limit.
+
+        Args:
+            judged: the number.
+
+        Returns:
+            The distance, 0 or less if the number passes. It is rounded to nine decimals, so that
+            0.1 + 0.2 + 0.3 is not above 0.6.
+        """
         if self.at_most is not None:
-            return judged - self.at_most
+            return round(judged - self.at_most, 9)
         assert self.at_least is not None
-        return self.at_least - judged
+        return round(self.at_least - judged, 9)
+
+    def selections(self, generator: str) -> list[dict[str, str]]:
+        """What the columns of a row must have for the limit to judge it.
+
+        Args:
+            generator: name of the generator.
+
+        Returns:
+            One value per column, for each combination of the listed values.
+        """
+        listed = {
+            column: [values] if isinstance(values, str) else values
+            for column, values in {self.model: generator, **self.rows}.items()
+        }
+        return [dict(zip(listed, values, strict=True)) for values in product(*listed.values())]
 
 
 def read_limits(path: Path | None = None) -> list[Limit]:
-    """The limits in `path`, by default those of the book.
+    """Read the limits.
 
-    Raises InputError naming the limit and its fault for an unknown or missing key, a limit that cannot
-    decide, an id that is there twice, or a file without limits.
+    Args:
+        path: a YAML file with one entry per limit; `book/release.yaml` by default.
+
+    Returns:
+        The limits in the order of the file.
+
+    Raises:
+        InputError: with the limit and its fault, for an unknown or missing key, a limit that has no
+            or two bounds, an id that occurs twice, or a file without limits.
     """
     path = path or project_root() / "book/release.yaml"
     if not path.is_file():
@@ -126,54 +169,72 @@ def read_limits(path: Path | None = None) -> list[Limit]:
 def evaluate_criteria(
     folder: Path, generator: str, limits: list[Limit] | None = None
 ) -> pd.DataFrame:
-    """The gate of a run's synthetic set: one row, with the columns GATE, for each number that a limit is
-    put to.
+    """Compare the measurements of a run's synthetic set with the limits.
 
-    folder: the run. Where a table has several rows for a limit, as one an extractor, each of them is judged.
-    A limit without a number, with one that is not defined, or without a table is `not measured`.
+    Args:
+        folder: the run folder.
+        generator: name of the generator that made the set.
+        limits: the limits, by default those of `book/release.yaml`.
+
+    Returns:
+        One row per number that a limit judges, with the `CRITERIA_COLUMNS`. If a table has several rows
+        for a limit, such as one per extractor, each of them is judged. A limit without a table, a row or
+        a defined number is `not measured`.
     """
-    rows: list[dict[str, Any]] = []
-    for limit in limits or read_limits():
-        rows += _judged(limit, folder, generator)
-    return pd.DataFrame(rows, columns=GATE_COLUMNS)
+    rows = [row for limit in limits or read_limits() for row in _evaluate(limit, folder, generator)]
+    return pd.DataFrame(rows, columns=CRITERIA_COLUMNS)
 
 
-def failed_criteria(gate: pd.DataFrame) -> list[str]:
-    """What is not passed, one line each: which limit, by how much, or why it is not measured."""
-    return [describe_failure(row) for row in gate.to_dict("records") if row["verdict"] != "passed"]
+def failed_criteria(criteria: pd.DataFrame) -> list[str]:
+    """Each judged number that does not pass, in one line.
+
+    Args:
+        criteria: from `evaluate_criteria`.
+
+    Returns:
+        For each: the limit, and by how much it failed or why it was not measured.
+    """
+    return [
+        describe_failure(row) for row in criteria.to_dict("records") if row["verdict"] != PASSED
+    ]
 
 
 def describe_failure(row: dict[str, Any]) -> str:
-    """One row of a gate as a line."""
-    told = [text for text in (row["measure"], row["of"]) if text and text != row["limit"]]
-    name = row["limit"] + (f" ({', '.join(told)})" if told else "")
-    if row["verdict"] == "not measured":
+    """A row of the evaluated criteria that does not pass, as one line.
+
+    Args:
+        row: the row, by the `CRITERIA_COLUMNS`.
+
+    Returns:
+        The line.
+    """
+    details = [text for text in (row["measure"], row["of"]) if text and text != row["limit"]]
+    name = row["limit"] + (f" ({', '.join(details)})" if details else "")
+    if row["verdict"] == NOT_MEASURED:
         return f"{name}: not measured, {row['reason']}"
     end = "" if row["judged_by"] == "value" else f"{row['judged_by']} end of the interval "
-    by = (
-        f", too {'much' if 'most' in row['rule'] else 'little'} by {row['excess']:.3g}"
-        if row["excess"] > 0
-        else ""
-    )
-    return (
-        f"{name}: {end}{row[row['judged_by']]:.3g}, must be {row['rule']}{by} (n = {row['n']:.0f})"
-    )
+    judged, direction = row[row["judged_by"]], "much" if "most" in row["rule"] else "little"
+    by = f", too {direction} by {row['excess']:.3g}" if row["excess"] > 0 else ""
+    return f"{name}: {end}{judged:.3g}, must be {row['rule']}{by} (n = {row['n']:.0f})"
 
 
 def labelled_fraction(folder: Path) -> pd.DataFrame:
-    """The share of a set's images that say in their metadata that they are synthetic: one row, the whole set.
+    """The fraction of the images of a set whose metadata say that they are synthetic.
 
-    Every image was looked at, so its interval is the value itself. A file that cannot be read is not
-    labelled.
+    Args:
+        folder: the set.
+
+    Returns:
+        One row with the columns measure, value, low, high and n. Every image was read, so that the
+        interval is the value itself. A file that cannot be read counts as not labelled.
     """
     files = sorted((folder / "images").glob("*"))
-    share = sum(map(_says_synthetic, files)) / len(files) if files else float("nan")
-    return pd.DataFrame(
-        [{"measure": "labelled", "value": share, "low": share, "high": share, "n": len(files)}]
-    )
+    fraction = sum(map(_is_labelled, files)) / len(files) if files else float("nan")
+    numbers = {"value": fraction, "low": fraction, "high": fraction, "n": len(files)}
+    return pd.DataFrame([{"measure": "labelled", **numbers}])
 
 
-def _says_synthetic(path: Path) -> bool:
+def _is_labelled(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.info.get("hamsynth:synthetic") == "true"
@@ -181,63 +242,62 @@ def _says_synthetic(path: Path) -> bool:
         return False
 
 
-def _judged(limit: Limit, folder: Path, generator: str) -> list[dict[str, Any]]:
-    named = limit.rows.get("measure", limit.columns["value"])
-    empty: dict[str, Any] = {
+def _evaluate(limit: Limit, folder: Path, generator: str) -> list[dict[str, Any]]:
+    """The rows of one limit."""
+    row: dict[str, Any] = {
         "limit": limit.id,
-        "measure": named if isinstance(named, str) else ", ".join(named),
+        "measure": limit.measures,
         "of": "",
         "judged_by": limit.judged_by,
         "rule": limit.rule,
         "override": limit.override,
-        "verdict": VERDICTS[2],
+        "verdict": NOT_MEASURED,
     }
-    if limit.table == THE_SET:
-        table, ours = labelled_fraction(RunPaths(folder).synthetic(generator)), {}
-    else:
-        path = folder / limit.table
-        if not path.is_file():
-            return [{**empty, "reason": f"{limit.table} is not there"}]
-        table, ours = pd.read_csv(path), {limit.model: generator}
-    missing = [name for name in (*ours, *limit.rows, *limit.columns.values()) if name not in table]
-    if missing:
-        return [{**empty, "reason": f"{limit.table} lacks the column(s) {', '.join(missing)}"}]
-    choices = [
-        [(key, each) for each in ([value] if isinstance(value, str) else value)]
-        for key, value in {**ours, **limit.rows}.items()
-    ]
-    judged = []
-    for choice in product(*choices):
-        wanted = dict(choice)
-        found = (
-            table[(table[list(wanted)].astype(str) == pd.Series(wanted)).all(axis=1)]
-            if wanted
-            else table
-        )
-        told = {"measure": wanted.get("measure", limit.columns["value"])}
-        if found.empty:
-            also = [value for key, value in wanted.items() if key not in ("measure", limit.model)]
+    table, problem = _read_table(limit, folder, generator)
+    if problem:
+        return [{**row, "reason": problem}]
+    rows = []
+    for selection in limit.selections(generator):
+        row["measure"] = selection.get("measure", limit.columns["value"])
+        measured = table
+        for column, value in selection.items():
+            measured = measured[measured[column].astype(str) == value]
+        if measured.empty:
+            others = [v for key, v in selection.items() if key not in ("measure", limit.model)]
             reason = f"{limit.table} has no such row of {generator}"
-            judged.append({**empty, **told, "of": ", ".join(also), "reason": reason})
-        for row in found.to_dict("records"):
-            judged.append({**empty, **told, "of": _of(row, limit), **_verdict(row, limit)})
-    return judged
+            rows.append({**row, "of": ", ".join(others), "reason": reason})
+        for numbers in measured.to_dict("records"):
+            rows.append({**row, "of": _details(numbers, limit), **_judge(numbers, limit)})
+    return rows
 
 
-def _verdict(row: dict[str, Any], limit: Limit) -> dict[str, Any]:
+def _read_table(limit: Limit, folder: Path, generator: str) -> tuple[pd.DataFrame, str]:
+    """The table of a limit, and what makes it useless, "" if nothing does."""
+    if limit.table == THE_SET:
+        labels = labelled_fraction(RunPaths(folder).synthetic(generator))
+        return labels.assign(**{limit.model: generator}), ""
+    path = folder / limit.table
+    if not path.is_file():
+        return pd.DataFrame(), f"{limit.table} is not there"
+    table = pd.read_csv(path)
+    columns = (limit.model, *limit.rows, *limit.columns.values())
+    missing = [column for column in columns if column not in table]
+    return table, f"{limit.table} lacks the column(s) {', '.join(missing)}" if missing else ""
+
+
+def _judge(row: dict[str, Any], limit: Limit) -> dict[str, Any]:
+    """Numbers, excess and verdict of one row of a limit's table."""
     numbers: dict[str, Any] = {name: row[column] for name, column in limit.columns.items()}
-    if pd.isna(numbers[limit.judged_by]):
+    judged = numbers[limit.judged_by]
+    if pd.isna(judged):
         return {**numbers, "reason": f"its {limit.judged_by} is not defined in {limit.table}"}
-    excess = round(
-        limit.excess(numbers[limit.judged_by]), 9
-    )  # 0.6 is not above 0.6, however it was computed
-    return {**numbers, "excess": excess, "verdict": VERDICTS[excess > 0], "reason": ""}
+    excess = limit.excess(judged)
+    verdict = FAILED if excess > 0 else PASSED
+    return {**numbers, "excess": excess, "verdict": verdict, "reason": ""}
 
 
-def _of(row: dict[str, Any], limit: Limit) -> str:
-    """What tells this row from the others that the limit is put to."""
-    return ", ".join(
-        str(row[key])
-        for key in dict.fromkeys([*limit.rows, "extractor"])
-        if key in row and key not in {"measure", "reference"} and not pd.isna(row[key])
-    )
+def _details(row: dict[str, Any], limit: Limit) -> str:
+    """What tells this row from the other rows of the limit."""
+    columns = dict.fromkeys([*limit.rows, "extractor"])
+    shown = [column for column in columns if column not in {"measure", "reference"}]
+    return ", ".join(str(row[c]) for c in shown if c in row and not pd.isna(row[c]))

@@ -1,208 +1,179 @@
 """The data card that machines read: Croissant JSON-LD (MLCommons, https://docs.mlcommons.org/croissant).
 
-It describes the files of an exported set, what each column of its manifest means, and in the vocabulary for
-responsible AI what the set is for and what is wrong with it.
+The card describes the files of an exported set and each column of its manifest. In the vocabulary for
+responsible AI (RAI) it says what the set is for and what its faults are.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import date
-from typing import Any
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
 
-from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASS_NAMES
+from hamsynth_utils.data.dataset_info import ClassList, DatasetInfo
+
+if TYPE_CHECKING:
+    import mlcroissant
 
 FILE = "croissant.json"
-
-
-LICENCE_URL = "https://creativecommons.org/licenses/by-nc-sa/4.0/"
+"""Name of the card in an exported set."""
 
 
 CONFORMS = ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"]
+"""The versions of Croissant and of its RAI vocabulary that the card follows."""
 
 
-CLASSES_IN_WORDS = ", ".join(f"{name} ({meaning})" for name, meaning in CLASS_NAMES.items())
+KEYWORDS = ["synthetic", "dermoscopy", "skin lesion", "research and education only"]
 
 
-COLUMNS = {
-    "file": ("sc:Text", "Path of the image within the set."),
-    "image_id": ("sc:Text", "Name of the image; there is no such photograph."),
-    "dx": ("sc:Text", f"The class that was asked for: {CLASSES_IN_WORDS}."),
-    "generator": ("sc:Text", "The kind of generator that drew the image."),
-    "checkpoint": ("sc:Text", "SHA-256 of the generator's weights."),
-    "seed": ("sc:Integer", "The seed that this image was drawn from."),
-    "sampling": ("sc:Text", "How it was sampled, where that was not the checkpoint's own way."),
-    "trained_on": (
-        "sc:Text",
-        "SHA-256 of the ids of the real images that the generator learned from.",
-    ),
-    "sha256": ("sc:Text", "SHA-256 of the image file."),
-}
-"""Type and meaning of each column of the manifest."""
+def column_descriptions(classes: ClassList) -> dict[str, tuple[str, str]]:
+    """Type and meaning of each column of the manifest.
 
+    Args:
+        classes: the classes of the set.
 
-CONTEXT = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "sc": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{
-        term: f"cr:{term}"
-        for term in (
-            "citeAs",
-            "column",
-            "equivalentProperty",
-            "extract",
-            "field",
-            "fileProperty",
-            "fileObject",
-            "fileSet",
-            "format",
-            "includes",
-            "isLiveDataset",
-            "jsonPath",
-            "key",
-            "md5",
-            "parentField",
-            "path",
-            "recordSet",
-            "references",
-            "regex",
-            "repeated",
-            "replace",
-            "samplingRate",
-            "separator",
-            "source",
-            "subField",
-            "transform",
-        )
-    },
-}
-"""The terms of Croissant 1.0, written out, since a card must be readable without the network."""
-
-
-CITE = (
-    "@article{tschandl2018ham10000, title={The HAM10000 dataset, a large collection of multi-source "
-    "dermatoscopic images of common pigmented skin lesions}, "
-    "author={Tschandl, Philipp and Rosendahl, Cliff and Kittler, Harald}, "
-    "journal={Scientific Data}, volume={5}, pages={180161}, year={2018}, doi={10.1038/sdata.2018.161}}"
-)
+    Returns:
+        By column: the name of its `mlcroissant.DataType`, and one sentence.
+    """
+    named = ", ".join(f"{name} ({classes.long_names[name]})" for name in classes)
+    return {
+        "file": ("TEXT", "Path of the image within the set."),
+        "image_id": ("TEXT", "Name of the image; no photograph has this name."),
+        "dx": ("TEXT", f"The class that the generator was asked for: {named}."),
+        "generator": ("TEXT", "The generator that made the image."),
+        "checkpoint": ("TEXT", "SHA-256 of the generator's weights."),
+        "seed": ("INTEGER", "The seed of this image."),
+        "sampling": ("TEXT", "Sampling options that differ from those of the checkpoint."),
+        "trained_on": ("TEXT", "SHA-256 of the ids of the generator's training images."),
+        "sha256": ("TEXT", "SHA-256 of the image file."),
+    }
 
 
 def croissant(
     name: str,
     description: str,
-    manifest_sha256: str,
-    manifest_bytes: int,
+    dataset: DatasetInfo,
+    manifest: bytes,
     when: date,
-    said: dict[str, Any],
+    rai: dict[str, Any],
 ) -> dict[str, Any]:
     """The card as a JSON-LD document.
 
-    said: what is said of it in the vocabulary for responsible AI, by its terms without the prefix `rai:`.
+    Args:
+        name: name of the exported set.
+        description: the set in a few sentences.
+        dataset: the data set that the generator was trained on, for classes, licence and citation.
+        manifest: the content of the manifest.
+        when: the date of the export.
+        rai: texts of the RAI vocabulary, by the names of the arguments of `mlcroissant.Metadata`.
+
+    Returns:
+        The document.
     """
-    source = {"fileObject": {"@id": "manifest.csv"}}
-    fields = [
-        {
-            "@type": "cr:Field",
-            "@id": f"images/{column}",
-            "name": f"images/{column}",
-            "description": meaning,
-            "dataType": kind,
-            "source": {**source, "extract": {"column": column}},
-        }
-        for column, (kind, meaning) in COLUMNS.items()
-    ]
-    pictures = [
-        {
-            "@type": "cr:Field",
-            "@id": f"pictures/{column}",
-            "name": f"pictures/{column}",
-            "description": meaning,
-            "dataType": kind,
-            "source": {"fileSet": {"@id": "png"}, "extract": {"fileProperty": what}},
-        }
-        for column, kind, what, meaning in (
-            ("file", "sc:Text", "fullpath", "Path of the image within the set."),
-            ("image", "sc:ImageObject", "content", "The image, RGB."),
-        )
-    ]
-    return {
-        "@context": CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": CONFORMS,
-        "name": name,
-        "description": description,
-        "license": LICENCE_URL,
-        "url": "https://doi.org/10.1038/sdata.2018.161",
-        "citeAs": CITE,
-        "creator": {"@type": "sc:Organization", "name": "the HamSynth authors"},
-        "datePublished": when.isoformat(),
-        "version": "1.0.0",
-        "keywords": ["synthetic", "dermoscopy", "skin lesion", "research and education only"],
-        "distribution": [
-            {
-                "@type": "cr:FileObject",
-                "@id": "manifest.csv",
-                "name": "manifest.csv",
-                "description": "One row an image.",
-                "contentUrl": "manifest.csv",
-                "contentSize": f"{manifest_bytes} B",
-                "encodingFormat": "text/csv",
-                "sha256": manifest_sha256,
-            },
-            {
-                "@type": "cr:FileSet",
-                "@id": "png",
-                "name": "png",
-                "description": "The images, labelled synthetic.",
-                "encodingFormat": "image/png",
-                "includes": "images/*.png",
-            },
+    import mlcroissant as mlc  # takes a second
+
+    from hamsynth_utils.core.weights import sha256_of_bytes
+
+    listing = mlc.FileObject(
+        id="manifest.csv",
+        name="manifest.csv",
+        description="One row per image.",
+        content_url="manifest.csv",
+        content_size=f"{len(manifest)} B",
+        encoding_formats=["text/csv"],
+        sha256=sha256_of_bytes(manifest),
+    )
+    files = mlc.FileSet(
+        id="png",
+        name="png",
+        description="The images, labelled synthetic.",
+        encoding_formats=["image/png"],
+        includes=["images/*.png"],
+    )
+    metadata = mlc.Metadata(
+        name=name,
+        description=description,
+        conforms_to=CONFORMS,
+        license=[dataset.licence_url],
+        url=dataset.url,
+        cite_as=dataset.bibtex,
+        creators=[mlc.Organization(name="the HamSynth authors")],
+        date_published=datetime(when.year, when.month, when.day),
+        version="1.0.0",
+        keywords=KEYWORDS,
+        distribution=[listing, files],
+        record_sets=[_manifest_records(dataset.classes), _image_records()],
+        **rai,
+    )
+    # The library writes a date with a time; the export knows only the day.
+    return {**metadata.to_json(), "datePublished": when.isoformat()}
+
+
+def _manifest_records(classes: ClassList) -> mlcroissant.RecordSet:
+    """One record per row of the manifest."""
+    import mlcroissant as mlc
+
+    return mlc.RecordSet(
+        id="images",
+        name="images",
+        description="The rows of the manifest.",
+        key=["images/file"],
+        fields=[
+            mlc.Field(
+                id=f"images/{column}",
+                name=f"images/{column}",
+                description=meaning,
+                data_types=[getattr(mlc.DataType, data_type)],
+                source=mlc.Source(file_object="manifest.csv", extract=mlc.Extract(column=column)),
+            )
+            for column, (data_type, meaning) in column_descriptions(classes).items()
         ],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "images",
-                "name": "images",
-                "description": "What the manifest says of each image.",
-                "key": {"@id": "images/file"},
-                "field": fields,
-            },
-            {
-                "@type": "cr:RecordSet",
-                "@id": "pictures",
-                "name": "pictures",
-                "description": "The images themselves.",
-                "key": {"@id": "pictures/file"},
-                "field": pictures,
-            },
-        ],
-        **{f"rai:{key}": value for key, value in said.items()},
+    )
+
+
+def _image_records() -> mlcroissant.RecordSet:
+    """One record per image file."""
+    import mlcroissant as mlc
+
+    properties = {
+        "file": ("TEXT", mlc.FileProperty.fullpath, "Path of the image within the set."),
+        "image": ("IMAGE_OBJECT", mlc.FileProperty.content, "The image, RGB."),
     }
+    return mlc.RecordSet(
+        id="pictures",
+        name="pictures",
+        description="The images themselves.",
+        key=["pictures/file"],
+        fields=[
+            mlc.Field(
+                id=f"pictures/{column}",
+                name=f"pictures/{column}",
+                description=meaning,
+                data_types=[getattr(mlc.DataType, data_type)],
+                source=mlc.Source(file_set="png", extract=mlc.Extract(file_property=file_property)),
+            )
+            for column, (data_type, file_property, meaning) in properties.items()
+        ],
+    )
 
 
 def validated(document: dict[str, Any]) -> bytes:
-    """The card as the bytes of its file, if mlcroissant finds no error and no warning in it.
+    """The content of the card's file, if mlcroissant finds no error and no warning in the card.
 
-    Raises InputError where mlcroissant is not installed, and RuntimeError with its words otherwise.
+    Args:
+        document: the card as a JSON-LD document.
+
+    Returns:
+        The document in UTF-8.
+
+    Raises:
+        RuntimeError: with the words of mlcroissant, if the document is no valid Croissant.
     """
+    import mlcroissant as mlc
+
     try:
-        import mlcroissant  # takes a second, which nobody else needs to wait
-    except ImportError as error:
-        raise InputError(
-            "the data card is checked by mlcroissant, which is not installed: pip install 'hamsynth[release]'"
-        ) from error
-    try:
-        report = mlcroissant.Dataset(jsonld=document).metadata.ctx.issues.report()
-    except mlcroissant.ValidationError as error:
+        report = mlc.Dataset(jsonld=document).metadata.ctx.issues.report()
+    except mlc.ValidationError as error:
         report = str(error)
     if report:
         raise RuntimeError(f"the data card is no valid Croissant:\n{report}")

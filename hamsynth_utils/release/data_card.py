@@ -1,4 +1,4 @@
-"""The data card of a synthetic set that leaves the house, for people and, as Croissant, for machines."""
+"""The data card of an exported synthetic set, for people and, as Croissant, for machines."""
 
 from __future__ import annotations
 
@@ -7,54 +7,37 @@ from datetime import date
 from typing import Any
 
 import pandas as pd
+import yaml
 
-from hamsynth_utils.data.ham10000 import data_of
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
-from hamsynth_utils.data.synthetic import LICENCE, NOTICE
+from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.data.dataset_info import DatasetInfo, describe_data
+from hamsynth_utils.data.synthetic import NOTICE
 from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.tables import markdown_table
+from hamsynth_utils.notebook.templates import render
 from hamsynth_utils.release import croissant
 from hamsynth_utils.release.criteria import failed_criteria
 
-INTENDED = (
-    "Teaching, and research on methods: how generators, classifiers and their measures behave.",
-    "Adding to the training images of a classifier that is tested on real images of its own.",
-)
+PRIVACY_COLUMNS = ["measure", "value", "low", "high", "n", "lesions", "extractor"]
 
 
-NOT_INTENDED = (
-    "Diagnosis, triage or any decision about a person; a product; a claim about patients or prevalence.",
-    "Testing a classifier: what it scores on synthetic images says nothing about real ones.",
-    "Training people to recognise lesions: no dermatologist has looked at these images.",
-)
-
-
-LIMITS = (
-    "Seven classes of one data set, mostly of light skin; the set has no other skin and no other diagnoses.",
-    "Classes were asked for, not diagnosed: see the class consistency in the gate for how often they show.",
-    "The numbers of the classes are chosen, not those of any clinic.",
-    "Age, sex and place on the body are unknown: no image shows a person.",
-)
-
-
-PERSONAL = (
-    "The images are drawn by a generator that learned from photographs of real people's skin, published for "
-    "research without names. How near they are to those photographs, and whether an attacker can tell who "
-    "was among them, stands under Privacy; what is not measured is not excluded."
-)
-
-
-PERSONAL_PHANTOM = (
-    "None: the generator learned from the phantom, whose pictures a program draws and are nobody's."
-)
+FAIRNESS_COLUMNS = ["arm", "attribute", "measure", "value", "low", "high", "n"]
 
 
 @dataclass(frozen=True)
 class ExportRecord:
-    """What a card is about.
+    """The export that a card describes.
 
-    record: what the run's `run.yaml` holds; manifest, size: of the set, its images in pixels; gate: judged,
-    see gate.py; tables: the run's measurements of this set by name; override: the reason in writing, if any.
+    Attributes:
+        run: name of the run.
+        generator: name of the generator.
+        record: the content of the run's `run.yaml`.
+        manifest: the manifest of the set.
+        size: height and width of the images in pixels.
+        criteria: the evaluated release criteria, from `evaluate_criteria`.
+        tables: the run's measurements of this set by name.
+        when: the date of the export.
+        override: the written reason to release a set that does not pass every limit, if any.
     """
 
     run: str
@@ -62,134 +45,105 @@ class ExportRecord:
     record: dict[str, Any]
     manifest: pd.DataFrame
     size: int
-    gate: pd.DataFrame
+    criteria: pd.DataFrame
     tables: dict[str, pd.DataFrame]
     when: date
     override: str | None = None
 
     @property
-    def kind(self) -> str:
-        """The generator as the book names it."""
+    def generator_title(self) -> str:
+        """The name of the generator in the book."""
         return ARM_NAMES.get(self.generator, self.generator)
 
     @property
     def title(self) -> str:
         """The set in a few words."""
-        return f"{len(self.manifest):,} synthetic skin lesions, drawn by the generator {self.kind}"
+        return (
+            f"{len(self.manifest):,} synthetic skin lesions by the generator {self.generator_title}"
+        )
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """The data set that the generator was trained on."""
+        return describe_data(self.record["data"])
 
 
-def render_markdown(sent: ExportRecord) -> str:
-    """The card for people, in Markdown; every number is the run's."""
-    counts = sent.manifest["dx"].value_counts()
-    classes = pd.DataFrame(
-        {
-            "class": [f"{dx}, {CLASS_NAMES[dx]}" for dx in CLASSES],
-            "images": [int(counts.get(dx, 0)) for dx in CLASSES],
-        }
-    )
-    first = sent.manifest.iloc[0]
-    return f"""# {sent.title}
+def render_markdown(export: ExportRecord) -> str:
+    """The card for people.
 
-**{NOTICE}**
+    Args:
+        export: the export.
 
-Every PNG says in its own metadata that it is synthetic and how it was made. Made on {sent.when.isoformat()}
-from the run `{sent.run}`.
-
-## What is in it
-
-{markdown_table(classes)}
-
-- `images/`: PNG, RGB, {sent.size}x{sent.size} pixels.
-- `manifest.csv`: file, class asked for, seed and SHA-256 of each image.
-- `croissant.json`: this card for machines. `generator.md`: the card of the generator.
-- `gate.csv` and `measurements/`: what was measured, with intervals.
-- `SHA256SUMS`: the hash of every file here.
-
-## How it was made
-
-The {sent.kind} with the weights `{first["checkpoint"]}` (SHA-256), trained on {data_of(sent.record)};
-the ids of its training images have the SHA-256 `{first["trained_on"]}`. Seed of the run
-{sent.record["seed"]}, profile `{sent.record["profile"]["name"]}`, code {sent.record["git_commit"]}. Each
-image can be drawn again from those weights and its seed.
-
-## May it leave? The gate
-
-The limits were written before the numbers; each is put to one end of a 95 % interval.
-
-{gate_table(sent.gate)}
-
-{_decision(sent)}
-
-## Privacy
-
-{_personal(sent)}
-
-{_measured(sent, "privacy", ["measure", "value", "low", "high", "n", "lesions", "extractor"])}
-
-## Fairness
-
-A classifier that learned from real images and this generator's, beside one that learned from real images
-alone.
-
-{_measured(sent, "fairness", ["arm", "attribute", "measure", "value", "low", "high", "n"])}
-
-## Intended use
-
-{_list(INTENDED)}
-
-Not intended:
-
-{_list(NOT_INTENDED)}
-
-## Limits
-
-{_list(LIMITS)}
-
-## Licence
-
-{LICENCE} ({croissant.LICENCE_URL}), as the data that the generator learned from: no commercial use; whoever
-hands the images on hands on this licence and the label. Cite Tschandl, Rosendahl and Kittler, Sci Data 5,
-180161 (2018).
-
-## Is it unaltered?
-
-    hamsynth verify FOLDER --fingerprint SHA256
-
-names whatever was altered; without HamSynth, `sha256sum -c SHA256SUMS` checks the hashes. The fingerprint
-is the SHA-256 of `SHA256SUMS`; it must come from the sender by another way than this folder did, for who
-can alter a file can write its hash anew.
-"""
-
-
-def render_croissant(sent: ExportRecord, manifest_sha256: str, manifest_bytes: int) -> bytes:
-    """The same card as Croissant JSON-LD, validated by mlcroissant."""
-    failed = failed_criteria(sent.gate)
-    said = {
-        "dataCollection": (
-            f"Drawn by a generator ({sent.kind}) that was trained on {data_of(sent.record)}; nobody "
-            "was photographed for this set."
+    Returns:
+        Markdown. Every number comes from the run.
+    """
+    counts, classes = export.manifest["dx"].value_counts(), export.dataset.classes
+    return render(
+        "data_card.md",
+        export=export,
+        dataset=export.dataset,
+        notice=NOTICE,
+        classes=pd.DataFrame(
+            {
+                "class": [f"{dx}, {classes.long_names[dx]}" for dx in classes],
+                "images": [int(counts.get(dx, 0)) for dx in classes],
+            }
         ),
-        "dataCollectionType": ["Synthetic data generation"],
-        "dataUseCases": list(INTENDED),
-        "dataLimitations": [*LIMITS, *NOT_INTENDED],
-        "dataBiases": [*failed, "Mostly light skin, as in HAM10000."],
-        "personalSensitiveInformation": [_personal(sent)],
-        "dataReleaseMaintenancePlan": _decision(sent),
-    }
+        checkpoint=export.manifest["checkpoint"].iloc[0],
+        trained_on=export.manifest["trained_on"].iloc[0],
+        criteria=criteria_table(export.criteria),
+        decision=_decision(export),
+        privacy=_measurements(export, "privacy", PRIVACY_COLUMNS),
+        fairness=_measurements(export, "fairness", FAIRNESS_COLUMNS),
+        texts=_texts(export),
+    )
+
+
+def render_croissant(export: ExportRecord, manifest: bytes) -> bytes:
+    """The card for machines.
+
+    Args:
+        export: the export.
+        manifest: the content of its manifest.
+
+    Returns:
+        Croissant JSON-LD, validated by mlcroissant.
+
+    Raises:
+        RuntimeError: if mlcroissant finds a fault.
+    """
+    texts = _texts(export)
     document = croissant.croissant(
-        f"hamsynth-{sent.generator}",
-        f"{sent.title}. {NOTICE}",
-        manifest_sha256,
-        manifest_bytes,
-        sent.when,
-        said,
+        f"hamsynth-{export.generator}",
+        f"{export.title}. {NOTICE}",
+        export.dataset,
+        manifest,
+        export.when,
+        {
+            "data_collection": render(
+                "data_collection.md", generator=export.generator_title, dataset=export.dataset
+            ),
+            "data_collection_type": ["Synthetic data generation"],
+            "data_use_cases": texts["intended"],
+            "data_limitations": [*texts["limitations"], *texts["not_intended"]],
+            "data_biases": [*failed_criteria(export.criteria), texts["bias"]],
+            "personal_sensitive_information": [texts["personal"]],
+            "data_release_maintenance_plan": _decision(export),
+        },
     )
     return croissant.validated(document)
 
 
-def gate_table(gate: pd.DataFrame) -> str:
-    """The gate as a table in Markdown: each limit, the number and interval it was put to, the verdict."""
-    shown = [
+def criteria_table(criteria: pd.DataFrame) -> pd.DataFrame:
+    """The evaluated release criteria as a card shows them.
+
+    Args:
+        criteria: from `evaluate_criteria`.
+
+    Returns:
+        One row per number, with the columns limit, measured, value, n, must be, verdict.
+    """
+    return pd.DataFrame(
         {
             "limit": row["limit"],
             "measured": row["measure"] + (f" ({row['of']})" if row["of"] else ""),
@@ -199,42 +153,32 @@ def gate_table(gate: pd.DataFrame) -> str:
             "verdict": row["verdict"]
             + (f" by {row['excess']:.3g}" if row["verdict"] == "failed" else ""),
         }
-        for row in gate.to_dict("records")
-    ]
-    return markdown_table(pd.DataFrame(shown))
+        for row in criteria.to_dict("records")
+    )
 
 
 def _interval(row: dict[str, Any]) -> str:
     if pd.isna(row["value"]):
         return "-"
-    return f"{row['value']:.3g}" + (
-        "" if pd.isna(row["low"]) else f" ({row['low']:.3g} to {row['high']:.3g})"
-    )
+    ends = "" if pd.isna(row["low"]) else f" ({row['low']:.3g} to {row['high']:.3g})"
+    return f"{row['value']:.3g}{ends}"
 
 
-def _decision(sent: ExportRecord) -> str:
-    failed = failed_criteria(sent.gate)
-    if not failed:
-        return "Every limit is passed."
-    return (
-        "**Not every limit is passed**, and the set was let out in spite of it. "
-        f"Not passed: {'; '.join(failed)}. "
-        f"The reason that was given in writing: {sent.override}"
-    )
+def _decision(export: ExportRecord) -> str:
+    failed = failed_criteria(export.criteria)
+    return render("release_decision.md", failed=failed, override=export.override).strip()
 
 
-def _personal(sent: ExportRecord) -> str:
-    return PERSONAL_PHANTOM if sent.record["data"] == "phantom" else PERSONAL
+def _texts(export: ExportRecord) -> dict[str, Any]:
+    """What the card of every set says, with the text on personal data that fits the training data."""
+    texts = yaml.safe_load((project_root() / "book/data_card.yaml").read_text())
+    kind = "phantom" if export.record["data"] == "phantom" else "real"
+    return {**texts, "personal": texts["personal"][kind]}
 
 
-def _measured(sent: ExportRecord, name: str, columns: list[str]) -> str:
-    table = sent.tables.get(name)
+def _measurements(export: ExportRecord, name: str, columns: list[str]) -> str:
+    table = export.tables.get(name)
     if table is None or table.empty:
         return "Not measured in this run."
-    kept = [column for column in columns if column in table]
-    numbers = table[kept].select_dtypes("number").columns
-    return markdown_table(table[kept].round(dict.fromkeys(numbers, 3)))
-
-
-def _list(lines: tuple[str, ...]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    shown = table[[column for column in columns if column in table]]
+    return markdown_table(shown.round(dict.fromkeys(shown.select_dtypes("number"), 3)))

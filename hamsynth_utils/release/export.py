@@ -1,6 +1,7 @@
-"""Let a run's synthetic set out of the house: labelled, described, measured, and past the gate.
-The same run gives the same bytes, except where the date stands, and except for the encryption, which draws a
-new key each time. What is written can be read by its owner alone.
+"""Export a run's synthetic set: labelled, described, measured, and only if it meets the release criteria.
+
+The same run gives the same bytes, except for the date and for the encryption, which uses a new key each time.
+Only the owner can read the written files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
 from hamsynth_utils.data.dataset_info import describe_data
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.experiment.model_card import generator_card
-from hamsynth_utils.release.criteria import VERDICTS, Limit, evaluate_criteria, failed_criteria
+from hamsynth_utils.release.criteria import (
+    FAILED,
+    NOT_MEASURED,
+    Limit,
+    evaluate_criteria,
+    failed_criteria,
+)
 from hamsynth_utils.release.data_card import ExportRecord, render_croissant, render_markdown
 from hamsynth_utils.release.encryption import encrypt, parse_recipients
 
@@ -32,8 +39,8 @@ MEASUREMENTS = {
     "fidelity": ("generator", ("real_baseline",)),
     "class_consistency": ("generator", ()),
 }
-"""Tables of the run that go with a set: their column that names the generator, and what else of it is kept,
-to compare with."""
+"""Tables of the run that go with a set: the column that names the generator, and the other values of this
+column whose rows are kept for comparison."""
 
 
 def export(
@@ -45,16 +52,24 @@ def export(
     override: str | None = None,
     limits: list[Limit] | None = None,
 ) -> str:
-    """Write the synthetic set of a run's generator to `out`; return its fingerprint.
+    """Write the synthetic set of a run's generator.
 
-    folder: of the run. out: a new folder, a new .zip, or a new .zip.age, which is encrypted to the
-    recipients. when: the date that stands on the cards. override: the reason in writing for which a set
-    leaves that the gate refuses. The fingerprint is the SHA-256 of the set's SHA256SUMS, to be told by
-    another way than the set goes.
+    Args:
+        folder: the run folder.
+        generator: name of the generator.
+        out: a new folder, a new .zip, or a new .zip.age, which is encrypted to the recipients.
+        when: the date on the cards.
+        recipients: public keys of age or ssh, only for a .zip.age.
+        override: the written reason to release a set that fails a limit.
+        limits: the limits, by default those of `book/release.yaml`.
 
-    Raises InputError for a run without a finished set, one that was altered or comes from other weights,
-    for a set that the gate refuses, naming each limit and by how much, for an `out` that exists, and for
-    recipients that are missing, unknown, or given for an `out` that is not encrypted.
+    Returns:
+        The fingerprint: the SHA-256 of the set's SHA256SUMS. The recipient must get the fingerprint by
+        another channel than the set.
+
+    Raises:
+        InputError: if the run has no finished set, the set was altered or comes from other weights, a
+            limit fails, `out` exists, or recipients are missing, unknown, or given without encryption.
     """
     _check_target(out, recipients)
     content = contents(folder, generator, when, override, limits)
@@ -80,29 +95,44 @@ def contents(
     override: str | None = None,
     limits: list[Limit] | None = None,
 ) -> dict[str, bytes]:
-    """The files of an export by name, in order; raises InputError as `export` does."""
-    room = _finished(folder, generator)
+    """The files of an export.
+
+    Args:
+        folder: the run folder.
+        generator: name of the generator.
+        when: the date on the cards.
+        override: as in `export`.
+        limits: as in `export`.
+
+    Returns:
+        The content of each file by its name, in the order of SHA256SUMS.
+
+    Raises:
+        InputError: as `export` does.
+    """
+    synthetic = _finished(folder, generator)
     record = yaml.safe_load(RunPaths(folder).record.read_text())
-    gate = evaluate_criteria(folder, generator, limits)
-    require_pass_or_override(gate, generator, override)
+    criteria = evaluate_criteria(folder, generator, limits)
+    require_pass_or_override(criteria, generator, override)
     classes = describe_data(record["data"]).classes
-    lesions, manifest = read_synthetic(room, classes), read_manifest(room)
-    weights = sha256_of(room.parent / WEIGHTS)
-    if set(manifest["checkpoint"]) != {weights}:
+    lesions, manifest = read_synthetic(synthetic, classes), read_manifest(synthetic)
+    weights = synthetic.parent / WEIGHTS
+    if set(manifest["checkpoint"]) != {sha256_of(weights)}:
         raise InputError(
-            f"{room} was not drawn by {room.parent / WEIGHTS}: "
+            f"{synthetic} was not drawn by {weights}: "
             "delete the set, and run the generator's notebook again"
         )
     tables = _measurements(folder, generator)
-    sent = ExportRecord(
-        folder.name, generator, record, manifest, lesions.image_size, gate, tables, when, override
+    size = lesions.image_size
+    record_of_export = ExportRecord(
+        folder.name, generator, record, manifest, size, criteria, tables, when, override
     )
-    listing = (room / "manifest.csv").read_bytes()
-    files = {file: (room / file).read_bytes() for file in sorted(manifest["file"])}
+    listing = (synthetic / "manifest.csv").read_bytes()
+    files = {file: (synthetic / file).read_bytes() for file in sorted(manifest["file"])}
     files |= {
-        "README.md": render_markdown(sent).encode(),
-        "croissant.json": render_croissant(sent, sha256_of_bytes(listing), len(listing)),
-        "gate.csv": gate.to_csv(index=False).encode(),
+        "README.md": render_markdown(record_of_export).encode(),
+        "croissant.json": render_croissant(record_of_export, listing),
+        "gate.csv": criteria.to_csv(index=False).encode(),
         "generator.md": generator_card(folder, generator).encode(),
         "manifest.csv": listing,
         **{
@@ -117,7 +147,15 @@ def contents(
 
 
 def pack(content: dict[str, bytes]) -> bytes:
-    """The files as a zip: the same bytes for the same files, without a date, for the owner alone."""
+    """Pack files into a zip.
+
+    Args:
+        content: content of each file by its name.
+
+    Returns:
+        The zip. The same files give the same bytes, because no date is stored. Only the owner can read
+        the unpacked files.
+    """
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in content.items():
@@ -147,62 +185,71 @@ def _finished(folder: Path, generator: str) -> Path:
     """The folder of a run's finished set; raises InputError where there is none."""
     if not RunPaths(folder).record.is_file():
         raise InputError(f"{folder} is not a run: it has no run.yaml")
-    room = RunPaths(folder).synthetic(generator)
-    missing = [
-        path for path in (room / "manifest.csv", room.parent / WEIGHTS) if not path.is_file()
-    ]
+    synthetic = RunPaths(folder).synthetic(generator)
+    needed = (synthetic / "manifest.csv", synthetic.parent / WEIGHTS)
+    missing = [path for path in needed if not path.is_file()]
     if missing:
-        there = sorted(name for name in GENERATORS if RunPaths(folder).synthetic(name).is_dir())
+        others = sorted(name for name in GENERATORS if RunPaths(folder).synthetic(name).is_dir())
         raise InputError(
             f"the run {folder.name} has no finished set of {generator!r}: {missing[0]} is not there. "
             + (
-                f"It has sets of {', '.join(there)}"
-                if there
+                f"It has sets of {', '.join(others)}"
+                if others
                 else "Run the generator's notebook first"
             )
         )
-    return room
+    return synthetic
 
 
-def require_pass_or_override(gate: pd.DataFrame, generator: str, override: str | None) -> None:
-    failed = failed_criteria(gate)
+def require_pass_or_override(criteria: pd.DataFrame, generator: str, override: str | None) -> None:
+    """Check that a set may be released.
+
+    Args:
+        criteria: from `evaluate_criteria`.
+        generator: name of the generator.
+        override: the written reason to release a set that fails a limit.
+
+    Raises:
+        InputError: if a limit fails and no reason is given or the limit allows none; if the reason is
+            empty, or every limit is passed, so that there is nothing to override.
+    """
+    failed = failed_criteria(criteria)
     if override is not None and not override.strip():
         raise InputError("an override needs its reason in writing, and this one is empty")
     if not failed:
         if override is not None:
             raise InputError(
-                f"the set of {generator} passes the gate: there is nothing to override"
+                f"the set of {generator} meets the release criteria: there is nothing to override"
             )
         return
-    final = failed_criteria(gate[~gate["override"].astype(bool)])
+    final = failed_criteria(criteria[~criteria["override"].astype(bool)])
     if final:
         raise InputError(
-            f"the gate refuses the set of {generator}, whatever the reason: {'; '.join(final)}"
+            f"the set of {generator} fails the release criteria, and no reason can override: "
+            f"{'; '.join(final)}"
         )
     if override is None:
-        counted = gate["verdict"].value_counts()
-        told = ", ".join(
-            f"{counted[verdict]} {verdict}" for verdict in VERDICTS[1:] if verdict in counted
-        )
+        counts = criteria["verdict"].value_counts()
+        summary = ", ".join(f"{counts[v]} {v}" for v in (FAILED, NOT_MEASURED) if v in counts)
         raise InputError(
-            f"the gate refuses the set of {generator} ({told} of {len(gate)}): {'; '.join(failed)}. "
-            "Mend the generator, or say in writing why the set may leave: --override REASON"
+            f"the set of {generator} fails the release criteria ({summary} of {len(criteria)}): "
+            f"{'; '.join(failed)}. Improve the generator, or give a reason: --override REASON"
         )
 
 
 def _measurements(folder: Path, generator: str) -> dict[str, pd.DataFrame]:
-    """The rows of the run's tables that speak of the generator; a table that is not there is left out."""
-    found = {}
+    """The rows of the run's tables about the generator; a missing table is left out."""
+    measurements = {}
     for name, (model, others) in MEASUREMENTS.items():
         path = RunPaths(folder).table(name)
         table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
         if model in table:
-            found[name] = table[table[model].isin([generator, *others])]
-    return found
+            measurements[name] = table[table[model].isin([generator, *others])]
+    return measurements
 
 
 def _log(folder: Path, row: list[str]) -> None:
-    """Add what left the house to the run's own record of it."""
+    """Add one export to the list of exports in the run folder."""
     path = RunPaths(folder).exports
     columns = ["date", "generator", "name", "fingerprint", "recipients", "override"]
     before = (

@@ -8,7 +8,7 @@ from released import GENERATOR, change, finished_run
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.release.criteria import (
-    GATE_COLUMNS,
+    CRITERIA_COLUMNS,
     evaluate_criteria,
     failed_criteria,
     read_limits,
@@ -26,7 +26,7 @@ def verdicts(gate):
 
 def test_the_books_limits_put_every_question_and_a_good_set_passes(run):
     gate = evaluate_criteria(run, GENERATOR)
-    assert list(gate.columns) == GATE_COLUMNS and failed_criteria(gate) == []
+    assert list(gate.columns) == CRITERIA_COLUMNS and failed_criteria(gate) == []
     assert (
         set(gate["limit"])
         == {limit.id for limit in read_limits()}

@@ -108,7 +108,7 @@ def test_the_machines_card_is_valid_croissant_and_leads_to_the_images(sent):
 
     dataset = mlcroissant.Dataset(jsonld=sent / "croissant.json")
     assert dataset.metadata.ctx.issues.report() == ""
-    assert dataset.metadata.license == [croissant.LICENCE_URL]
+    assert dataset.metadata.license == [HAM10000.licence_url]
     assert "teaching" in dataset.metadata.data_use_cases[0].lower()
     read = {row["images/file"].decode(): row for row in dataset.records("images")}
     manifest = read_manifest(sent)
@@ -128,7 +128,7 @@ def test_the_machines_card_is_valid_croissant_and_leads_to_the_images(sent):
 def test_a_card_that_is_no_croissant_is_not_sent():
     document = json.loads(
         croissant.validated(
-            croissant.croissant("a", "b", "0" * 64, 10, DAY, {"dataUseCases": ["none"]})
+            croissant.croissant("a", "b", HAM10000, b"csv", DAY, {"data_use_cases": ["none"]})
         )
     )
     for spoil in (
