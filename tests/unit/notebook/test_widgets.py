@@ -1,4 +1,4 @@
-"""Figures that can be changed by hand: alone in a batch run, with controls where somebody is at the notebook."""
+"""Interactive figures: alone in a batch run, with controls where somebody is at the notebook."""
 
 import base64
 import inspect
@@ -179,7 +179,7 @@ def test_a_control_must_have_a_place_to_start_in_a_batch_run_too(controls: dict)
         widgets.interact(BookFigure(), shade, **controls)
 
 
-def test_every_figure_for_the_hand_is_explained_and_described() -> None:
+def test_every_interactive_figure_is_explained_and_described() -> None:
     found = 0
     for name, notebook in NOTEBOOKS.items():
         assert "widgets" not in notebook["metadata"], name
@@ -190,7 +190,7 @@ def test_every_figure_for_the_hand_is_explained_and_described() -> None:
                 words = source
             elif "widgets.interact(" in source:
                 found += 1
-                assert "**By hand.** In JupyterLab" in words, (name, cell["id"])
+                assert "**Interactive.** In JupyterLab" in words, (name, cell["id"])
                 assert (
                     cell["metadata"]["mystnb"]["figure"]["caption"]
                     and cell["metadata"]["mystnb"]["image"]["alt"]
