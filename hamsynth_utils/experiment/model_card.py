@@ -14,11 +14,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from hamsynth_utils.core.arm_names import ARMS, generator_of
+from hamsynth_utils.core.arm_names import ARM_NAMES, ARMS, generator_of
 from hamsynth_utils.core.paths import PROVENANCE, TEST_PREDICTIONS, RunPaths
 from hamsynth_utils.core.weights import read_metadata, sha256_of
 from hamsynth_utils.data.ham10000 import data_of
-from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.tables import markdown_table
 
 FACTS = """- Data: {data}, the training part of the split by {split_by} with seed {seed}:

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 import yaml
 
+from hamsynth_utils.core.arm_names import ARM_NAMES
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
@@ -29,7 +30,6 @@ from hamsynth_utils.metrics.class_consistency import class_consistency, fit_prob
 from hamsynth_utils.metrics.features import cached_features
 from hamsynth_utils.metrics.fidelity import all_measures, real_subset_pairs, subset_pairs
 from hamsynth_utils.notebook import plots
-from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.tables import format_percent_interval, markdown_table
 
 EXTRACTOR = "efficientnet_lite0"

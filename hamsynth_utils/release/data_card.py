@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from hamsynth_utils.core.arm_names import ARM_NAMES
 from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.data.dataset_info import DatasetInfo, describe_data
 from hamsynth_utils.data.synthetic import NOTICE
-from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.tables import markdown_table
 from hamsynth_utils.notebook.templates import render
 from hamsynth_utils.release import croissant

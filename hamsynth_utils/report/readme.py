@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from hamsynth_utils.core.arm_names import GENERATORS
+from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import checkpoint_of, project_root
 from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
 from hamsynth_utils.data.synthetic import LICENCE, NOTICE
 from hamsynth_utils.generators.loading import load_generator
-from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.plots.images import pixels
 from hamsynth_utils.report.reference import answer_in_words
 

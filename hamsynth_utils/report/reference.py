@@ -16,13 +16,13 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from hamsynth_utils.core.arm_names import generator_of
+from hamsynth_utils.core.arm_names import ARM_NAMES, generator_of
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import TEST_PREDICTIONS, RunPaths, project_root
 from hamsynth_utils.data.ham10000 import dataset_name
 from hamsynth_utils.data.lesion_set import read_table
-from hamsynth_utils.notebook.plots import ARM_NAMES, estimate_rows
+from hamsynth_utils.notebook.plots.intervals import estimate_rows
 
 REFERENCE = project_root() / "results/cpu-ham10000"
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import yaml
 
-from hamsynth_utils.core.arm_names import ARMS
+from hamsynth_utils.core.arm_names import ARM_NAMES, ARMS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.experiment.model_card import model_cards
-from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.templates import render
 from hamsynth_utils.report.pages.api import add_see_also, api_pages
 from hamsynth_utils.report.pages.datasheet import datasheet_values

@@ -13,12 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hamsynth_utils.core.arm_names import GENERATORS
+from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
 from hamsynth_utils.core.profile import parse_profile
 from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
 from hamsynth_utils.data.synthetic import LICENCE, NOTICE, read_manifest, verified_image
 from hamsynth_utils.experiment.run import Run
-from hamsynth_utils.notebook.plots import ARM_NAMES
 
 
 @dataclass(frozen=True)

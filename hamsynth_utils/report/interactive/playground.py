@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hamsynth_utils.core.arm_names import GENERATORS
+from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
 from hamsynth_utils.core.paths import RunPaths, checkpoint_of
 from hamsynth_utils.core.weights import sha256_of
 from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
@@ -22,7 +22,6 @@ from hamsynth_utils.data.synthetic import LICENCE, NOTICE
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import load_generator
-from hamsynth_utils.notebook.plots import ARM_NAMES
 
 LIMIT = 25 * 10**6
 """Bytes that all networks of a page may have together."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from hamsynth_utils.core.arm_names import ARM_NAMES
 from hamsynth_utils.core.paths import RunPaths
-from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.notebook.tables import format_interval, markdown_table
 
 SCORES = {

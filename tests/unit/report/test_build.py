@@ -14,10 +14,10 @@ from browser import problems_of
 from made_runs import CHAPTERS, EXECUTIONS, executed, make_run
 
 from hamsynth_utils.cli import main
+from hamsynth_utils.core.arm_names import ARM_NAMES
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.core.registry import REGISTRY
-from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.report import build, staging
 from hamsynth_utils.report.pages.reference_run import PARTS
 from hamsynth_utils.report.redact import PathRedactor

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from hamsynth_utils.core.arm_names import ARM_NAMES
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.phantom.generate import make_phantom
-from hamsynth_utils.notebook.plots import ARM_NAMES
 from hamsynth_utils.report.reference import (
     FIGURES,
     REFERENCE,
