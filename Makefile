@@ -13,6 +13,7 @@ SLURM =
 SKIP_BROKEN =
 WEIGHTS =
 EXTERNAL =
+UNTIL =
 PORT = 8000
 OUT = student
 
@@ -24,10 +25,10 @@ HAMSYNTH = $(PY) -m hamsynth_utils.cli
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 # Handed to the shell as they are, since make would split a path at its spaces.
-export DATA PROFILE RUN SEED SEEDS ARMS WEIGHTS EXTERNAL PORT OUT CORES
+export DATA PROFILE RUN SEED SEEDS ARMS WEIGHTS EXTERNAL UNTIL PORT OUT CORES
 RUN_OPTIONS = --data "$$DATA" --profile "$$PROFILE" --run "$$RUN"
 REPORT_OPTIONS = --seed "$$SEED" --seeds "$$SEEDS" --arms "$$ARMS" --weights "$$WEIGHTS" --external "$$EXTERNAL" \
-	--cores "$$CORES" $(if $(MEMORY),--memory $(MEMORY)) $(if $(SLURM),--slurm) \
+	--cores "$$CORES" --until "$$UNTIL" $(if $(MEMORY),--memory $(MEMORY)) $(if $(SLURM),--slurm) \
 	$(if $(filter-out 0 False,$(SKIP_BROKEN)),--skip-broken)
 
 .PHONY: help report serve test test-all lab student clean
@@ -35,7 +36,7 @@ help:
 	@echo 'make report    run the notebooks and build the HTML report'
 	@echo '               DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
 	@echo '               SEED=0  SEEDS=0,1,2  ARMS=real,vae  WEIGHTS=<folder>  SKIP_BROKEN=1'
-	@echo '               EXTERNAL=<folder of an external test set>  CORES=all  MEMORY=<MB>  SLURM=1'
+	@echo '               EXTERNAL=<folder of an external test set>  CORES=all  MEMORY=<MB>  SLURM=1  UNTIL=<chapter>'
 	@echo 'make serve     show a finished report in a browser, where its networks run: the same options, PORT=8000'
 	@echo 'make test      check the code and run the tests'
 	@echo 'make test-all  and the slow tests, too'

@@ -105,6 +105,9 @@ def report(
         int | None, typer.Option(help="MB that jobs share; else what is free")
     ] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="submit the jobs to SLURM")] = False,
+    until: Annotated[
+        str, typer.Option(help="stop after this chapter, such as 04_diffusion or 06_vit-real-0")
+    ] = "",
 ) -> None:
     """Execute the chapters of a run and build its HTML report.
 
@@ -114,7 +117,7 @@ def report(
 
     start = time.time()
     request = Request.of(data, profile, run, seed, external, skip_broken)
-    code = run_pipeline(request, seeds, arms, weights, cores, memory, slurm)
+    code = run_pipeline(request, seeds, arms, weights, cores, memory, slurm, until)
     if code:
         raise typer.Exit(code)
     from hamsynth_utils.report.build import print_minutes

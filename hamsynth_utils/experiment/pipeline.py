@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hamsynth_utils.core.paths import absolute_path, project_root, runs_folder
+from hamsynth_utils.core.paths import RunPaths, absolute_path, project_root, runs_folder
 
 if TYPE_CHECKING:
     from hamsynth_utils.experiment.run import Run
@@ -115,6 +115,7 @@ def run_pipeline(
     cores: str = "all",
     memory_mb: int | None = None,
     slurm: bool = False,
+    until: str = "",
 ) -> int:
     """Create or check the run, and let Snakemake execute what is missing of it, up to the report.
 
@@ -124,6 +125,7 @@ def run_pipeline(
         cores: how many CPU cores jobs share, or `all`.
         memory_mb: how much memory jobs share, in MB; what is free now if None.
         slurm: submit the jobs to SLURM, by `profiles/slurm`, instead.
+        until: the execution to stop after, such as `06_vit-real-0`; "" for the whole report.
 
     Returns:
         The exit code: 0, 2 for a run that does not fit the request, or Snakemake's.
@@ -152,8 +154,9 @@ def run_pipeline(
         "external": request.external,
     }
     (folder / CONFIG).write_text(json.dumps(config))
+    target = [str(RunPaths(Path()).notebooks / f"{until}.ipynb")] if until else []
     executor = _slurm_flags() if slurm else _local_flags(cores, memory_mb)
-    return _wait_for([*_snakemake_command(folder), *executor], environment)
+    return _wait_for([*_snakemake_command(folder), *target, *executor], environment)
 
 
 def _prepare_command(request: Request) -> list[str]:

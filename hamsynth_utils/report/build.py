@@ -48,7 +48,7 @@ def build(folder: Path, root: Path | None = None) -> Path:
 
 
 def print_minutes(folder: Path, since: float | None = None) -> None:
-    """Print the minutes and memory of each executed chapter of a run, and its report's address.
+    """Print the minutes and memory of each executed chapter of a run, and where its report lies, if it has one.
 
     Args:
         folder: the run folder.
@@ -60,4 +60,6 @@ def print_minutes(folder: Path, since: float | None = None) -> None:
     print(f"{'all chapters':<24}{sum(length for length, _ in table.values()):6.1f} min")
     if since is not None:
         print(f"{'this command':<24}{(time.time() - since) / 60:6.1f} min")
-    print(RunPaths(folder).site_index.resolve())
+    index = RunPaths(folder).site_index
+    if index.is_file():
+        print(index.resolve())

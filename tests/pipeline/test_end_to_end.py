@@ -1,25 +1,22 @@
-"""The whole road by its one command, on the phantom and on a slice of the real images."""
+"""The whole pipeline by its one command, on the phantom and on a slice of the real images."""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 import yaml
 from browser import problems_of
 from conftest import ROOT, TINY, merged
-from nbclient import NotebookClient
-from solving import surprises, trying
+from finished_reports import CHAPTERS, Report, errors_in
+from solving import surprises
 
-from hamsynth_utils.core.profile import load_profile
-from hamsynth_utils.core.registry import REGISTRY
+from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.synthetic import read_synthetic
 from hamsynth_utils.experiment.claims import VERDICTS, read_claims
@@ -27,77 +24,16 @@ from hamsynth_utils.report.student import write_student_version
 
 CLASSES = HAM10000.classes.names
 
-CHAPTERS = (
-    "01_dataset",
-    "02_vae",
-    "03_gan",
-    "04_diffusion",
-    "07_controls",
-    "08_fidelity",
-    "09_evaluation",
-    "10_privacy",
-    "11_guarantee",
-    "12_fairness",
-    "13_explanation",
-    "14_release",
-    "15_claims",
-)
-
-
-class Report:
-    """`make report` in a runs folder of its own, on the phantom with an external test set, which is a second phantom.
-
-    Answers to the exercises are tried while its notebooks run, which see nothing of it.
-    """
-
-    def __init__(self, folder: Path, settings: dict, data: str = "phantom") -> None:
-        self.settings, self.data = settings, data
-        self.profile, self.folder = folder / "trial.yaml", folder / "runs/trial"
-        self.profile.write_text(yaml.safe_dump(settings))
-        profile = load_profile(str(self.profile))
-        self.generators, self.arms = profile.generators, profile.arms
-        more = [
-            REGISTRY[name].chapter for name in self.generators if not REGISTRY[name].in_every_run
-        ]
-        self.executions = [*CHAPTERS, *more, *(f"06_vit-{arm}-0" for arm in self.arms)]
-        self.command = ["make", "report", f"PROFILE={self.profile}", "RUN=trial", f"DATA={data}"]
-        if data == "phantom":
-            self.command.append("EXTERNAL=phantom")
-            self.executions.append("16_external")
-        # Not as a part of the `make test` that may have started this, which would say so in its output.
-        outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-        self.environment = {**outer, "HAMSYNTH_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}
-        self.answers = folder / "answers"
-        self.environment |= trying(self.answers)
-
-    def make(self) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command,
-            cwd=ROOT,
-            env=self.environment,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-
-    def written(self) -> dict[str, int]:
-        """When each executed notebook was written."""
-        return {
-            name: (self.folder / f"notebooks/{name}.ipynb").stat().st_mtime_ns
-            for name in self.executions
-        }
-
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory) -> Report:
     """A finished report on the phantom, by the profile smoke, that was killed once on its way, during the GAN."""
-    smoke = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text())
-    report = Report(tmp_path_factory.mktemp("phantom"), smoke)
+    report = Report(tmp_path_factory.mktemp("phantom"))
     process = subprocess.Popen(
         report.command, cwd=ROOT, env=report.environment, start_new_session=True
     )
-    while not (report.folder / "generators/gan/seed-0").is_dir():
-        assert process.poll() is None, "the road ended before its GAN"
+    while not RunPaths(report.folder).generator("gan").is_dir():
+        assert process.poll() is None, "the pipeline ended before its GAN"
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -110,46 +46,61 @@ def phantom(tmp_path_factory) -> Report:
     return report
 
 
+REAL = merged(TINY, {"synthesis": {"minority_fraction": 0.3}, "data": {"validation_fraction": 0.2}})
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory, ham10000_slice) -> Report:
     """A finished report on a slice of HAM10000, in which every class but one is rare."""
-    settings = merged(
-        TINY, {"synthesis": {"minority_fraction": 0.3}, "data": {"validation_fraction": 0.2}}
-    )
-    report = Report(tmp_path_factory.mktemp("real"), settings, str(ham10000_slice))
+    report = Report(tmp_path_factory.mktemp("real"), REAL, str(ham10000_slice))
     done = report.make()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return report
 
 
-@pytest.fixture(params=["phantom", "real"])
+@pytest.fixture(params=["phantom", pytest.param("real", marks=pytest.mark.slow)])
 def report(request) -> Report:
     return request.getfixturevalue(request.param)
 
 
-def test_every_room_leaves_its_results(report):
-    folder = report.folder
-    parts = pd.read_csv(folder / "data/split.csv").set_index("image_id")["part"]
+def test_three_chapters_run_on_real_images(tmp_path, ham10000_slice):
+    report = Report(tmp_path, REAL, str(ham10000_slice), until="06_vit-vae-0")
+    done = report.make()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    executed = {path.stem for path in (report.folder / "notebooks").glob("*.ipynb")}
+    assert executed == {"01_dataset", "02_vae", "06_vit-vae-0"}
+    assert [errors_in(report.cells(name)) for name in executed] == [0, 0, 0]
+    assert_stages_left_results(report, generators=("vae",), arms=("vae",))
+
+
+def assert_stages_left_results(report: Report, generators: tuple, arms: tuple) -> None:
+    """The split covers three parts, each generator learned and drew every class, predictions are of the test part."""
+    paths = RunPaths(report.folder)
+    parts = pd.read_csv(paths.split()).set_index("image_id")["part"]
     assert set(parts) == {"train", "validation", "test"}
-    for name in report.generators:
-        history = pd.read_csv(folder / f"generators/{name}/seed-0/history.csv")
-        assert history["step"].iloc[-1] == report.settings[name]["training"]["steps"]
-        made = read_synthetic(folder / f"generators/{name}/seed-0/synthetic", HAM10000.classes)
+    for name in generators:
+        history = pd.read_csv(paths.generator_history(name))
+        assert history["step"].iloc[-1] == report.steps[name]
+        made = read_synthetic(paths.synthetic(name), HAM10000.classes)
         assert min(made.counts.values()) > 0 and made.table["synthetic"].all()
-    for arm in report.arms:
-        predictions = pd.read_csv(folder / f"classifiers/{arm}/seed-0/predictions.csv")
+    for arm in arms:
+        predictions = pd.read_csv(paths.predictions(arm, "test", 0))
         assert set(predictions["image_id"]) == set(parts[parts == "test"].index)
         assert (
             predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1).between(0.999, 1.001).all()
         )
+
+
+def test_every_stage_leaves_its_results(report):
+    assert_stages_left_results(report, report.generators, report.arms)
     metrics = ("fidelity", "probes", "probe_gains", "probe_sweep", "classification", "differences")
     for table in (*metrics, "privacy", "guarantee", "fairness", "explanation"):
-        assert len(pd.read_csv(folder / f"metrics/{table}.csv"))
+        assert len(pd.read_csv(RunPaths(report.folder).table(table)))
 
 
 def test_every_claim_has_its_estimate_and_none_is_judged_by_a_run_that_cannot(report):
     """Six steps of training speak for no method, but the estimates of both chapters must have reached the ledger."""
-    verdicts = pd.read_csv(report.folder / "metrics/verdicts.csv").set_index("id")
+    verdicts = pd.read_csv(RunPaths(report.folder).table("verdicts")).set_index("id")
     claims = {claim.id: claim for claim in read_claims()}
     assert list(verdicts.index) == list(claims)
     assert set(verdicts["verdict"]) == {VERDICTS[3]}
@@ -167,9 +118,9 @@ def test_every_claim_has_its_estimate_and_none_is_judged_by_a_run_that_cannot(re
 
 def test_the_numbers_of_the_report_are_those_of_the_predictions(report):
     """Accuracy per arm in metrics/classification.csv, recomputed from the saved predictions."""
-    table = pd.read_csv(report.folder / "metrics/classification.csv")
+    table = pd.read_csv(RunPaths(report.folder).table("classification"))
     for arm in report.arms:
-        predictions = pd.read_csv(report.folder / f"classifiers/{arm}/seed-0/predictions.csv")
+        predictions = pd.read_csv(RunPaths(report.folder).predictions(arm, "test", 0))
         likeliest = predictions[[f"p_{name}" for name in CLASSES]].idxmax(axis=1).str[2:]
         accuracy = (likeliest == predictions["dx"]).mean()
         (row,) = table[(table["arm"] == arm) & (table["metric"] == "accuracy")].to_dict("records")
@@ -193,12 +144,56 @@ def test_a_second_start_repeats_nothing(phantom):
     assert phantom.written() == before
 
 
-def test_other_settings_are_refused_in_one_line(phantom):
-    phantom.profile.write_text(yaml.safe_dump({**phantom.settings, "threads": 2}))
-    done = phantom.make()
-    phantom.profile.write_text(yaml.safe_dump(phantom.settings))
+def test_other_settings_are_refused_in_one_line(phantom, tmp_path):
+    smoke = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump({**smoke, "threads": 2}), encoding="utf-8")
+    command = [*phantom.command, f"PROFILE={tmp_path}/smoke.yaml"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=phantom.environment, text=True, capture_output=True, check=False
+    )
     assert done.returncode != 0 and "profile.threads: this run has 1, you ask for 2" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def nbval(report: Report, *notebooks: Path) -> subprocess.CompletedProcess[str]:
+    """Notebooks executed by nbval with their own parameters, which compares what each marked cell prints."""
+    options = ["-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "-q"]
+    command = [sys.executable, "-m", "pytest", *options, *map(str, notebooks)]
+    environment = {**os.environ, "HAMSYNTH_RUNS": str(report.runs), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command,
+        cwd=ROOT / "notebooks",
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+LIGHT = ("14_release", "15_claims")
+
+
+def test_nbval_finds_the_stored_outputs_of_two_light_chapters(phantom):
+    done = nbval(phantom, *(ROOT / f"notebooks/{name}.ipynb" for name in LIGHT))
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_nbval_fails_on_a_stored_output_that_is_another(phantom, tmp_path):
+    notebook = json.loads((ROOT / "notebooks/15_claims.ipynb").read_text(encoding="utf-8"))
+    marked = [
+        cell for cell in notebook["cells"] if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
+    ]
+    marked[0]["outputs"][0]["text"] = ["something else\n"]
+    path = tmp_path / "15_claims.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    done = nbval(phantom, path)
+    assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout[-4000:]
+
+
+@pytest.mark.slow
+def test_nbval_finds_the_stored_outputs_of_every_chapter(phantom):
+    done = nbval(phantom, *sorted((ROOT / "notebooks").glob("*.ipynb")))
+    assert done.returncode == 0, done.stdout[-4000:]
 
 
 def printed(path: Path) -> dict[str, str]:
@@ -225,61 +220,6 @@ def test_what_the_notebooks_check_comes_out_as_it_is_stored(phantom):
         ), chapter
 
 
-def test_so_does_what_the_chapters_check_that_the_profile_smoke_leaves_out(real):
-    for chapter in (each.chapter for each in REGISTRY.values() if not each.in_every_run):
-        stored = printed(ROOT / f"notebooks/{chapter}.ipynb")
-        assert (
-            all(stored.values()) and printed(real.folder / f"notebooks/{chapter}.ipynb") == stored
-        )
-
-
-SOMEBODY = """
-from hamsynth_utils import hands
-
-hands.is_interactive, hands.boxes, hands.make = lambda: True, [], hands.interact
-hands.interact = lambda *given, **more: hands.boxes.append(hands.make(*given, **more))
-"""
-MOVE = """
-for box in hands.boxes:
-    *controls, picture = box.children
-    for control in controls:
-        *_, before = picture.value.partition("base64,")
-        start, control.index = control.index, 0 if control.index else len(control.options) - 1
-        *_, after = picture.value.partition("base64,")
-        assert after and before.partition('"')[0] != after.partition('"')[0], control.description
-        print(control.description, picture.value.partition("<p")[2])
-        control.index = start
-"""
-
-
-def play(chapter: str, settings: dict) -> str:
-    """What is said when somebody is there, runs a chapter up to its last figure for the hand, and moves every control."""
-    notebook = nbformat.read(ROOT / f"notebooks/{chapter}.ipynb", 4)
-    last = max(
-        place for place, cell in enumerate(notebook.cells) if "hands.interact(" in cell.source
-    )
-    (defaults,) = (
-        place
-        for place, cell in enumerate(notebook.cells)
-        if "parameters" in cell.metadata.get("tags", [])
-    )
-    notebook.cells[defaults].source = "\n".join(
-        f"{name} = {value!r}" for name, value in settings.items()
-    )
-    cells = [
-        SOMEBODY,
-        *(cell.source for cell in notebook.cells[: last + 1] if cell.cell_type == "code"),
-        MOVE,
-    ]
-    notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
-    NotebookClient(
-        notebook, timeout=None, resources={"metadata": {"path": str(ROOT / "notebooks")}}
-    ).execute()
-    return "".join(
-        output.text for output in notebook.cells[-1].outputs if output.output_type == "stream"
-    )
-
-
 @pytest.mark.parametrize(
     ("chapter", "controls"),
     [
@@ -292,37 +232,31 @@ def play(chapter: str, settings: dict) -> str:
         ("09_evaluation", ["arm", "threshold"]),
     ],
 )
-def test_every_control_changes_its_picture(phantom, tmp_path, monkeypatch, chapter, controls):
-    shutil.copytree(
-        phantom.folder, tmp_path / "trial", ignore=shutil.ignore_patterns("site", "book")
-    )
-    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path))
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    )
-    said = play(
-        chapter, {"data": "phantom", "profile": str(phantom.profile), "run": "trial", "seed": 0}
-    )
-    assert [line.partition(' role="status">')[0].strip() for line in said.splitlines()] == controls
+def test_every_control_changes_its_picture(phantom, chapter, controls):
+    """Moved in the kernel that executed the chapter, right after the cell of the figure."""
+    lines = (phantom.answers / "controls.jsonl").read_text(encoding="utf-8").splitlines()
+    cells = {
+        "".join(cell["source"])
+        for cell in json.loads((ROOT / f"notebooks/{chapter}.ipynb").read_text(encoding="utf-8"))[
+            "cells"
+        ]
+    }
+    moved = [line for line in map(json.loads, lines) if line["cell"] in cells]
+    assert [line.get("error") for line in moved] == [None] * len(controls)
+    assert [line["control"] for line in moved] == controls
+    assert all(line["image_changed"] and line["words"].startswith(">") for line in moved)
 
 
 def test_no_executed_notebook_holds_an_error(report):
-    for name in report.executions:
-        cells = json.loads((report.folder / f"notebooks/{name}.ipynb").read_text())["cells"]
-        kinds = {output["output_type"] for cell in cells for output in cell.get("outputs", [])}
-        assert "error" not in kinds and kinds, name
+    assert {name: errors_in(report.cells(name)) for name in report.executions} == dict.fromkeys(
+        report.executions, 0
+    )
 
 
-def test_solutions_pass_their_checks_and_wrong_answers_do_not(phantom, real):
+def test_solutions_pass_their_checks_and_wrong_answers_do_not(phantom):
     """In the state that each notebook has at that cell; nothing that was tried is left in the notebook."""
     assert (
         surprises(phantom.answers, *(name.partition("-")[0] for name in phantom.executions)) == []
-    )
-    assert (
-        surprises(
-            real.answers, *(each.chapter for each in REGISTRY.values() if not each.in_every_run)
-        )
-        == []
     )
     cells = json.loads((phantom.folder / "notebooks/01_dataset.ipynb").read_text())["cells"]
     checked = [cell for cell in cells if "self-check" in cell["metadata"].get("tags", [])]
@@ -343,7 +277,7 @@ def test_a_students_notebook_runs_as_it_was_handed_out(phantom, tmp_path):
         "-k",
         "python3",
     ]
-    parameters = ["-p", "run", "trial", "-p", "profile", str(phantom.profile)]
+    parameters = ["-p", "run", phantom.folder.name, "-p", "profile", phantom.profile]
     environment = phantom.environment | {"PYTHONPATH": str(ROOT)}
     subprocess.run([*command, *parameters], cwd=tmp_path / "class", env=environment, check=True)
     executed, ours = (

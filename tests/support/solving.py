@@ -21,7 +21,7 @@ import yaml
 from hamsynth_utils.notebook.exercises import RIGHT, UNANSWERED, WRONG
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STARTUP = ROOT / "tests/support/try_answers.py"
+STARTUP = ROOT / "tests/support/kernel_hooks.py"
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
