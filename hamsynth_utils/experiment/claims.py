@@ -1,17 +1,21 @@
-"""The ledger of claims: what the source report says, what would decide it, and what a run found.
+"""The claims of the source report: what each one says, what decides it, and what a run found.
 
-`book/claims.yaml` states each claim as a hypothesis about one estimate, with the threshold that decides it,
-written before any run that is judged by it. A run's estimates are the rows of the tables in
-`metrics/estimates/`, one a chapter. The verdict follows from the two by rule:
+`book/claims.yaml` states each claim as a hypothesis about one estimate, with the threshold that decides it.
+The file was written before any run that is judged by it. The estimates of a run are the rows of the
+tables in `metrics/estimates/`, one table per chapter. A rule gives the verdict:
 
-above t      supported if the whole interval lies above t, contradicted if it lies below
-below t      the other way round
-within a, b  supported if the whole interval lies in a to b, contradicted if it lies outside
+- above t: supported if the whole interval lies above t, contradicted if it lies below t.
+- below t: supported if the whole interval lies below t, contradicted if it lies above t.
+- within a, b: supported if the whole interval lies between a and b, contradicted if it lies outside.
 
-and undecided otherwise. A claim is not testable in a run that has no such estimate, whose models have hardly
-begun to learn, or, if it is about a classifier, whose test part leaks; unless the claim names the report's
-own split by images, of which leaking is a part. A verdict is about the images of its run: only where those
-are HAM10000's does it concern what the report says.
+Otherwise the verdict is undecided. A claim is not testable in a run in three cases:
+
+- The run has no such estimate.
+- A model that the claim rests on has seen each training image too rarely.
+- The claim is about a classifier, and the test part shares lesions with the training part. This case does
+  not apply to claims about the report's own split by images, which shares lesions by design.
+
+A verdict is about the images of its run. It concerns the source report only if these are HAM10000's.
 """
 
 from __future__ import annotations
@@ -30,29 +34,41 @@ from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.core.settings import Settings
 
 VERDICTS = ("supported", "contradicted", "undecided", "not testable in this run")
+"""The possible verdicts about a claim."""
 
 
 MEASURED = ["value", "low", "high", "n", "lesions", "seeds", "extractor"]
+"""Columns of the estimates that hold results."""
 
 
 ESTIMATES = ["statistic", "arm", "reference", "split_by", *MEASURED]
-"""Columns of the estimates: of `arm`, less that of `reference` if there is one, by models that were trained
-and tested under the split `split_by` (lesion or image); n images of so many lesions; how many seeds of
-training are in the interval; the feature extractor or the attack, where there is one."""
+"""Columns of the estimates. The value is the statistic of `arm`, minus that of `reference` if there is one.
+`split_by` is the split of the models, `lesion` or `image`. `n` images of `lesions` lesions were measured.
+`seeds` is the number of trainings. `extractor` names the feature extractor or the attack, if there is one."""
 
 
 LEAST_PASSES = 5.0
-"""How often a model must have seen each training image on average to speak for its method."""
+"""How often a model must have seen each training image, on average, to represent its method."""
 
 
 class Claim(Settings):
     """One claim and what decides it.
 
-    says: what the source report prints; hypothesis: the same as a statement about the estimate.
-    statistic, arm, reference, split_by: the row of the estimates; without a split_by, under the run's own.
-    models: whose training it rests on, generators' names or `vit`. passes: how often these must have seen
-    each training image, if not `LEAST_PASSES`, for the claim to be anything but contradicted.
-    untestable: why no run of ours can decide it; such a claim has no statistic.
+    Attributes:
+        id: a short name that no other claim has.
+        says: the words of the source report.
+        hypothesis: the same as a statement about the estimate.
+        statistic: the statistic of the estimate; None for an untestable claim.
+        arm: the arm of the estimate; None if the estimate has none.
+        reference: the arm that is subtracted; None if the estimate has none.
+        split_by: the split of the estimate, `lesion` or `image`; None for the run's own.
+        above: the threshold that the interval must lie above.
+        below: the threshold that the interval must lie below.
+        within: the two thresholds that the interval must lie between.
+        models: the models whose training the claim rests on: names of generators, or `vit`.
+        passes: how often these models must have seen each training image, unless the claim is contradicted;
+            None for `LEAST_PASSES` in every case.
+        untestable: why no run can decide the claim; None for a testable one.
     """
 
     id: str
@@ -95,10 +111,17 @@ class Claim(Settings):
 
 
 def read_claims(path: Path | None = None) -> list[Claim]:
-    """The claims in `path`, by default those of the book.
+    """Read the claims.
 
-    Raises InputError naming the claim and its fault for an unknown or missing key, a rule that cannot decide,
-    or an id that is there twice.
+    Args:
+        path: a YAML file; `book/claims.yaml` by default.
+
+    Returns:
+        The claims in the order of the file.
+
+    Raises:
+        InputError: if a claim has an unknown key, lacks a key, has a rule that cannot decide it, or has the
+            id of another claim. The message names the claim.
     """
     path = path or project_root() / "book/claims.yaml"
     claims: list[Claim] = []
@@ -119,7 +142,11 @@ def read_claims(path: Path | None = None) -> list[Claim]:
 def read_estimates(paths: Iterable[Path]) -> pd.DataFrame:
     """The estimates that several chapters wrote, as one table.
 
-    Raises InputError naming a file that lacks one of the columns ESTIMATES.
+    Args:
+        paths: the CSV files.
+
+    Raises:
+        InputError: if a file lacks one of the columns `ESTIMATES`.
     """
     tables = {path: pd.read_csv(path) for path in paths}
     for path, table in tables.items():
@@ -128,10 +155,18 @@ def read_estimates(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def estimate_of(claim: Claim, estimates: pd.DataFrame, split_by: str) -> pd.Series | None:
-    """The row of the estimates that decides a claim; None if there is none, or it could not be measured.
+    """The row of the estimates that decides a claim.
 
-    split_by: the split of the run, under which claims are judged that name none. Raises InputError for
-    estimates without the columns ESTIMATES, or with two rows for the claim.
+    Args:
+        claim: the claim.
+        estimates: a table with the columns `ESTIMATES`.
+        split_by: the split of the run, for claims that name none.
+
+    Returns:
+        The row, or None if there is no such row or it has no interval.
+
+    Raises:
+        InputError: if the estimates lack a column, or have two rows for the claim.
     """
     _check_columns(estimates, "the table of estimates")
     found = estimates[estimates["statistic"] == claim.statistic]
@@ -144,7 +179,7 @@ def estimate_of(claim: Claim, estimates: pd.DataFrame, split_by: str) -> pd.Seri
     return found.iloc[0] if measured else None
 
 
-def ledger(
+def verdict_table(
     claims: list[Claim],
     estimates: pd.DataFrame,
     passes: dict[str, float],
@@ -152,24 +187,30 @@ def ledger(
     split_by: str,
     leaked: float,
 ) -> pd.DataFrame:
-    """One row a claim: its words, threshold, estimate with n and seeds, verdict and reason.
+    """Judge every claim.
 
-    estimates: columns ESTIMATES. passes: how often each model saw a training image, by its name. images:
-    whose they are, as `hamsynth_utils.data.ham10000.dataset_name` says it; it stands in every row. split_by: the
-    split of the run. leaked: share (0 to 1) of the test images whose lesion was trained or chosen on, as
-    `hamsynth_utils.data.split.leaked_share` gives it. `rule` is what the rule alone would say, where there
-    is an estimate. Raises InputError as `estimate_of` does.
+    Args:
+        claims: the claims.
+        estimates: a table with the columns `ESTIMATES`.
+        passes: how often each model has seen each training image, by the model's name.
+        images: the name of the data set, see `hamsynth_utils.data.ham10000.dataset_name`.
+        split_by: the split of the run.
+        leaked: the share of the test images, 0 to 1, whose lesion is in the training or validation part,
+            see `hamsynth_utils.data.split.leaked_share`.
+
+    Returns:
+        One row per claim: its words, threshold, estimate, verdict and reason. The column `rule` has the
+        verdict of the rule alone, if there is an estimate.
+
+    Raises:
+        InputError: as `estimate_of` does.
     """
-    return pd.DataFrame(
-        [
-            {**_judged(claim, estimates, passes, split_by, leaked), "images": images}
-            for claim in claims
-        ]
-    )
+    rows = [_verdict_row(claim, estimates, passes, split_by, leaked) for claim in claims]
+    return pd.DataFrame([{**row, "images": images} for row in rows])
 
 
 def decide(claim: Claim, low: float, high: float) -> str:
-    """The verdict that the claim's rule gives for an interval."""
+    """The verdict that the rule of a testable claim gives for an interval from `low` to `high`."""
     if claim.within is not None:
         least, most = claim.within
         inside, outside = least <= low and high <= most, high < least or most < low
@@ -187,7 +228,7 @@ def _check_columns(estimates: pd.DataFrame, name: str) -> None:
         raise InputError(f"{name} lacks the column(s) {', '.join(missing)}")
 
 
-def _judged(
+def _verdict_row(
     claim: Claim, estimates: pd.DataFrame, passes: dict[str, float], split_by: str, leaked: float
 ) -> dict:
     row = {"id": claim.id, "says": claim.says, "hypothesis": claim.hypothesis}
@@ -198,7 +239,7 @@ def _judged(
     rule = None if estimate is None else decide(claim, estimate["low"], estimate["high"])
     needed = LEAST_PASSES
     if claim.passes is not None:
-        # An attack that succeeds on a model of little training has succeeded: more training cannot mend that.
+        # An attack that succeeds on a briefly trained model has succeeded: more training does not undo that.
         needed = 0.0 if rule == "contradicted" else claim.passes
     obstacles = [
         f"{name} saw each image {passes[name]:.1f} times"
@@ -208,9 +249,8 @@ def _judged(
         if passes.get(name, 0.0) < needed
     ]
     if leaked and "vit" in claim.models and claim.split_by != "image":
-        obstacles += [
-            f"{100 * leaked:.1f} % of the test images show a lesion that was learned from"
-        ]
+        share = f"{100 * leaked:.1f} %"
+        obstacles.append(f"{share} of the test images show a lesion that was learned from")
     if estimate is None:
         reason = "; ".join([*obstacles, "no such estimate in this run"])
         return {**row, "verdict": VERDICTS[3], "reason": reason}

@@ -30,10 +30,17 @@ from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
 
 
 def nearest_photos(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """How far each image [N, 3, H, W] is from the most similar of the others [M, 3, H, W], and its row: [N].
+    """The distance of each image to the most similar one of other images.
 
-    The distance is the root mean squared difference of two `THUMBNAIL` pixels wide pictures, in grey levels:
-    0 for equal pixels, small for one photo that was stored again or at another resolution.
+    The distance is the root mean squared difference of two thumbnails, `THUMBNAIL` pixels wide, in grey
+    levels. Equal pixels have the distance 0. A photo that was compressed again or resized has a small one.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        others: uint8 [M, 3, H, W].
+
+    Returns:
+        The distances [N], and the row in `others` of the most similar image [N].
     """
     a, b = (thumbnails(these).flatten(1).numpy() for these in (images, others))
     distance, row = nearest_distances(a, b)
@@ -41,14 +48,26 @@ def nearest_photos(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarr
 
 
 def shared_photos(external: LesionSet, lesions: LesionSet, split: Split) -> pd.DataFrame:
-    """Images of the external set that the run has too: image_id, run_image_id, part of the run, distance.
+    """The images of an external set that the run has too.
 
-    Compared is what the pictures show, not what the files are called: a photo is shared where it is nearer
-    than `SAME_PHOTO` to one of the run's. On HAM10000 at 64 pixels, 1,000 random photos stored again as JPEG
-    of quality 75 came within 0.7 of themselves, at half the resolution within 0.2, with both within 1.1. Not
-    one of 3,004 held-out photos came within 3 of a training photo of another lesion (the nearest: 5.4), nor
-    any of all 10,015 photos of one of another lesion (4.5). Of 3,207 pairs of photos of one lesion, a grey
-    zone, 13 count as one photo. Turned, flipped, cropped or recoloured copies are not found.
+    The function compares pixels, not file names. A photo is shared if its distance to a photo of the run is
+    below `SAME_PHOTO`. Measured on HAM10000 at 64 pixels:
+
+    - 1,000 random photos have a distance of at most 0.7 to themselves as JPEG of quality 75, of at most 0.2
+      at half the resolution, and of at most 1.1 with both.
+    - None of 3,004 held-out photos is within 3 of a training photo of another lesion; the nearest is at 5.4.
+      None of all 10,015 photos is within 3 of a photo of another lesion; the nearest is at 4.5.
+    - Of 3,207 pairs of photos of one lesion, 13 count as one photo.
+
+    Rotated, flipped, cropped or recoloured copies are not found.
+
+    Args:
+        external: the external set.
+        lesions: all images of the run.
+        split: the split of the run.
+
+    Returns:
+        One row per shared image: image_id, run_image_id, part (of the run), distance.
     """
     distance, row = nearest_photos(external.images, lesions.images)
     part = np.full(len(lesions), "train", dtype=object)
@@ -65,7 +84,15 @@ def shared_photos(external: LesionSet, lesions: LesionSet, split: Split) -> pd.D
 
 
 def require_no_overlap(shared: pd.DataFrame, images: int) -> None:
-    """Raises InputError if any of the external set's so many images is `shared`, naming them."""
+    """Refuse an external set that shares images with the run.
+
+    Args:
+        shared: the shared images, see `shared_photos`.
+        images: the number of images of the external set.
+
+    Raises:
+        InputError: if an image is shared; the message names the first ones.
+    """
     if shared.empty:
         return
     counts = shared["part"].value_counts()
@@ -80,17 +107,30 @@ def require_no_overlap(shared: pd.DataFrame, images: int) -> None:
 
 
 def read_opening(folder: Path) -> dict[str, Any] | None:
-    """What a run's folder records of its external set, None if it has opened none.
+    """The record of a run's external test.
 
-    opened: when, UTC; folder: the set's name; images; classes: images of each; sha256: of the set's content;
-    classifiers: those finished then, `<arm>/seed-<seed>`, with the SHA-256 of their weights.
+    Args:
+        folder: the run folder.
+
+    Returns:
+        None if the run has no external test. Otherwise `opened` (time, UTC), `folder` (name of the external
+        set), `images` (their number), `classes` (number of images by class), `sha256` (of the set's content)
+        and `classifiers` (SHA-256 of the weights by `<arm>/seed-<seed>`).
     """
     path = RunPaths(folder).external_record
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def require_same_external_set(folder: Path, external: ExternalSet) -> None:
-    """Raises InputError if the run in `folder` has opened another external set than this one."""
+    """Refuse a second external set.
+
+    Args:
+        folder: the run folder.
+        external: the external set.
+
+    Raises:
+        InputError: if the run was tested on another external set.
+    """
     record = read_opening(folder)
     if record is not None and record["sha256"] != external.sha256:
         raise InputError(
@@ -102,10 +142,13 @@ def require_same_external_set(folder: Path, external: ExternalSet) -> None:
 
 @dataclass(frozen=True)
 class ExternalTest:
-    """An external set that a run has opened.
+    """The external test of a run.
 
-    record: what `external.json` holds. predictions: of each classifier that was finished then, by arm and
-    seed, in the order of the lesions. late: classifiers that were finished only after, which are not tested.
+    Attributes:
+        lesions: the external set.
+        record: the record of the test, see `read_opening`.
+        predictions: of each tested classifier, by arm and seed; rows in the order of the lesions.
+        late: the classifiers that were finished after the test, by `<arm>/seed-<seed>`; they are not tested.
     """
 
     lesions: LesionSet
@@ -124,23 +167,32 @@ def finished_classifiers(run: Run) -> dict[str, Path]:
 
 
 def run_external_test(run: Run, source: str, progress_bar: bool = True) -> ExternalTest:
-    """Test the run's finished classifiers on the external set in `source`, once.
+    """Test the finished classifiers of a run on an external set, once.
 
-    source: a folder, or `phantom` for a run on the phantom. At the first call the opening is recorded in
-    `external.json`, before anything is predicted; the predictions are kept in
-    `classifiers/<arm>/seed-<seed>/external_predictions.csv` and read at every later call. Nothing is trained.
-    Raises InputError as `read_external` does; for photos that the run has too, all listed in
-    `external/shared.csv`; before the classifier of the real images alone is finished; where the run has
-    opened another set; or where a classifier was trained anew since.
+    The first call records the test before any prediction, so that nothing can be chosen by its result.
+    The predictions are kept beside each classifier; later calls read them. Nothing is trained.
+
+    Args:
+        run: the run.
+        source: a folder, or `phantom` for a run on the phantom.
+        progress_bar: whether to show one.
+
+    Returns:
+        The external set, the record of the test and the predictions.
+
+    Raises:
+        InputError: if `read_external` refuses the set, if the run has photos of the set (all are listed in
+            `external/shared.csv`), if the classifier of real images alone is not finished, if the run was
+            tested on another set, or if a classifier was trained again after the test.
     """
     check_external(source, run.data)
     external = read_external(source, run.profile.data.image_size, run.seed + 1, progress_bar)
     lesions = external.lesions
-    with run.stage_dir(run.paths.external) as room:
+    with run.stage_dir(run.paths.external) as folder:
         record, finished = read_opening(run.folder), finished_classifiers(run)
         if record is None:
             shared = shared_photos(lesions, run.lesions(), run.split())
-            with atomic_path(room / "shared.csv") as path:
+            with atomic_path(folder / "shared.csv") as path:
                 shared.to_csv(path, index=False)
             require_no_overlap(shared, len(lesions))
             if not any(name.startswith("real/") for name in finished):
@@ -162,8 +214,8 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
         require_same_external_set(run.folder, external)
         predictions: dict[str, dict[int, pd.DataFrame]] = {}
         for name, weights in record["classifiers"].items():
-            folder = run.paths.classifiers / name
-            arm, seed = folder.parent.name, seed_of(folder)
+            classifier = run.paths.classifiers / name
+            arm, seed = classifier.parent.name, seed_of(classifier)
             found = _predictions(run, arm, seed, weights, lesions)
             predictions.setdefault(arm, {})[seed] = found
     return ExternalTest(
@@ -175,7 +227,7 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
 
 
 def _predictions(run: Run, arm: str, seed: int, sha256: str, lesions: LesionSet) -> pd.DataFrame:
-    """Those of one classifier, kept or made now; its weights must be those of the opening."""
+    """The predictions of one classifier, read or made now; its weights must have the recorded SHA-256."""
     weights = run.require(run.paths.classifier(arm, seed) / WEIGHTS, "06_vit")
     if sha256_of(weights) != sha256:
         raise InputError(

@@ -1,8 +1,8 @@
-"""Run a command, keep all it prints in a log, and tell the terminal in a line now and then how it goes.
+"""Run one command of the pipeline: its output goes to a log, and short news of it to the terminal.
 
-The exit code is the command's. Beside the log, a .json file of the same name gets the minutes and the peak
-memory. Where HAMSYNTH_PIPELINE holds a process id, the command ends with that process, so that nothing trains on
-after its pipeline was killed.
+Beside the log, a .json file of the same name gets the minutes and the peak memory of the command. If
+the environment variable HAMSYNTH_PIPELINE holds the process id of the pipeline, the command ends when that
+process ends. So no training goes on after its pipeline was killed.
 """
 
 from __future__ import annotations
@@ -18,56 +18,72 @@ import time
 from pathlib import Path
 
 NEWS_SECONDS = 20.0
+"""Seconds between two lines of news."""
 
 
 CELL_ERROR = "papermill.exceptions.PapermillExecutionError:"
+"""What papermill prints before the error of a notebook's cell."""
 
 
 def watch(name: str, log: Path, command: list[str], news_seconds: float = NEWS_SECONDS) -> int:
-    """Run `command`, with its output in `log`; print start, news, end, and the error if it fails."""
+    """Run a command; print to the terminal when it starts, how it goes on, and how it ends.
+
+    Args:
+        name: what the command is called in these lines.
+        log: the file that gets all output of the command; its folder is made.
+        command: the command and its arguments.
+        news_seconds: seconds between two lines of news.
+
+    Returns:
+        The exit code of the command.
+    """
     start = time.monotonic()
     _say(f"{name}: started")
-    news, told, due = "", "", start + news_seconds
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as kept, selectors.DefaultSelector() as ready:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert process.stdout is not None
-        ready.register(process.stdout, selectors.EVENT_READ)
-        try:
-            while True:
-                if ready.select(timeout=1.0):
-                    chunk = os.read(process.stdout.fileno(), 1 << 16)
-                    if not chunk:
-                        break
-                    kept.write(chunk)
-                    kept.flush()
-                    news = _last_news(chunk) or news
-                if time.monotonic() >= due:
-                    due = time.monotonic() + news_seconds
-                    if news != told:
-                        told = news
-                        _say(f"{name}: {news}")
-                if _pipeline_is_gone():
-                    process.kill()
-            _, status, usage = os.wait4(process.pid, 0)
-            code = process.returncode = os.waitstatus_to_exitcode(status)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        _copy_output(name, process, log, news_seconds)
+        _, status, usage = os.wait4(process.pid, 0)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     minutes, memory = (time.monotonic() - start) / 60, _peak_memory(usage)
     log.with_suffix(".json").write_text(json.dumps({"minutes": minutes, "peak_memory_gib": memory}))
     if code:
-        _say(
-            f"{name}: failed after {minutes:.1f} min; all it printed: {log.resolve()}\n{_error(log)}"
-        )
+        failed = f"{name}: failed after {minutes:.1f} min; all it printed: {log.resolve()}"
+        _say(f"{failed}\n{_error(log)}")
     else:
         _say(f"{name}: done in {minutes:.1f} min, {memory:.1f} GiB")
     return code
 
 
+def _copy_output(name: str, process: subprocess.Popen, log: Path, news_seconds: float) -> None:
+    """Write the output of a process to the log until it ends; print news; kill it without its pipeline."""
+    assert process.stdout is not None
+    news, printed, due = "", "", time.monotonic() + news_seconds
+    with log.open("wb") as file, selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if selector.select(timeout=1.0):
+                chunk = os.read(process.stdout.fileno(), 1 << 16)
+                if not chunk:
+                    return
+                file.write(chunk)
+                file.flush()
+                news = _last_news(chunk) or news
+            if time.monotonic() >= due:
+                due = time.monotonic() + news_seconds
+                if news != printed:
+                    printed = news
+                    _say(f"{name}: {news}")
+            if _pipeline_ended():
+                process.kill()
+
+
 def _peak_memory(usage: resource.struct_rusage) -> float:
-    """The most memory in GiB that the command or a process under it held: a notebook's kernel, for one."""
+    """The peak memory in GiB of the command or of one of its child processes, such as a notebook's kernel."""
     return usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
@@ -76,7 +92,7 @@ def _say(text: str) -> None:
 
 
 def _last_news(chunk: bytes) -> str:
-    """The last progress bar, without its picture, or word that something is waited for."""
+    """The last progress bar without its picture, or the last line that says what is waited for; else empty."""
     for line in reversed(re.split(r"[\r\n]+", chunk.decode(errors="replace"))):
         if re.search(r"\d%\||waiting for", line):
             return re.sub(r"\|[^|]*\|", "", line).strip()
@@ -84,14 +100,14 @@ def _last_news(chunk: bytes) -> str:
 
 
 def _error(log: Path) -> str:
-    """From the cell's error on if there is one, else the last forty lines."""
+    """The error of a notebook's cell if the log has one, else the last forty lines of the log."""
     text = log.read_text(errors="replace")
     if CELL_ERROR in text:
         return text.rsplit(CELL_ERROR, 1)[1].strip()
     return "\n".join(text.splitlines()[-40:])
 
 
-def _pipeline_is_gone() -> bool:
+def _pipeline_ended() -> bool:
     pipeline = os.environ.get("HAMSYNTH_PIPELINE")
     if not pipeline:
         return False

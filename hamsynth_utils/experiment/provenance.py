@@ -1,4 +1,4 @@
-"""What `run.yaml` says of how a run is made, and how it is compared with what a run is asked to be."""
+"""The record of a run: settings, data, versions and device; and its comparison with a new request."""
 
 from __future__ import annotations
 
@@ -38,7 +38,17 @@ PACKAGES = (
 
 
 def record_of(profile: Profile, data: str, seed: int, device: torch.device) -> dict:
-    """What is kept in `run.yaml`: the settings, and on what, with which packages and from which commit."""
+    """The content of `run.yaml`.
+
+    Args:
+        profile: the settings.
+        data: "phantom", or the folder of the images.
+        seed: the seed of the run.
+        device: the device that the run uses.
+
+    Returns:
+        The settings, the device, the versions of HamSynth, Python and all important packages, and the commit.
+    """
     return {
         "hamsynth": version("hamsynth"),
         "profile": profile.model_dump(mode="json"),
@@ -55,10 +65,17 @@ def record_of(profile: Profile, data: str, seed: int, device: torch.device) -> d
 def require_same_settings(
     folder: Path, record: dict, asked: dict, classifiers: dict[str, Sequence | None]
 ) -> None:
-    """Raise InputError if profile, kind of data or seed are not those of the `run.yaml` in `folder`.
+    """Refuse a request that does not fit an existing run.
 
-    record: what that file says; asked: what it would say now, see `record_of`.
-    classifiers: the seeds and arms asked for, if they are.
+    Args:
+        folder: the run folder.
+        record: the content of its `run.yaml`.
+        asked: what `run.yaml` would hold now, see `record_of`.
+        classifiers: the requested `seeds` and `arms`; None for those of the run.
+
+    Raises:
+        InputError: if profile, data or seed differ, if the data changed, or if the request lacks seeds or
+            arms of the run. The message names the differences.
     """
     differences: list[str] = []
     if record["seed"] != asked["seed"]:
@@ -87,7 +104,7 @@ def require_same_settings(
         for change in _differences(record["profile"], asked["profile"], "profile")
         if change[0] not in {"profile.seeds", "profile.arms"}
     ]
-    # If the profile has another name, all the rest may differ too, and the name says it best.
+    # A profile of another name may differ in every setting: the name comes first.
     changed.sort(key=lambda change: change[0] != "profile.name")
     differences += [
         f"{key}: this run has {old!r}, you ask for {new!r}" for key, old, new in changed[:5]
@@ -103,12 +120,12 @@ def require_same_settings(
 
 
 def ordered_union(had: Sequence, wanted: Sequence | None) -> list:
-    """What was there, then what is new."""
+    """The existing values, then the new ones; none twice."""
     return list(dict.fromkeys([*had, *(wanted or ())]))
 
 
 def comma_list(values: Sequence) -> str:
-    """The values as SEEDS= and ARMS= take them, as in 0,1,2."""
+    """The values as one text with commas, as in 0,1,2."""
     return ",".join(map(str, values))
 
 
