@@ -1,4 +1,4 @@
-"""Texts of pages and cards: jinja2 templates in `book/templates/`, filled with the numbers of a run."""
+"""Texts of pages and cards: jinja2 templates in `book/templates/`, filled with numbers of a run."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def render(template: str, /, **values: Any) -> str:
 
     Args:
         template: name of the written text, e.g. `run.md`; the file is `book/templates/run.md.j2`.
-        values: the values by the names that the template uses. The filter `table` writes a data frame
-            as a Markdown table.
+        values: the values by the names that the template uses. The filter `table` writes a data
+            frame as a Markdown table.
 
     Returns:
         The text.

@@ -48,7 +48,7 @@ def is_interactive() -> bool:
 
 
 def glue(name: str, value: Any, display: bool = True) -> None:
-    """Keep a value for the text of a page (`myst_nb.glue`); in an interactive session, print it too.
+    """Keep a value for the text of a page (`myst_nb.glue`), and print it if somebody is there.
 
     Args:
         name: the name that the text uses.

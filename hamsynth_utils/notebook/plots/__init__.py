@@ -1,6 +1,7 @@
 """Every figure of the book: one theme, one colour per arm and per class, readable at 700 pixels.
 
-Each function returns a figure of its own. matplotlib's settings and pyplot's state stay as they were.
+Each function returns a figure of its own, and leaves matplotlib's settings and pyplot's state as
+they were.
 """
 
 from hamsynth_utils.core.lazy import lazy_exports

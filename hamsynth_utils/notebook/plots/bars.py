@@ -45,7 +45,8 @@ def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
     """Images of each class in each part: bars with their numbers.
 
     Args:
-        parts: lesion sets by name, at least one, all of the same classes. The name of an arm has its colour.
+        parts: lesion sets by name, at least one, all of the same classes. The name of an arm has
+            its colour.
         log: a logarithmic axis, for the imbalance of HAM10000.
 
     Returns:
@@ -113,22 +114,15 @@ def bars_with_intervals(
     Raises:
         InputError: for no label, lengths that differ, or an interval whose low is above its high.
     """
-    n, given = len(labels), {"value": values, "low": low, "high": high, "claim": claims}
-    for name, column in {**given, "colour": colours}.items():
-        if column is not None and len(column) != n:
-            raise InputError(f"{len(column)} {name}s for {n} labels: give one per label")
-    if (low is None) != (high is None):
-        raise InputError("give low and high, both or neither")
-    rows = pd.DataFrame({"place": range(n), "colour": list(colours or arm_colours(labels))})
-    for name, column in given.items():
-        rows[name] = np.nan if column is None else np.asarray(column, dtype=float)
-    require_rows(rows)
+    n = len(labels)
+    rows = _bar_rows(n, value=values, low=low, high=high, claim=claims, colour=colours)
+    rows["colour"] = list(colours or arm_colours(labels))
     figure, (axes,) = new_axes(3.8)
     draw_estimates(axes, rows, "place", so.Bar(width=0.6, alpha=1, edgewidth=0), *INTERVAL)
     tops = rows[["value", "high"]].max(axis=1).fillna(0).clip(lower=0)
     for place, (value, top) in enumerate(zip(rows["value"], tops, strict=True)):
         text = "no value" if np.isnan(value) else f"{value:.{digits}f}"
-        size = 12 if n <= MOST_UPRIGHT else 9
+        size = 12 if n <= MOST_UPRIGHT else 10
         axes.annotate(text, (place, top), (0, 5), ha="center", fontsize=size, **OFFSET)
     if claims is not None:
         hollow: Any = {"mfc": "white", "mec": INK, "ms": 8 if n <= MOST_UPRIGHT else 6}
@@ -144,6 +138,26 @@ def bars_with_intervals(
         axes.set_ylim(bottom=0)
     _name_bars(axes, arm_names(labels))
     return figure
+
+
+def _bar_rows(n: int, **columns: Sequence[float | None] | Sequence[str] | None) -> pd.DataFrame:
+    """One row per bar with its `place`; a column that is not given is NaN.
+
+    Raises:
+        InputError: if a column has not n entries, if only one of low and high is given, if a low
+            is above its high, or if n is 0.
+    """
+    for name, column in columns.items():
+        if column is not None and len(column) != n:
+            raise InputError(f"{len(column)} {name}s for {n} labels: give one per label")
+    if (columns["low"] is None) != (columns["high"] is None):
+        raise InputError("give low and high, both or neither")
+    rows = pd.DataFrame({"place": range(n)})
+    for name, column in columns.items():
+        numbers = [np.nan] * n if column is None else list(column)
+        rows[name] = numbers if name == "colour" else np.asarray(numbers, dtype=float)
+    require_rows(rows)
+    return rows
 
 
 def _name_bars(axes: Axes, names: list[str]) -> None:

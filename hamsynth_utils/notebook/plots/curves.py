@@ -193,8 +193,8 @@ def spectrum_curves(ratios: pd.DataFrame) -> Figure:
 
     Args:
         ratios: columns images, cycles, value, low, high: the rows of
-            `metrics.power_spectrum.power_ratio` whose `cycles` is a number. `images` is the name of a
-            generator, or "real_baseline" for other real images, which are grey.
+            `metrics.power_spectrum.power_ratio` whose `cycles` is a number. `images` is the name
+            of a generator, or "real_baseline" for other real images, which are grey.
 
     Returns:
         The figure. The dashed line stands at 1.

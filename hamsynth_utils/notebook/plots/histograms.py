@@ -92,8 +92,8 @@ def threshold_panels(
 ) -> Figure:
     """What a threshold of the probability of one class does.
 
-    Left, the scores of images of the class and of other images, and the threshold. Right, sensitivity and
-    specificity at every threshold, and at this threshold with their intervals.
+    Left, the scores of images of the class and of other images, and the threshold. Right,
+    sensitivity and specificity at every threshold, and at this threshold with their intervals.
 
     Args:
         scores: float [N] in [0, 1].

@@ -115,7 +115,7 @@ def class_panels(
     """One panel per measure: in each class one point per arm, with its interval.
 
     Args:
-        rows: columns measure, dx, arm, value, low, high. Panels and arms keep the order of the rows.
+        rows: columns measure, dx, arm, value, low, high. Panels and arms keep their order.
         counts: number of images of each class. A class without rows stays empty.
         marked: the classes on grey ground.
         reference: where a dashed line stands, such as 0 for gains.

@@ -41,7 +41,7 @@ ARM_COLOURS: dict[str, str] = {
         for name, colour in _COLOUR_OF_GENERATOR.items()
     },
 }
-"""By arm. A generator has the colour of its place in the registry, its `_only` arm a lighter one."""
+"""By arm. A generator's colour follows from its place in the registry; `_only` arms are lighter."""
 
 _CLASS_SHADES = ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#0072B2", "#009E73")
 
