@@ -18,7 +18,7 @@ from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
 from hamsynth_utils.data.synthetic import LICENCE, NOTICE
 from hamsynth_utils.generators.loading import load_generator
 from hamsynth_utils.notebook.plots.images import pixels
-from hamsynth_utils.report.reference import answer_in_words
+from hamsynth_utils.report.reference import short_answer
 
 BEGIN, END = "<!-- {}: hamsynth readme -->\n", "<!-- end of {} -->"
 """Around each part of the README that is written here."""
@@ -80,7 +80,7 @@ def update_readme(readme: str) -> str:
 
     Raises InputError if it lacks a mark of either, or has one twice or in the wrong order.
     """
-    for name, content in {"badges": badges(repository()), "answer": answer_in_words()}.items():
+    for name, content in {"badges": badges(repository()), "answer": short_answer()}.items():
         begin, end = BEGIN.format(name), END.format(name)
         if not (
             readme.count(begin) == readme.count(end) == 1

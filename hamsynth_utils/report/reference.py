@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -131,6 +132,9 @@ What to see in a figure, and how it came about, is in the chapters.
 {pictures}"""
 
 
+NO_ANSWER = "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
+
+
 def gains(folder: Path) -> pd.DataFrame:
     """What each arm of a kept run gained over real images alone, in points, one row an arm.
 
@@ -158,7 +162,7 @@ def gains(folder: Path) -> pd.DataFrame:
 def answer_in_words(folder: Path = REFERENCE) -> str:
     """The answer of a kept run as a paragraph of Markdown; where none is kept, it says so."""
     if not folder.is_dir():
-        return "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
+        return NO_ANSWER
     rows, record = gains(folder), yaml.safe_load(RunPaths(folder).record.read_text())
     profile = record["profile"]
     estimates = pd.read_csv(RunPaths(folder).table("estimates/evaluation"))
@@ -177,6 +181,38 @@ Images at {profile["data"]["image_size"]} pixels from {record["images"]}, split 
 classifier an arm and one of each generator; in brackets 95 % intervals over lesions and trainings;
 "surely" means p < {ALPHA} after Holm's correction for all comparisons of the run.
 """
+
+
+def short_answer(folder: Path = REFERENCE) -> str:
+    """The answer of a kept run in two sentences, and a link to its numbers, for the README.
+
+    Args:
+        folder: the folder of the kept run.
+
+    Returns:
+        Markdown that ends in a line break; where no run is kept, it says so.
+
+    Raises:
+        InputError: if the run compares no arm with real images alone.
+    """
+    if not folder.is_dir():
+        return NO_ANSWER
+    rows = gains(folder)
+    some, none = (rows[rows["invented"] == fraction] for fraction in ("some", "none"))
+    n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
+    text = (
+        f"{_verdict(some).rstrip('.')}: beside real images they changed its balanced accuracy by "
+        f"{some['value'].min():+.1f} to {some['value'].max():+.1f} points "
+        f"(n = {n:,} images of {lesions:,} lesions, {seeds} trainings per arm)."
+    )
+    if len(none):
+        best = none.loc[none["value"].idxmax()]
+        text += (
+            f" Without any synthetic image, {ARM_NAMES[best['arm']]} changed it by {best['value']:+.1f} "
+            f"points (95 % interval {best['low']:+.1f} to {best['high']:+.1f})."
+        )
+    link = f"results/{folder.name}/README.md"
+    return "\n".join(textwrap.wrap(f"{text} [All numbers and figures]({link}).", 115)) + "\n"
 
 
 def headline_result(folder: Path = REFERENCE) -> str:

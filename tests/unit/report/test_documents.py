@@ -44,7 +44,7 @@ def test_code_and_checkpoints_have_their_own_licences():
 
 
 def test_the_changelog_begins_with_this_version():
-    first = re.findall(r"^## (\S+),", (ROOT / "CHANGELOG.md").read_text(), re.M)[0]
+    first = re.findall(r"^## \[(\S+)\],", (ROOT / "CHANGELOG.md").read_text(), re.M)[0]
     assert first == PROJECT["version"]
 
 

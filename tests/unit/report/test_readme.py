@@ -26,11 +26,20 @@ def test_the_readme_is_what_the_command_would_write():
 
 
 def test_without_a_reference_run_the_answer_says_so(tmp_path):
-    assert reference.answer_in_words(tmp_path / "nothing").startswith("**No answer yet.**")
+    for answer in (reference.answer_in_words, reference.short_answer):
+        assert answer(tmp_path / "nothing").startswith("**No answer yet.**")
+
+
+def test_the_readme_is_short_and_answers_in_two_sentences():
+    assert len(README.splitlines()) <= 120
+    answer = reference.short_answer()
+    assert len(re.findall(r"\.(?= |\n)", answer.partition("[")[0])) == 2
+    best = reference.gains(reference.REFERENCE).query("invented == 'none'")["value"].max()
+    assert f"{best:+.1f} points" in " ".join(answer.split())
 
 
 def test_only_the_marked_parts_are_written(monkeypatch):
-    monkeypatch.setattr(readme, "answer_in_words", lambda: "**It depends.**\n")
+    monkeypatch.setattr(readme, "short_answer", lambda: "**It depends.**\n")
     monkeypatch.setattr(readme, "repository", lambda: "https://github.com/some/one")
     written = readme.update_readme(README)
     assert (
