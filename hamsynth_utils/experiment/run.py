@@ -1,4 +1,8 @@
-"""The `Run`: one folder per run, one folder in it per room, and `run.yaml`, which says what made it."""
+"""The `Run`: a folder with one subfolder per stage, and `run.yaml`, which says what made it.
+
+A `Run` gives its images, synthetic sets, predictions and tables by name and seed, and knows where every file
+lies. It reads images and split once.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +73,7 @@ class Run:
         seeds: Sequence[int] | None = None,
         arms: Sequence[str] | None = None,
     ) -> Run:
-        """Create `<root>/<name>/run.yaml`, or check that it was made with the same profile, data and seed.
+        """Create a run, or open an existing one that was made with the same profile, data and seed.
 
         Args:
             name: name of the run.
@@ -113,13 +117,13 @@ class Run:
             if record.is_file():
                 before = read_record(run.folder)
                 require_same_settings(run.folder, before, now, {"seeds": seeds, "arms": arms})
-                had = parse_profile(before["profile"])
-                # What is new comes last: chapters look at the first seed more closely, which stays the same.
-                profile_now = had.with_classifiers(
-                    ordered_union(had.seeds, seeds), ordered_union(had.arms, arms)
+                recorded = parse_profile(before["profile"])
+                # New seeds come last, since chapters look at the first seed more closely.
+                extended = recorded.with_classifiers(
+                    ordered_union(recorded.seeds, seeds), ordered_union(recorded.arms, arms)
                 )
-                run = replace(run, profile=profile_now)
-                description = {**before, "profile": profile_now.model_dump(mode="json")}
+                run = replace(run, profile=extended)
+                description = {**before, "profile": extended.model_dump(mode="json")}
             else:
                 before, description = None, now
                 if run.data != "phantom":
@@ -152,11 +156,14 @@ class Run:
         return generator_seeds[seeds.index(classifier_seed) if paired else 0]
 
     def load_once(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
-        """What was loaded under a key before; loaded now at the first call.
+        """Load something at the first call, and return the same object at later calls.
 
         Args:
-            key: what is loaded; the result is kept as long as this object.
-            load: loads it.
+            key: names what is loaded.
+            load: called without arguments at the first call for this key.
+
+        Returns:
+            What `load` returned at the first call.
         """
         if key not in self._loaded:
             self._loaded[key] = load()
