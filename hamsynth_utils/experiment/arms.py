@@ -7,11 +7,13 @@
 - `<generator>`: the same images, and synthetic images of that generator for the rare classes.
 - `<generator>_only`: synthetic images of that generator alone.
 
-All else is equal: network and first weights, number of optimizer steps, batch size, rates, averaging of
-weights. Nothing is chosen by an arm's score.
+Everything else is equal: network, first weights, number of optimizer steps, batch size, learning rate and the
+averaging of weights. No setting is chosen by the score of an arm.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,13 +40,24 @@ def training_set(
     minority_fraction: float,
     ratio: float | None = None,
 ) -> LesionSet:
-    """What an arm is trained on.
+    """The images that an arm is trained on.
 
-    The real images; for a generator's arm its images on top, as many as each class lacks to have
-    `minority_fraction` of the largest class's, or `ratio` times as many as there are real ones of each class
-    that lacks any; for an arm of a generator alone its whole synthetic set. Raises InputError for an unknown
-    arm, one whose synthetic set is missing or too small, real images that are not, or synthetic ones of
-    another size.
+    Args:
+        arm: the arm.
+        real: the real training images.
+        synthetic: the synthetic set of the arm's generator; None for an arm of real images.
+        minority_fraction: in [0, 1]. A generator's arm brings every class up to this fraction of the
+            largest class.
+        ratio: if given, a generator's arm adds this many synthetic images per real image of each class
+            below `minority_fraction` instead.
+
+    Returns:
+        The real images; for a generator's arm with synthetic images added; for the arm of a generator
+        alone its whole synthetic set.
+
+    Raises:
+        InputError: if the arm is unknown, its synthetic set is missing, too small or of another image size,
+            or one of the real images is synthetic.
     """
     generator = generator_of(known_arm(arm))
     real.require_real("the real training images")
@@ -67,11 +80,17 @@ def training_set(
 
 
 def training_settings(arm: str, settings: TrainingSettings, real_images: int) -> TrainingSettings:
-    """The settings of an arm's training: as many steps as the real images alone get, whatever the arm has."""
-    extra_augment = {"steps": settings.total_steps(real_images), "epochs": None}
-    return settings.model_copy(
-        update={**extra_augment, **({"class_balance_power": 1.0} if arm == "oversample" else {})}
-    )
+    """The settings of an arm's training; every arm gets the number of steps of the real images alone.
+
+    Args:
+        arm: the arm.
+        settings: the settings of the profile.
+        real_images: the number of real training images.
+    """
+    changes: dict[str, Any] = {"steps": settings.total_steps(real_images), "epochs": None}
+    if arm == "oversample":
+        changes["class_balance_power"] = 1.0
+    return settings.model_copy(update=changes)
 
 
 def class_weights(arm: str, labels: Tensor) -> Tensor:
@@ -93,28 +112,41 @@ def augmentation(arm: str) -> Augment:
     return augment_with_trivial if arm == "augment" else augment_for_classifier
 
 
-def augment_for_classifier(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Any rotation, flips and a zoom of up to a fifth, each image its own."""
-    return augment(images, generator, rotation="any", flips=True, zoom=0.2)
+def augment_for_classifier(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Rotate each image by a random angle, flip it at random and enlarge it by up to 20 %.
 
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+        rng: the random source.
 
-def augment_with_trivial(images: Tensor, generator: torch.Generator) -> Tensor:
-    """`augment_for_classifier`, then `trivial_augment`."""
-    return trivial_augment(augment_for_classifier(images, generator), generator)
-
-
-def trivial_augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One random change of colour, contrast or geometry, each image its own.
-
-    That is torchvision's TrivialAugment (Mueller & Hutter 2021). It draws from torch's global state, which is
-    therefore set from `generator` for the while.
+    Returns:
+        Images of the same shape and range.
     """
-    extra_augment = TrivialAugmentWide()
+    return augment(images, rng, rotation="any", flips=True, zoom=0.2)
+
+
+def augment_with_trivial(images: Tensor, rng: torch.Generator) -> Tensor:
+    """`augment_for_classifier`, then `trivial_augment`; arguments and result as there."""
+    return trivial_augment(augment_for_classifier(images, rng), rng)
+
+
+def trivial_augment(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Change colour, contrast or geometry of each image once, at random.
+
+    This is torchvision's TrivialAugment (Mueller & Hutter 2021). It draws from torch's global random state.
+    The function therefore seeds that state from `rng`, and restores it.
+
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+        rng: the random source.
+
+    Returns:
+        Images of the same shape and range.
+    """
+    transform = TrivialAugmentWide()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-        )
-        changed = torch.stack([extra_augment(image) for image in to_uint8(images)])
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
+        changed = torch.stack([transform(image) for image in to_uint8(images)])
     return to_unit_range(changed)
 
 

@@ -1,4 +1,7 @@
-"""The classifiers of a run: each fine-tuned in its room and tested there, or found and read back."""
+"""The classifiers of a run: fine-tuned ViTs, and probes on the features of a frozen one.
+
+Each function loads what the run has already, and otherwise trains, tests and saves it.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +32,24 @@ from hamsynth_utils.experiment.arms import (
     training_settings,
     trivial_augment,
 )
-from hamsynth_utils.experiment.run import (
-    Run,
-)
+from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.metrics.classification import read_predictions
 from hamsynth_utils.training.loop import TrainingResult, train
 
 SYNTHETIC_VIEWS = 2
-"""A synthetic image and its mirror image go through frozen blocks: who wants more views draws more images."""
+"""Views of a synthetic image that go through the frozen blocks: the image and its mirror image."""
 
 
 @dataclass(frozen=True)
 class ClassifierResult:
-    """A fine-tuned classifier, its training, its predictions on the test part and where its weights began."""
+    """A fine-tuned classifier.
+
+    Attributes:
+        classifier: the trained model.
+        training: its losses and snapshots.
+        predictions: its predictions on the test part, one row per image.
+        provenance: where its first weights came from.
+    """
 
     classifier: Classifier
     training: TrainingResult
@@ -52,10 +60,23 @@ class ClassifierResult:
 def fine_tune(
     run: Run, arm: str, seed: int, progress_bar: bool = True, split_by: str | None = None
 ) -> ClassifierResult:
-    """The run's classifier of one arm and seed, in `classifiers/<arm>/seed-<seed>/`.
+    """Fine-tune and test the classifier of one arm and seed, or load it if it is finished.
 
-    split_by: trained and tested under this split, the run's own if left out. Under the other one only arms of
-    real images can be had, since the generators have seen images that are in its test part.
+    Args:
+        run: the run.
+        arm: what the classifier learns from.
+        seed: the seed of its training, 0 or larger.
+        progress_bar: whether to show one.
+        split_by: the split of its data, `lesion` or `image`; the run's own by default. Under the other
+            split only arms of real images are possible, because the generators have seen images of its
+            test part.
+
+    Returns:
+        The classifier, its training and its predictions.
+
+    Raises:
+        InputError: if the arm or the seed is none, the arm is not possible under the split, or its synthetic
+            set is missing or too small.
     """
     generator = generator_of(known_arm(arm))
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -110,16 +131,19 @@ def _frozen_views(
     synthetic: LesionSet | None,
     progress: bool,
 ) -> tuple[LesionSet | CachedTokenData, CachedTokens | None]:
-    """An arm's training images and no tokens; with frozen blocks, their tokens and all real ones'."""
+    """The training data of an arm, and the tokens of all real images.
+
+    Without frozen blocks these are images and no tokens, otherwise tokens of the images.
+    """
     if not classifier.settings.frozen_blocks:
         return images, None
     folder = run.paths.tokens
     real = cached_tokens(classifier, run.lesions(), folder, progress=progress)
     if synthetic is not None:
-        made = cached_tokens(
+        added = cached_tokens(
             classifier, synthetic, folder, progress=progress, count=SYNTHETIC_VIEWS
         )
-        return CachedTokenData(images, real + made), real
+        return CachedTokenData(images, real + added), real
     if arm == "augment":
         return CachedTokenData(
             images, cached_tokens(classifier, images, folder, trivial_augment, run.seed, progress)
@@ -129,8 +153,14 @@ def _frozen_views(
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """One probe: an arm, its seed; with `ratio`, so many synthetic images for each real one of the minority
-    classes; with `split_by`, under that split instead of the run's own."""
+    """One probe of a run.
+
+    Attributes:
+        arm: what the probe learns from.
+        seed: the seed of its training.
+        ratio: synthetic images per real image of the minority classes; None for the arm's own number.
+        split_by: the split of its data; None for the run's own.
+    """
 
     arm: str
     seed: int
@@ -147,7 +177,11 @@ class ProbeJob:
 
 
 def jobs_of(run: Run) -> list[ProbeJob]:
-    """A run's probes, for each seed: every arm; each generator and ratio; real arms under the other split."""
+    """All probes of a run.
+
+    For each seed these are every arm, each generator with each ratio, and every arm of real images under
+    the other split.
+    """
     settings, arms, generators = (
         run.profile.probe,
         run.profile.possible_arms,
@@ -170,20 +204,29 @@ def jobs_of(run: Run) -> list[ProbeJob]:
 def run_probes(
     run: Run, jobs: Sequence[ProbeJob], progress: bool = True
 ) -> dict[ProbeJob, pd.DataFrame]:
-    """The predictions of each probe on the test part of its split; made where they are not there yet.
+    """Train and test probes, or load their predictions.
 
-    Raises InputError if a synthetic set is missing or too small.
+    Args:
+        run: the run.
+        jobs: the probes.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The predictions of each probe on the test part of its split, one row per image.
+
+    Raises:
+        InputError: if a synthetic set is missing or too small.
     """
     missing = [job for job in jobs if not job.predictions(run, "test").is_file()]
     if missing:
         shared = ProbeRunner(run, progress)
         for job in tqdm(missing, "probes", disable=not progress):
-            shared.make(job)
+            shared.train(job)
     return {job: read_predictions(job.predictions(run, "test")) for job in jobs}
 
 
 def pretrained_vit(run: Run) -> tuple[Classifier, Provenance]:
-    """The classifier's ViT as its training finds it, and where its weights came from."""
+    """The ViT of the classifiers before any training, and where its weights came from."""
     settings = run.profile.classifier.model_copy(
         update={"frozen_blocks": 0, "tta_views": run.profile.probe.tta_views}
     )
@@ -194,21 +237,29 @@ def pretrained_vit(run: Run) -> tuple[Classifier, Provenance]:
 def features_of(
     run: Run, vit: Classifier, lesions: LesionSet, progress: bool = True
 ) -> CachedTokens:
-    """Its features of each view of the images, see `Classifier.features`; kept in `probes/features/`."""
+    """The features of each view of images, see `Classifier.features`; cached in the run.
+
+    Args:
+        run: the run.
+        vit: the network, see `pretrained_vit`.
+        lesions: N images.
+        progress: whether to show a progress bar.
+    """
     return cached_tokens(vit, lesions, run.paths.probe_features, progress=progress, features=True)
 
 
 class ProbeRunner:
-    """What many probes have in common: images and features, each read or computed once."""
+    """Trains probes of one run; reads or computes images and features once for all of them."""
 
     def __init__(self, run: Run, progress: bool) -> None:
         self.run, self.progress = run, progress
         self.vit, _ = pretrained_vit(run)
         self.real = features_of(run, self.vit, run.lesions(), progress)
-        self.made: dict[str, tuple[LesionSet, CachedTokens]] = {}
+        self.synthetic: dict[str, tuple[LesionSet, CachedTokens]] = {}
         self.part = functools.cache(lambda name, split_by: run.images(name, split_by))
 
-    def make(self, job: ProbeJob) -> None:
+    def train(self, job: ProbeJob) -> None:
+        """Train one probe and save its predictions on the validation and the test part."""
         run, generator = self.run, generator_of(job.arm)
         if generator and job.split_by is not None:
             raise InputError(
@@ -216,11 +267,12 @@ class ProbeRunner:
             )
         real, tokens, synthetic = self.part("train", job.split_by), self.real, None
         if generator:
-            if generator not in self.made:
-                found = run.synthetic_set(generator)
-                self.made[generator] = found, features_of(run, self.vit, found, self.progress)
-            synthetic, more = self.made[generator]
-            tokens = tokens + more
+            if generator not in self.synthetic:
+                images = run.synthetic_set(generator)
+                features = features_of(run, self.vit, images, self.progress)
+                self.synthetic[generator] = images, features
+            synthetic, added = self.synthetic[generator]
+            tokens = tokens + added
         images = training_set(
             job.arm, real, synthetic, run.profile.synthesis.minority_fraction, job.ratio
         )

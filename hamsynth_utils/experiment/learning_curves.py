@@ -1,6 +1,7 @@
-"""What more minutes, more steps or stronger guidance buy: distances to held-out images along a curve.
+"""Learning curves: the distance to held-out images by training time, by guidance and by sampling steps.
 
-Each point stands on few images, so that a curve costs little: compare along it, not with another table.
+Each point uses few images, so that a curve takes little time. Compare points of one curve with each other,
+but not with the distances of another table.
 """
 
 from __future__ import annotations
@@ -24,48 +25,80 @@ from hamsynth_utils.metrics.fidelity import distance_with_interval, subset_std
 from hamsynth_utils.training.loop import TrainingResult
 
 BATCH = 64
+"""Images that are sampled at once."""
 
 
 class HeldoutFrechet:
-    """Held-out real images of a run, by FD-lite0.
+    """Measures FD-lite0 between images and held-out real images of a run.
 
-    labels: [N] of the held-out images, those that a generator is asked for; N is `synthesis.n_curve_images`,
-    or as many as the validation part has.
-    floor: the distance between the held-out images and training images, which are of other lesions.
+    Args:
+        run: the run.
+
+    Attributes:
+        labels: int64 [N], of the held-out images. N is `synthesis.n_curve_images`, or the size of the
+            validation part if that is smaller.
+        real_baseline: the distance between the held-out images and N training images, which show other
+            lesions.
     """
 
     def __init__(self, run: Run) -> None:
         held_out, train = run.images("validation"), run.images("train")
-        draw = torch.Generator().manual_seed(run.seed)
-        picked = torch.randperm(len(held_out), generator=draw)[
-            : run.profile.synthesis.n_curve_images
-        ]
-        others = torch.randperm(len(train), generator=draw)[: len(picked)]
+        rng = torch.Generator().manual_seed(run.seed)
+        n_images = run.profile.synthesis.n_curve_images
+        picked = torch.randperm(len(held_out), generator=rng)[:n_images]
+        others = torch.randperm(len(train), generator=rng)[: len(picked)]
         self.run, self.labels = run, held_out.labels[picked]
         self.extractor = load_extractor("efficientnet_lite0", run.device)
         self.features = extract(held_out.images[picked], self.extractor)
         self.real_baseline = self.distance(train.images[others])
 
     def distance(self, images: Tensor) -> dict[str, float]:
-        """FD-lite0 of images uint8 [N, 3, S, S]: mean, low, high, n and n_subsets, in draws of half of them."""
-        found, run = extract(images, self.extractor), self.run
+        """FD-lite0 between images and the held-out images.
+
+        Args:
+            images: uint8 [N, 3, S, S].
+
+        Returns:
+            mean, low, high, n and n_subsets, over subsets of half of the images.
+        """
+        features, run = extract(images, self.extractor), self.run
         return distance_with_interval(
-            self.features, found, len(found) // 2, run.profile.evaluation.n_subsets, run.seed
+            self.features, features, len(features) // 2, run.profile.evaluation.n_subsets, run.seed
         )
 
-    def distance_of(self, generator: Generator, **how: float | str) -> dict[str, float]:
-        """That of one image for each of `labels`; `how` is handed to `generator.sample`."""
+    def distance_of(self, generator: Generator, **sampling_kwargs: float | str) -> dict[str, float]:
+        """The distance of synthetic images, one for each of `labels`.
+
+        Args:
+            generator: draws the images.
+            sampling_kwargs: passed on to `generator.sample`.
+
+        Returns:
+            As `distance`.
+        """
         batches = self.labels.split(BATCH)
-        made = [
-            to_uint8(generator.sample(y, BATCH * i, **how)).cpu() for i, y in enumerate(batches)
+        images = [
+            to_uint8(generator.sample(labels, BATCH * i, **sampling_kwargs)).cpu()
+            for i, labels in enumerate(batches)
         ]
-        return self.distance(torch.cat(made))
+        return self.distance(torch.cat(images))
 
 
 def snapshot_distances(
     run: Run, name: str, training: TrainingResult, evaluator: HeldoutFrechet
 ) -> pd.DataFrame:
-    """What the training's moments were worth: step, minutes, loss and distance; kept in `snapshot_distances.csv`."""
+    """The distance at each snapshot of a training; computed once and kept in the run.
+
+    Args:
+        run: the run.
+        name: the generator.
+        training: its training.
+        evaluator: measures the distance.
+
+    Returns:
+        One row per snapshot: step, minutes (with those of the autoencoder), loss, the distance's mean, low,
+        high, n and n_subsets, and real_baseline.
+    """
     with run.stage_dir(run.paths.generator(name)):
         path = run.paths.snapshot_distances(name)
         if not path.is_file():
@@ -84,17 +117,29 @@ def snapshot_distances(
         return pd.read_csv(path)
 
 
-def format_snapshot_distances(spent: pd.DataFrame) -> str:
-    """A budget as a table to print, its distance called by its name."""
+def format_snapshot_distances(distances: pd.DataFrame) -> str:
+    """The table of `snapshot_distances` as text to print."""
     columns = ["step", "minutes", "loss", "mean", "low", "high", "real_baseline", "n"]
-    digits = {"minutes": 1, "loss": 3, "mean": 0, "low": 0, "high": 0, "floor": 0}
-    return spent[columns].round(digits).rename(columns={"mean": "FD-lite0"}).to_string(index=False)
+    digits = {"minutes": 1, "loss": 3, "mean": 0, "low": 0, "high": 0, "real_baseline": 0}
+    return (
+        distances[columns].round(digits).rename(columns={"mean": "FD-lite0"}).to_string(index=False)
+    )
 
 
 def snapshot_samples(
     run: Run, name: str, training: TrainingResult, per_class: int = 1
 ) -> dict[int, Tensor]:
-    """The same latents at each moment of the training: images [7 * per_class, 3, S, S] in [-1, 1] by step."""
+    """Images from the same noise at each snapshot of a training.
+
+    Args:
+        run: the run.
+        name: the generator.
+        training: its training.
+        per_class: images per class.
+
+    Returns:
+        Float [K * per_class, 3, S, S] in [-1, 1] by step, with K classes.
+    """
     labels = torch.arange(len(CLASSES)).repeat_interleave(per_class)
     return {
         step: load_generator(weights, name).to(run.device).sample(labels, run.seed).cpu()
@@ -103,11 +148,19 @@ def snapshot_samples(
 
 
 def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -> pd.DataFrame:
-    """Distance against the guidance scale and against solver and steps; kept in `sampling.csv`.
+    """The distance by guidance scale, and by solver and number of steps; computed once and kept in the run.
 
-    The guidance scale of `chosen_guidance` is written into the settings of the weights: the run's synthetic
-    set is sampled with it. Columns: curve (`guidance` or
-    `steps`), solver, steps, guidance, passes (of the network for one image), seconds, and the distance's.
+    The function chooses the guidance scale by `chosen_guidance` and writes it into the settings of the
+    generator and of its weights. The synthetic set of the run is sampled with this scale.
+
+    Args:
+        run: the run.
+        diffusion: the trained generator; its guidance scale is set.
+        evaluator: measures the distance.
+
+    Returns:
+        One row per point: curve (`guidance` or `steps`), solver, steps, guidance, passes (of the network
+        per image), seconds, the distance's mean, low, high, n and n_subsets, and real_baseline.
     """
     settings = run.profile.diffusion
     with run.stage_dir(run.paths.generator(diffusion.name)):
@@ -126,41 +179,47 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
                             "steps", diffusion, evaluator, solver=solver, steps=steps, guidance=best
                         )
                     )
-            _choose(diffusion, best)
+            _set_guidance(diffusion, best)
             weights = run.paths.generator_weights(diffusion.name)
             tensors, metadata = read_weights(weights)
             write_weights(weights, tensors, {**metadata, **checkpoint_metadata(diffusion)})
             with atomic_path(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
         curves = pd.read_csv(path)
-    _choose(diffusion, chosen_guidance(curves[curves["curve"] == "guidance"]))
+    _set_guidance(diffusion, chosen_guidance(curves[curves["curve"] == "guidance"]))
     return curves
 
 
 def chosen_guidance(curve: pd.DataFrame) -> float:
-    """The strongest guidance whose distance is within one standard error of the smallest.
+    """The largest guidance scale whose distance is within one standard error of the smallest distance.
 
-    The more guidance, the clearer the classes; the distance limits it as far as it can tell two scales apart
-    (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). The draws behind a distance are halves
-    of the images, so their standard deviation is the standard error of the distance on all of them (the
-    jackknife that leaves out half, Shao & Wu 1989). curve: columns guidance, mean, high and n_subsets.
+    More guidance shows the classes more clearly. The distance limits the scale only as far as it can tell two
+    scales apart (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). The distance is computed
+    on subsets of half of the images. Their standard deviation is therefore the standard error of the distance
+    on all images (the delete-half jackknife, Shao & Wu 1989).
+
+    Args:
+        curve: columns guidance, mean, high and n_subsets.
     """
     least = curve.loc[curve["mean"].idxmin()]
     error = subset_std(least["high"], least["mean"], int(least["n_subsets"]))
     return float(curve.loc[curve["mean"] <= least["mean"] + error, "guidance"].max())
 
 
-def _choose(diffusion: Diffusion, guidance: float) -> None:
+def _set_guidance(diffusion: Diffusion, guidance: float) -> None:
     diffusion.settings = diffusion.settings.model_copy(update={"guidance": guidance})
 
 
-def _point(curve: str, diffusion: Diffusion, evaluator: HeldoutFrechet, **how: float | str) -> dict:
+def _point(
+    curve: str, diffusion: Diffusion, evaluator: HeldoutFrechet, **sampling_kwargs: float | str
+) -> dict:
+    """One row of `sampling_curves`."""
     began = time.monotonic()
-    found = evaluator.distance_of(diffusion, **how)
-    passes = int(how["steps"]) * (1 if how["guidance"] == 1 else 2)
+    found = evaluator.distance_of(diffusion, **sampling_kwargs)
+    passes = int(sampling_kwargs["steps"]) * (1 if sampling_kwargs["guidance"] == 1 else 2)
     return {
         "curve": curve,
-        **how,
+        **sampling_kwargs,
         "passes": passes,
         "seconds": time.monotonic() - began,
         **found,

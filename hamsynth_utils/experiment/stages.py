@@ -1,6 +1,7 @@
-"""What a room of the run makes: found and read back if it is there, made and kept if it is not.
+"""The stages of the generators: train, install a released checkpoint, sample a synthetic set.
 
-The stages of a classifier are in `classifiers`.
+Each function loads what the run has already, and otherwise computes and saves it. The classifiers' stages are
+in `classifiers`.
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ from hamsynth_utils.generators.sampling import synthesize
 from hamsynth_utils.training.loop import TrainingResult, train
 
 
-def flip_and_turn(images: Tensor, generator: torch.Generator) -> Tensor:
+def flip_and_turn(images: Tensor, rng: torch.Generator) -> Tensor:
     """Random flips and quarter turns, which only permute pixels: skin lesions have no natural orientation.
 
     Args:
-        images: [N, 3, S, S].
-        generator: the random source; each image gets its own flip and turn.
+        images: float [N, 3, S, S] in [-1, 1].
+        rng: the random source; each image gets its own flip and turn.
+
+    Returns:
+        Images of the same shape and range.
     """
-    return augment(images, generator, rotation="quarter", flips=True)
+    return augment(images, rng, rotation="quarter", flips=True)
 
 
 def train_generator(
