@@ -13,7 +13,6 @@ OTHERWISE = {
     "attention": r"(?:self-)?attention(?= (?:weight|map|in|by|head|layer|kernel|rollout)|$)",
     "coverage": r"(?<=and \*\*)coverage|coverage(?= uses)",
     "density": r"density(?=\*\* and| asks)",
-    "floor": r"(?<!small )floor",
     "run": r"(?<=[Tt]his )run|(?<=of a )run|(?<=the )run(?='s)",
 }
 """Words that mean other things, too: where they are the term. All others are looked for as they are."""
