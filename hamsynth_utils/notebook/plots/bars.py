@@ -77,7 +77,7 @@ def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
     axes.margins(y=0.02)
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="images" + (", logarithmic" if log else ""), ylabel="")
-    place = {"bbox_to_anchor": (0.4, 1), "ncols": min(4, len(parts)), "title": None}
+    place = {"bbox_to_anchor": (0.4, 1), "ncols": min(4, len(parts)), "title": None, "handlelength": 1}
     seaborn.move_legend(axes, "lower center", **place)
     return figure
 
@@ -127,7 +127,7 @@ def bars_with_intervals(
     if claims is not None:
         hollow: Any = {"mfc": "white", "mec": INK, "ms": 8 if n <= MOST_UPRIGHT else 6}
         axes.plot(rows["place"] + 0.4, rows["claim"], "D", label=claims_label, **hollow)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
     if reference is not None:
         level, name = reference
         axes.axhline(level, color=INK, **DASHED)
@@ -248,7 +248,7 @@ def mixture_panels(
     left.tick_params(axis="y", length=0)
     left.locator_params(axis="x", nbins=4)
     left.set(xlabel="training images", xlim=(0, 1.4 * counts.sum(axis=1).max()))
-    left.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=11)
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=11, handlelength=1)
     for chosen, part in gains.groupby(gains["ratio"] == ratio):
         marks = so.Range(linewidth=3 if chosen else 1), so.Dot(pointsize=9 if chosen else 5)
         colour = ARM_COLOURS[arm] if chosen else GREY

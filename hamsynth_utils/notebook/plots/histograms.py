@@ -38,7 +38,7 @@ def _histograms(
 
 def _legend_above(axes: Axes, columns: int = 1) -> None:
     """Move the legend above the axes, where it hides nothing."""
-    place = {"bbox_to_anchor": (0.5, 1), "ncols": columns}
+    place = {"bbox_to_anchor": (0.5, 1), "ncols": columns, "handlelength": 1}
     seaborn.move_legend(axes, "lower center", **place, title=None, fontsize=11)
 
 

@@ -62,7 +62,6 @@ THEME: Any = {
     "grid.color": FAINT,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
-    "legend.handlelength": 1,
     "lines.linewidth": 2.0,
     "xtick.major.size": 3,
     "ytick.major.size": 3,
