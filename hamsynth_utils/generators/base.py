@@ -1,8 +1,9 @@
-"""What every generator is: a class-conditional model that the loop, the sampler and the metrics can use."""
+"""The interface of every generator: a class-conditional model that the loop, the sampler and the metrics use."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -13,19 +14,22 @@ from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.training.module import TrainableModule
 
+ExportPart = tuple[Callable[..., Tensor], dict[str, Tensor]]
+"""A function of a generator, and an example of each of its arguments by name."""
+
 
 class Generator(TrainableModule):
     """A class-conditional generator of images [N, 3, S, S] in [-1, 1].
 
     Attributes:
-        name: the name in profiles, folders and arms, as in `registry.py`.
-        settings_class: class of the generator's section in a profile; it has a `training`.
-        membership_statistic: the entry of `membership_losses` that the membership attack uses. It was
-            chosen before any of them was measured.
-        tables: CSV files of the generator's folder that a released checkpoint keeps.
-        sampling_options: arguments of `sample` besides labels and seed.
+        name: used in profiles, folders and arms, as in `core/registry.py`.
+        settings_class: the generator's section of a profile; it has a field `training`.
+        membership_statistic: the one of `membership_losses` that an attack is judged by. This is the loss of
+            the training, chosen before any was measured.
+        tables: CSV files of the generator's stage that a released checkpoint keeps.
+        sampling_options: what `sample` takes besides labels and seed.
         image_size: S, height and width in pixels.
-        noise_shape: shape of the noise of one image; the constructor sets it.
+        noise_shape: the shape of the noise for one image; the constructor sets it.
     """
 
     name: ClassVar[str]
@@ -41,37 +45,68 @@ class Generator(TrainableModule):
 
     @abstractmethod
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of one batch by name; `loss` is the one to minimise, the others are for the record.
+        """Compute the losses of one batch.
 
-        images: float [N, 3, S, S] in [-1, 1]; labels: int64 [N].
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+
+        Returns:
+            Scalars by name. `loss` is minimised; the others are logged.
         """
 
     @abstractmethod
-    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """The images [N, 3, S, S] in [-1, 1] that standard normal noise [N, *noise_shape] makes of labels.
+    def decode_noise(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Turn noise into images; nothing else may be random, since a web page does the same.
 
-        Nothing else may be random: a report's page does the same in the reader's browser.
+        Args:
+            noise: standard normal, [N, *noise_shape].
+            labels: int64 [N].
+
+        Returns:
+            Images [N, 3, S, S] in [-1, 1].
         """
 
     @torch.no_grad()
-    def sample(self, labels: Tensor, seed: int, **how: Any) -> Tensor:
-        """One image for each label, float [N, 3, S, S] in [-1, 1], on the generator's device.
+    def sample(self, labels: Tensor, seed: int, **sampling_kwargs: Any) -> Tensor:
+        """Sample one image for each label.
 
-        Image i is drawn from the seed `seed + i` alone, so that any one of them can be made again.
-        how: some of the `sampling_options`. Raises InputError for a label that is no class.
+        Image i depends on the seed `seed + i` alone, so that each image can be sampled again by itself.
+
+        Args:
+            labels: int64 [N].
+            seed: of the first image.
+            sampling_kwargs: some of the `sampling_options`.
+
+        Returns:
+            Images float [N, 3, S, S] in [-1, 1], on the generator's device.
+
+        Raises:
+            InputError: a label is no class.
         """
-        labels = self.checked(labels)
-        return self.draw(
-            seeded_noise(self.noise_shape, seed, len(labels), self.device), labels, **how
-        )
+        labels = self.valid_labels(labels)
+        noise = seeded_noise(self.noise_shape, seed, len(labels), self.device)
+        return self.decode_noise(noise, labels, **sampling_kwargs)
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
     ) -> dict[str, Tensor]:
-        """How badly the trained generator knows each image: losses [N] by name, of noise drawn from `seed`.
+        """How badly the trained generator fits each image, for a membership inference attack.
 
-        The noise must be the same for every image. Here: the loss of the training, of one image at a time,
-        averaged over so many draws. Raises InputError if that is no number.
+        The noise must be the same for every image. This default is the training loss of one image at a time,
+        averaged over draws of noise.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+            seed: of the noise.
+            noise_levels: over how many draws of noise the loss is averaged.
+
+        Returns:
+            Losses [N] by name.
+
+        Raises:
+            InputError: the training loss of one image alone is not a finite number.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         losses = torch.zeros(len(images), device=self.device)
@@ -87,16 +122,32 @@ class Generator(TrainableModule):
             )
         return {"training": losses}
 
+    def export_parts(self) -> dict[str, ExportPart]:
+        """The functions that make one image, by name, each with example arguments.
+
+        A report's page runs these functions in the reader's browser.
+        """
+        noise = torch.zeros(1, *self.noise_shape)
+        return {"draw": (self.decode_noise, {"noise": noise, "label": torch.tensor([0])})}
+
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`training_step`, under the name that distributed training wraps."""
         return self.training_step(images, labels)
 
     @property
     def device(self) -> torch.device:
+        """Where the generator's weights are."""
         return next(self.parameters()).device
 
-    def checked(self, labels: Tensor) -> Tensor:
-        """The labels on the generator's device; raises InputError for one that is no class."""
+    def valid_labels(self, labels: Tensor) -> Tensor:
+        """The labels on the generator's device.
+
+        Args:
+            labels: int64 [N].
+
+        Raises:
+            InputError: the labels have another type or shape, or one of them is no class.
+        """
         if labels.dtype != torch.int64 or labels.ndim != 1:
             raise InputError(f"labels must be int64 [N], not {labels.dtype} {tuple(labels.shape)}")
         if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(CLASSES)):
@@ -108,7 +159,17 @@ class Generator(TrainableModule):
 
 
 def seeded_noise(shape: tuple[int, ...], seed: int, count: int, device: torch.device) -> Tensor:
-    """Standard normal noise [count, *shape]; row i depends on `seed + i` only, on any device."""
-    source = torch.Generator()
-    rows = [torch.randn(shape, generator=source.manual_seed(seed + i)) for i in range(count)]
+    """Standard normal noise; row i depends on `seed + i` only, on any device.
+
+    Args:
+        shape: of one row.
+        seed: of the first row.
+        count: how many rows.
+        device: where the noise goes; it is drawn on the CPU.
+
+    Returns:
+        float32 [count, *shape].
+    """
+    rng = torch.Generator()
+    rows = [torch.randn(shape, generator=rng.manual_seed(seed + i)) for i in range(count)]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)

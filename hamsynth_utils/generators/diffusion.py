@@ -1,4 +1,4 @@
-"""A class-conditional diffusion model (Ho et al. 2020) on an autoencoder's latents, or on folded pixels.
+"""A class-conditional diffusion model (Ho et al. 2020) on an autoencoder's latents, or on pixels.
 
 The U-Net and the forward process are denoising-diffusion-pytorch's.
 """
@@ -24,7 +24,15 @@ SOLVERS = ("ddim", "dpm++")
 
 
 class Diffusion(LatentGenerator):
-    """Denoises `process.model(x_t, t, y)`; trained with classes dropped, sampled with guidance."""
+    """`process.model(x_t, t, y)` denoises x_t; classes are dropped in training for guidance.
+
+    Args:
+        image_size: S, height and width in pixels.
+        settings: the profile's section `diffusion`.
+
+    Raises:
+        InputError: there are more sampling steps than timesteps.
+    """
 
     name: ClassVar[str] = "diffusion"
     settings_class: ClassVar[type[Settings]] = DiffusionSettings
@@ -32,6 +40,7 @@ class Diffusion(LatentGenerator):
     tables: ClassVar[tuple[str, ...]] = ("history", "snapshot_distances", "sampling")
     solvers: ClassVar[tuple[str, ...]] = SOLVERS
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    time_dtype: ClassVar[torch.dtype] = torch.int64
 
     def __init__(self, image_size: int, settings: DiffusionSettings) -> None:
         super().__init__(image_size, settings)
@@ -48,28 +57,37 @@ class Diffusion(LatentGenerator):
             beta_schedule="cosine",
         )
         if settings.objective == "pred_x0":
-            # Seen from x0, the loss of v-prediction weighs SNR + 1; unbounded, it would be all about
-            # images that are hardly noisy.
+            # As a loss of x_0, the loss of v-prediction has the weight SNR + 1. Without a bound, images
+            # that are hardly noisy would dominate it.
             signal = self.process.alphas_cumprod
             self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.max_snr_weight)
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Weighted squared error of the network's prediction at random times, per channel value.
+        """Compute the weighted squared error of the network's prediction at random times, per value.
 
-        On top, for folded pixels, if `perceptual` is not 0, comes so many times the perceptual distance
-        between the clean image and the guess of it. Its weight falls with the noise as the square root of the
-        other one's: what cannot be seen any more need not look right.
+        On pixels a perceptual term can be added: `perceptual_weight` times the perceptual distance between
+        the clean image and the prediction of it. The term's weight falls with the noise as the square root of
+        the error's weight, since details that the noise hides cannot be predicted.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+
+        Returns:
+            `loss`; with a perceptual term also its parts `error` and `perceptual`.
         """
         with torch.no_grad():
-            x = self.representation.encode(images)
+            x = self.representation.encode(images)  # [N, 3, S, S] -> [N, *shape]
         times = self.shifted_timesteps(self.shard.rand(len(images), device=images.device))
         noise = self.shard.randn(*x.shape, device=x.device)
-        told = self.shard.rand(len(x), device=x.device) >= self.settings.cond_drop_prob
-        errors, output, noisy = self.prediction_error(x, times, noise, labels, cond_keep_mask=told)
+        condition_mask = self.shard.rand(len(x), device=x.device) >= self.settings.cond_drop_prob
+        errors, output, x_t = self.prediction_error(
+            x, times, noise, labels, cond_keep_mask=condition_mask
+        )
         error = errors.mean()
         if self.settings.perceptual_weight == 0:
             return {"loss": error}
-        clean = self.representation.decode(self.predict_x0(output, noisy, times))
+        clean = self.representation.decode(self.predict_x0(output, x_t, times))  # [N, 3, S, S]
         visible = (self.process.loss_weight[times] / self.process.loss_weight.max()).sqrt()
         difference = (visible * perceptual_distance(images, clean)).mean()
         return {
@@ -79,24 +97,32 @@ class Diffusion(LatentGenerator):
         }
 
     def prediction_error(
-        self, x: Tensor, times: Tensor, noise: Tensor, labels: Tensor, **told: Any
+        self, x: Tensor, times: Tensor, noise: Tensor, labels: Tensor, **conditioning: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Weighted squared error [N] of the prediction for x_t of x, times and noise; its output; and x_t.
+        """Noise x and compare the network's output with its target.
 
-        told: which of the labels the network is told, see denoising-diffusion-pytorch's Unet.
+        Args:
+            x: data [N, *shape].
+            times: int64 [N] in 0 to T - 1.
+            noise: [N, *shape].
+            labels: int64 [N].
+            conditioning: which labels the network sees, as denoising-diffusion-pytorch's Unet takes it.
+
+        Returns:
+            The weighted squared error [N], the network's output [N, *shape], and x_t [N, *shape].
         """
-        noisy = self.process.q_sample(x, times, noise)
-        output = self.process.model(noisy, times, labels, **told).float()
+        x_t = self.process.q_sample(x, times, noise)
+        output = self.process.model(x_t, times, labels, **conditioning).float()
         target = {
             "pred_noise": lambda: noise,
             "pred_x0": lambda: x,
             "pred_v": lambda: self.process.predict_v(x, times, noise),
         }[self.settings.objective]()
         errors = F.mse_loss(output, target, reduction="none").mean((1, 2, 3))
-        return self.process.loss_weight[times] * errors, output, noisy
+        return self.process.loss_weight[times] * errors, output, x_t
 
     def predict_x0(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The guess of x_0 that the network's output for x_t means."""
+        """The prediction of x_0 that follows from the network's output for x_t, both [N, *shape]; t [N]."""
         if self.settings.objective == "pred_noise":
             return self.process.predict_start_from_noise(x, t, output)
         if self.settings.objective == "pred_v":
@@ -104,12 +130,18 @@ class Diffusion(LatentGenerator):
         return output
 
     def shifted_timesteps(self, uniform: Tensor) -> Tensor:
-        """Places in [0, 1] on the cosine schedule -> times 0 to T - 1, more of them where noise is strong.
+        """Positions on the cosine schedule to timesteps, more of them where noise is strong.
 
-        Neighbouring pixels say nearly the same, so that the shape of a large image is still to be seen under
-        noise that would hide a small one, and is decided where the schedule has few times left. The
+        Neighbouring pixels are nearly equal. Noise that hides the shapes of a small image therefore leaves
+        those of a large image visible, and the schedule has few timesteps where it would hide these. So the
         signal-to-noise ratio is divided by `schedule_shift`^2 (Hoogeboom et al. 2023, eq. 5):
         t = 2 / pi * atan(schedule_shift * tan(pi / 2 * u)).
+
+        Args:
+            uniform: positions u in [0, 1], any shape.
+
+        Returns:
+            int64 timesteps in 0 to T - 1, of the same shape.
         """
         angle = torch.atan(
             self.settings.schedule_shift * torch.tan(uniform.double() * torch.pi / 2)
@@ -117,43 +149,70 @@ class Diffusion(LatentGenerator):
         return (angle * 2 / torch.pi * (self.settings.timesteps - 1)).round().long()
 
     @torch.no_grad()
-    def denoise(self, labels: Tensor, seed: int, **how: Any) -> Iterator[Tensor]:
-        """The guess of the clean image after each step, [N, 3, S, S] in [-1, 1]; the last is the sample."""
-        for clean in self.path(labels, seed, **how):
+    def denoise(self, labels: Tensor, seed: int, **sampling_kwargs: Any) -> Iterator[Tensor]:
+        """The prediction of the clean image after each step; the last one is the sample.
+
+        Args:
+            labels: int64 [N].
+            seed: of the first image.
+            sampling_kwargs: as for `guided_trajectory`.
+
+        Yields:
+            Images [N, 3, S, S] in [-1, 1].
+        """
+        for clean in self.seeded_trajectory(labels, seed, **sampling_kwargs):
             yield self.decode_images(clean)
 
     @property
     def offered_steps(self) -> tuple[int, ...]:
+        """The settings' number of steps, and those with which the solvers are compared."""
         return tuple(sorted({self.settings.sampling_steps, *self.settings.curve_steps}))
 
-    def solve(self, x: Tensor, predict: Prediction, steps: int, solver: str) -> Iterator[Tensor]:
-        """The guess of x_0 after each step of a solver; each step is one pass of the network.
+    def solver_steps(
+        self, x: Tensor, predict: Prediction, steps: int, solver: str
+    ) -> Iterator[Tensor]:
+        """The prediction of x_0 after each step; each step evaluates the network once.
 
         ddim: deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
-        dpm++: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), which draws a line through the last two
-        guesses where DDIM takes the last one as it is. The first step, which has only one guess, and the
-        last, where the line would reach too far, are DDIM's.
+        dpm++: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2). It extrapolates linearly from the last two
+        predictions, where DDIM uses the last one. Its first step has only one prediction, and in its last
+        step the extrapolation would reach too far: these two steps are DDIM's.
+
+        Args:
+            x: the noise [N, *shape].
+            predict: the prediction of x_0 at (x_t, t).
+            steps: 2 to the settings' timesteps.
+            solver: `ddim` or `dpm++`.
+
+        Raises:
+            InputError: `steps` is out of range.
         """
         if not 2 <= steps <= self.settings.timesteps:
             raise InputError(f"steps must lie in 2 to {self.settings.timesteps}, but is {steps}")
         times, alpha, sigma, log_snr = self.schedule(steps)
-        last = None
+        previous = None
         for step, time in enumerate(times):
             clean = predict(x, time)
             yield clean
             if step + 1 == len(times):
                 return
-            toward = clean
-            if solver == "dpm++" and last is not None and step + 2 < len(times):
+            target = clean
+            if solver == "dpm++" and previous is not None and step + 2 < len(times):
                 ratio = (log_snr[step + 1] - log_snr[step]) / (log_snr[step] - log_snr[step - 1])
-                toward = clean + 0.5 * ratio * (clean - last)
-            noise = (x - alpha[step] * toward) / sigma[step]
-            x = alpha[step + 1] * toward + sigma[step + 1] * noise
-            last = clean
+                target = clean + 0.5 * ratio * (clean - previous)
+            noise = (x - alpha[step] * target) / sigma[step]
+            x = alpha[step + 1] * target + sigma[step + 1] * noise
+            previous = clean
 
     def schedule(self, steps: int) -> tuple[list[int], list[float], list[float], list[float]]:
-        """Of so many steps, noisiest first: the times, alpha and sigma of x_t = alpha x_0 + sigma noise, and
-        log(alpha / sigma). Times that fall together are taken once."""
+        """The timesteps of a solver, noisiest first; those that coincide are taken once.
+
+        Args:
+            steps: how many steps.
+
+        Returns:
+            The timesteps, alpha and sigma of x_t = alpha x_0 + sigma noise, and log(alpha / sigma).
+        """
         times = self.shifted_timesteps(torch.linspace(1, 0, steps)).unique().flip(0)
         signal = self.process.alphas_cumprod.double().cpu()[times]
         log_snr = (signal / (1 - signal)).log().div(2)
@@ -166,7 +225,7 @@ class Diffusion(LatentGenerator):
 
     @torch.no_grad()
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """The guess of x_0 from x_t with guidance, cut off at the representation's limit."""
+        """The prediction of x_0 from x_t [N, *shape] with guidance, clipped at the representation's limit."""
         t = torch.as_tensor(time, device=x.device).expand(len(x))
         clean = self.predict_x0(guided(self.process.model, x, t, labels, guidance), x, t)
         return clean.float().clamp(-self.representation.limit, self.representation.limit)
@@ -174,13 +233,21 @@ class Diffusion(LatentGenerator):
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
     ) -> dict[str, Tensor]:
-        """`denoising`, the weighted squared error it was trained by, at `noise_levels` fixed times and noises
-        (Carlini et al. 2023; Matsumoto et al. 2023); and `autoencoder`, if it has one, see there."""
+        """`denoising`, the training error at fixed times and noises, and `representation_losses`.
+
+        Carlini et al. 2023; Matsumoto et al. 2023.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+            seed: of the noises.
+            noise_levels: how many pairs of a time and a noise.
+        """
         x = self.representation.encode(images)
-        places = (torch.arange(noise_levels) + 0.5) / noise_levels
+        positions = (torch.arange(noise_levels) + 0.5) / noise_levels
         noises = seeded_noise(self.shape, seed, noise_levels, self.device)
         errors = torch.zeros(len(x), device=self.device)
-        for time, noise in zip(self.shifted_timesteps(places).tolist(), noises, strict=True):
+        for time, noise in zip(self.shifted_timesteps(positions).tolist(), noises, strict=True):
             t = torch.full((len(x),), time, device=self.device)
             error, _, _ = self.prediction_error(
                 x, t, noise.expand_as(x), labels, cond_drop_prob=0.0

@@ -1,7 +1,7 @@
-"""A class-conditional flow-matching model (Lipman et al. 2023; Liu et al. 2023), on latents or folded pixels.
+"""A class-conditional flow-matching model (Lipman et al. 2023; Liu et al. 2023), on latents or pixels.
 
-A straight line leads from each noise x_0 to an x_1 of the data, and a network learns the mean velocity of the
-lines that pass through a point at a time. A sample is where a noise arrives that follows it.
+A straight line connects each noise x_0 with an x_1 of the data. A network learns the mean velocity of the
+lines that pass through a point at a time. A sample is the end of the path that follows this velocity.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ SOLVERS = ("euler", "midpoint")
 
 
 TIME_SCALE = 1000
-"""The U-Net's embedding of time tells numbers up to about so many apart."""
+"""The U-Net's embedding of time can distinguish numbers up to about this size."""
 
 
 class Flow(LatentGenerator):
-    """`network(x_t, 1000 t, y)` is the velocity; trained with classes dropped, sampled with guidance."""
+    """`network(x_t, 1000 t, y)` is the velocity at x_t; classes are dropped in training for guidance.
+
+    Args:
+        image_size: S, height and width in pixels.
+        settings: the profile's section `flow`.
+    """
 
     name: ClassVar[str] = "flow"
     settings_class: ClassVar[type[Settings]] = FlowSettings
@@ -39,30 +44,51 @@ class Flow(LatentGenerator):
         self.network = self.new_network()
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Mean squared error of the velocity at random times, per value (Lipman et al. 2023, eq. 23)."""
+        """`loss`: the mean squared error of the velocity at random times (Lipman et al. 2023, eq. 23)."""
         with torch.no_grad():
-            x = self.representation.encode(images)
+            x = self.representation.encode(images)  # [N, 3, S, S] -> [N, *shape]
         times = self.shard.rand(len(x), device=x.device)
         noise = self.shard.randn(*x.shape, device=x.device)
-        told = self.shard.rand(len(x), device=x.device) >= self.settings.cond_drop_prob
-        return {"loss": self.velocity_error(x, times, noise, labels, cond_keep_mask=told).mean()}
+        condition_mask = self.shard.rand(len(x), device=x.device) >= self.settings.cond_drop_prob
+        errors = self.velocity_error(x, times, noise, labels, cond_keep_mask=condition_mask)
+        return {"loss": errors.mean()}
 
     def velocity_error(
-        self, x: Tensor, times: Tensor, noise: Tensor, labels: Tensor, **told: Any
+        self, x: Tensor, times: Tensor, noise: Tensor, labels: Tensor, **conditioning: Any
     ) -> Tensor:
-        """Squared error [N] of the velocity on the lines from noise to x, at times [N] in [0, 1].
+        """Squared error of the velocity on the lines from noise to x.
 
-        told: which of the labels the network is told, see denoising-diffusion-pytorch's Unet.
+        Args:
+            x: data [N, *shape].
+            times: [N] in [0, 1].
+            noise: [N, *shape].
+            labels: int64 [N].
+            conditioning: which labels the network sees, as denoising-diffusion-pytorch's Unet takes it.
+
+        Returns:
+            The mean over the values of each x, [N].
         """
         t = times.view(-1, 1, 1, 1)
-        velocity = self.network((1 - t) * noise + t * x, TIME_SCALE * times, labels, **told).float()
+        x_t = (1 - t) * noise + t * x
+        velocity = self.network(x_t, TIME_SCALE * times, labels, **conditioning).float()
         return (velocity - (x - noise)).square().mean((1, 2, 3))
 
-    def solve(self, x: Tensor, predict: Prediction, steps: int, solver: str) -> Iterator[Tensor]:
+    def solver_steps(
+        self, x: Tensor, predict: Prediction, steps: int, solver: str
+    ) -> Iterator[Tensor]:
         """The noise x, then x after each of `steps` equal steps of time.
 
-        euler goes on as it sets out; midpoint asks again half way, and takes the whole step with the velocity
-        found there.
+        `euler` follows the velocity at the start of a step. `midpoint` evaluates the network again in the
+        middle of the step and follows the velocity there for the whole step.
+
+        Args:
+            x: the noise [N, *shape].
+            predict: the velocity at (x, time), time in [0, 1].
+            steps: 1 or more.
+            solver: `euler` or `midpoint`.
+
+        Raises:
+            InputError: `steps` is less than 1.
         """
         if steps < 1:
             raise InputError(f"steps must be a number from 1 up, but is {steps}")
@@ -80,15 +106,21 @@ class Flow(LatentGenerator):
         return tuple(sorted({1, 2, self.settings.sampling_steps, 2 * self.settings.sampling_steps}))
 
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """The velocity at x and a time in [0, 1], with guidance."""
+        """The velocity [N, *shape] at x and a time in [0, 1], with guidance."""
         times = torch.as_tensor(TIME_SCALE * time, device=x.device).expand(len(x))
         return guided(self.network, x, times, labels, guidance).float()
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
     ) -> dict[str, Tensor]:
-        """`velocity`, the error it was trained by, at `noise_levels` fixed times and noises; and
-        `autoencoder`, if it has one, see there."""
+        """`velocity`, the training error at fixed times and noises, and `representation_losses`.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+            seed: of the noises.
+            noise_levels: how many pairs of a time and a noise.
+        """
         x = self.representation.encode(images)
         noises = seeded_noise(self.shape, seed, noise_levels, self.device)
         errors = [

@@ -1,12 +1,12 @@
-"""A class-conditional generative adversarial network whose critic sees with pretrained eyes.
+"""A class-conditional generative adversarial network whose discriminator uses pretrained features.
 
 The textbook minimax game (Goodfellow et al. 2014) is replaced by the relativistic pairing loss with
 zero-centred gradient penalties on real and on generated images (R3GAN, Huang et al. 2024), for which the
 game converges locally. The discriminator judges feature maps of a frozen pretrained network (Projected GAN,
-Sauer et al. 2021) and, since those hardly tell how dark and how red an image is, the image itself (Kumari et
-al. 2022). Images reach it only through differentiable augmentation (Zhao et al. 2020), which keeps it from
-memorising a small data set. A mode-seeking term (Mao et al. 2019)
-forbids the generator to answer every latent with the same image.
+Sauer et al. 2021). These maps hardly show how dark and how red an image is, so the discriminator judges the
+image itself as well (Kumari et al. 2022). All images reach it through differentiable augmentation (Zhao et
+al. 2020), so that it cannot memorise a small data set. A mode-seeking term (Mao et al. 2019) penalises a
+generator that answers every latent with the same image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ PIXEL_SCALE = 2.0
 
 
 class GAN(Generator):
-    """`synthesis` maps (z, y) to an image, `discriminator` scores (feature maps of an image, y)."""
+    """Two networks: `synthesis` maps (z, y) to an image, `discriminator` scores (inputs of an image, y).
+
+    Args:
+        image_size: S, height and width in pixels.
+        settings: the profile's section `gan`.
+    """
 
     name: ClassVar[str] = "gan"
     settings_class: ClassVar[type[Settings]] = GANSettings
@@ -48,75 +53,109 @@ class GAN(Generator):
         self.discriminator = ProjectedDiscriminator(image_size)
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of both players, from the same generated batch of the same classes.
+        """Compute the losses of both players, from the same generated batch of the same classes.
 
         L_G = E[softplus(D(x) - D(G(z)))] + mode_seeking * M,
-        L_D = E[softplus(D(G(z)) - D(x))] + penalty / 2 * (R1 + R2)
-        (Huang et al. 2024, eq. 2 and 4), every D(., y) given the class, averaged over an image's parts.
-        R1 and R2, the mean squared gradients of D at the feature maps of real and of generated images, are
-        measured by finite differences, E[(D(f + s n) - D(f))^2] / s^2 with n ~ N(0, I) (Lin et al. 2025),
-        which costs no second derivative. Each player's parameters get the gradient of its own loss only, so
-        that their sum can be minimised by one optimizer (simultaneous gradient descent).
-        """
-        latent = self.noise(len(images))
-        fake = self.synthesis(latent, labels)
-        with torch.no_grad():
-            real_maps = self.seen(images)
-        fake_maps = self.seen(fake)
+        L_D = E[softplus(D(G(z)) - D(x))] + r1_r2_gamma / 2 * (R1 + R2)
+        (Huang et al. 2024, eq. 2 and 4). Every D(., y) is given the class and is averaged over an image's
+        parts. Each player's parameters get the gradient of that player's loss only, so that one optimizer
+        can minimise the sum (simultaneous gradient descent).
 
-        seen = [
-            torch.cat([real, made.detach()])
-            for real, made in zip(real_maps, fake_maps, strict=True)
-        ]
-        nudged = [
-            each + FINITE_DIFFERENCE_SIGMA * self.shard.randn(*each.shape, device=each.device)
-            for each in seen
-        ]
-        score = self.discriminator(seen, labels.repeat(2))
-        nudged_score = self.discriminator(nudged, labels.repeat(2))
-        real_score, fake_score = score.chunk(2)
-        penalty = 2 * ((nudged_score - score) ** 2).mean() / FINITE_DIFFERENCE_SIGMA**2  # R1 + R2
+        Args:
+            images: real images, float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+
+        Returns:
+            `loss` is the sum L_G + L_D; `generator`, `discriminator`, `gradient_penalty` and `mode_seeking`
+            are its terms, without weights and without gradients.
+        """
+        latent = self.noise(len(images))  # [N, latent]
+        fake = self.synthesis(latent, labels)  # [N, 3, S, S]
+        with torch.no_grad():
+            real_inputs = self.augmented_inputs(images)
+        fake_inputs = self.augmented_inputs(fake)
+
+        score, penalty = self.scores_and_penalty(real_inputs, fake_inputs, labels)
+        real_score, fake_score = score.chunk(2)  # [N, P] each
         discriminator_loss = F.softplus(fake_score - real_score).mean()
 
         self.discriminator.requires_grad_(False)
-        fooling_score = self.discriminator(fake_maps, labels)
+        fooling_score = self.discriminator(fake_inputs, labels)  # [N, P]
         self.discriminator.requires_grad_(True)
         generator_loss = F.softplus(real_score.detach() - fooling_score).mean()
-        sameness = self.sameness(latent, fake, labels)
+        mode_seeking = self.mode_seeking_loss(latent, fake, labels)
         return {
             "loss": generator_loss
-            + self.settings.mode_seeking * sameness
+            + self.settings.mode_seeking * mode_seeking
             + discriminator_loss
             + 0.5 * self.settings.r1_r2_gamma * penalty,
             "generator": generator_loss.detach(),
             "discriminator": discriminator_loss.detach(),
             "gradient_penalty": penalty.detach(),
-            "sameness": sameness.detach(),
+            "mode_seeking": mode_seeking.detach(),
         }
 
     def noise(self, count: int) -> Tensor:
-        """So many latents [count, latent_size]."""
+        """Latents for `count` images: [count, latent_size]."""
         return self.shard.randn(count, self.settings.latent_size, device=self.device)
 
-    def seen(self, images: Tensor) -> list[Tensor]:
-        """What the discriminator sees of images, augmented: their feature maps, and themselves, halved."""
-        return discriminator_inputs(
-            augment_differentiably(images, self.shard.rand(len(images), 5, device=images.device))
-        )
+    def augmented_inputs(self, images: Tensor) -> list[Tensor]:
+        """`discriminator_inputs` of randomly augmented images [N, 3, S, S]."""
+        uniforms = self.shard.rand(len(images), 5, device=images.device)
+        return discriminator_inputs(augment_differentiably(images, uniforms))
 
-    def sameness(self, latent: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+    def scores_and_penalty(
+        self, real_inputs: list[Tensor], fake_inputs: list[Tensor], labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Score real and generated images, and measure the gradient penalty R1 + R2.
+
+        R1 and R2 are the mean squared gradients of D at the inputs of real and of generated images. They are
+        measured by finite differences, E[(D(f + s n) - D(f))^2] / s^2 with n ~ N(0, I) (Lin et al. 2025),
+        which need no second derivative.
+
+        Args:
+            real_inputs, fake_inputs: `discriminator_inputs` of N images each.
+            labels: int64 [N].
+
+        Returns:
+            The scores [2N, P], real images first, and the penalty, a scalar.
+        """
+        inputs = [
+            torch.cat([real, fake.detach()])  # [2N, C, H, H]
+            for real, fake in zip(real_inputs, fake_inputs, strict=True)
+        ]
+        perturbed = [
+            each + FINITE_DIFFERENCE_SIGMA * self.shard.randn(*each.shape, device=each.device)
+            for each in inputs
+        ]
+        score = self.discriminator(inputs, labels.repeat(2))  # [2N, P]
+        perturbed_score = self.discriminator(perturbed, labels.repeat(2))
+        # Twice the mean over 2N images is the sum of the two means over N.
+        penalty = 2 * ((perturbed_score - score) ** 2).mean() / FINITE_DIFFERENCE_SIGMA**2
+        return score, penalty
+
+    def mode_seeking_loss(self, latent: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """M = E[|z - z'| / (|G(z, y) - G(z', y)| + 0.02)], mean absolute differences (Mao et al. 2019).
 
-        For the first half of a batch, a second latent each. Images are compared at a quarter of their size,
-        where grain does not pass for variety; the constant keeps the quotient finite.
+        The first half of the batch gets a second latent z' each. Images are compared at a quarter of their
+        size, where grain does not count as variety. The constant 0.02 keeps the quotient finite.
+
+        Args:
+            latent: [N, latent_size].
+            fake: the images of these latents, [N, 3, S, S].
+            labels: int64 [N].
+
+        Returns:
+            A scalar, large where different latents give the same image.
         """
         half = (len(fake) + 1) // 2
-        other = self.noise(half)
-        apart = F.avg_pool2d(self.synthesis(other, labels[:half]) - fake[:half], 4)
-        between = (other - latent[:half]).abs().mean(1)
-        return (between / (apart.abs().mean((1, 2, 3)) + 0.02)).mean()
+        other = self.noise(half)  # [N / 2, latent]
+        difference = F.avg_pool2d(self.synthesis(other, labels[:half]) - fake[:half], 4)
+        image_distance = difference.abs().mean((1, 2, 3))  # [N / 2]
+        latent_distance = (other - latent[:half]).abs().mean(1)  # [N / 2]
+        return (latent_distance / (image_distance + 0.02)).mean()
 
-    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
+    def decode_noise(self, noise: Tensor, labels: Tensor) -> Tensor:
         return self.synthesis(noise, labels)
 
     def membership_losses(
@@ -137,41 +176,40 @@ class GAN(Generator):
 class SynthesisNetwork(nn.Module):
     """(z [N, latent], y [N]) -> images [N, 3, S, S] in [-1, 1].
 
-    The latent and the class make the first 4x4 feature maps, and set the scale and shift of every later one
-    (Perez et al. 2018) up to S/2; two thin convolutions after a smooth enlargement make the image.
+    The latent and the class make the first 4x4 feature maps. They also set the scale and shift of every
+    later map up to S/2 (Perez et al. 2018). Two thin convolutions after a smooth enlargement make the image.
     """
 
     def __init__(self, image_size: int, latent_size: int, width: int) -> None:
         super().__init__()
         channels = _channels(image_size // 2, width)[::-1]
-        self.class_embedding = nn.Embedding(len(CLASSES), latent_size)
+        self.class_embedding = nn.Embedding(len(CLASSES), latent_size)  # [N] -> [N, latent]
         self.style = nn.Sequential(
-            nn.Linear(2 * latent_size, 256),
+            nn.Linear(2 * latent_size, 256),  # [N, 2 latent] -> [N, 256]
             nn.LeakyReLU(0.2),
             nn.Linear(256, 256),
             nn.LeakyReLU(0.2),
         )
-        self.start = nn.Linear(2 * latent_size, channels[0] * 4 * 4)
-        self.blocks = nn.ModuleList(
+        self.start = nn.Linear(2 * latent_size, channels[0] * 4 * 4)  # [N, 2 latent] -> [N, C * 16]
+        self.blocks = nn.ModuleList(  # each but the first: [N, C, h, h] -> [N, C', 2h, 2h]
             ModulatedBlock(before, after, 256)
             for before, after in zip([channels[0], *channels], channels, strict=False)
         )
         self.to_rgb = nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="bilinear"),
-            nn.Conv2d(width, width // 2, 3, padding=1),
+            nn.Upsample(scale_factor=2, mode="bilinear"),  # [N, width, S/2, S/2] -> [N, width, S, S]
+            nn.Conv2d(width, width // 2, 3, padding=1),  # -> [N, width / 2, S, S]
             nn.LeakyReLU(0.2),
-            nn.Conv2d(width // 2, 3, 3, padding=1),
+            nn.Conv2d(width // 2, 3, 3, padding=1),  # -> [N, 3, S, S]
         )
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
-        code = torch.cat([latent, self.class_embedding(labels)], dim=1)
-        style = self.style(code)
-        x = self.start(code).view(len(latent), -1, 4, 4)
-        for number, block in enumerate(self.blocks):
-            x = block(
-                x if number == 0 else F.interpolate(x, scale_factor=2.0, mode="nearest"), style
-            )
-        return torch.tanh(self.to_rgb(x).float())
+        code = torch.cat([latent, self.class_embedding(labels)], dim=1)  # [N, 2 latent]
+        style = self.style(code)  # [N, 256]
+        x = self.start(code).view(len(latent), -1, 4, 4)  # [N, C * 16] -> [N, C, 4, 4]
+        x = self.blocks[0](x, style)
+        for block in self.blocks[1:]:
+            x = block(F.interpolate(x, scale_factor=2.0, mode="nearest"), style)  # size doubled
+        return torch.tanh(self.to_rgb(x).float())  # [N, width, S/2, S/2] -> [N, 3, S, S]
 
 
 class ModulatedBlock(nn.Module):
@@ -184,16 +222,18 @@ class ModulatedBlock(nn.Module):
         self.to_scale_and_shift = nn.Linear(style_size, 2 * channels_out)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        scale, shift = self.to_scale_and_shift(style)[:, :, None, None].chunk(2, dim=1)
+        modulation = self.to_scale_and_shift(style)[:, :, None, None]  # [N, 2C', 1, 1]
+        scale, shift = modulation.chunk(2, dim=1)  # [N, C', 1, 1] each
+        # [N, C, h, h] -> [N, C', h, h]
         return F.leaky_relu(self.norm(self.convolution(x)) * (1 + scale) + shift, 0.2)
 
 
 class ProjectedDiscriminator(nn.Module):
-    """(what `GAN.seen` gives, y [N]) -> scores [N, P], each of one part of the image at one scale.
+    """(`discriminator_inputs` of N images, y [N]) -> scores [N, P], one per part of the image and scale.
 
     Random, fixed 1x1 convolutions mix the channels of a map and add the coarser maps to it, so that the
-    generator cannot win by pleasing a few prominent features (Sauer et al. 2021, sec. 3.2). Then each scale
-    has a small critic of its own, and so have the pixels.
+    generator cannot win by imitating a few prominent features (Sauer et al. 2021, sec. 3.2). Each scale and
+    the pixels have a small critic of their own.
     """
 
     mixed = 64
@@ -201,31 +241,31 @@ class ProjectedDiscriminator(nn.Module):
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
-        source = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         for level, channels in enumerate(MAP_CHANNELS):
-            mixing = torch.randn(self.mixed, channels, 1, 1, generator=source) / channels**0.5
+            mixing = torch.randn(self.mixed, channels, 1, 1, generator=rng) / channels**0.5
             self.register_buffer(f"mixing_{level}", mixing, persistent=False)
         sizes = [max(1, math.ceil(image_size / stride)) for stride in (4, 8, 16, 32)]
         self.critics = nn.ModuleList(Critic(self.mixed, self.width, size) for size in sizes)
         self.pixel_critic = Critic(3, self.width, image_size // 2)
 
-    def forward(self, seen: list[Tensor], labels: Tensor) -> Tensor:
-        *maps, pixels = seen
+    def forward(self, inputs: list[Tensor], labels: Tensor) -> Tensor:
+        *maps, pixels = inputs  # [N, C, S/4, S/4] to [N, C, S/32, S/32], and [N, 3, S/2, S/2]
         scores = [self.pixel_critic(pixels, labels)]
         mixed: Tensor | None = None
-        for level in reversed(range(len(maps))):
-            own = F.conv2d(maps[level], self.get_buffer(f"mixing_{level}"))
-            if mixed is not None:
+        for level in reversed(range(len(maps))):  # coarsest first
+            own = F.conv2d(maps[level], self.get_buffer(f"mixing_{level}"))  # -> [N, 64, h, h]
+            if mixed is not None:  # [N, 64, h/2, h/2] -> [N, 64, h, h]
                 own = (own + F.interpolate(mixed, size=own.shape[-2:], mode="bilinear")) / 2**0.5
             mixed = own
             scores.append(self.critics[level](mixed, labels))
-        return torch.cat(scores, dim=1)
+        return torch.cat(scores, dim=1)  # [N, P], P parts of all scales
 
 
 class Critic(nn.Module):
     """(map [N, C, H, H], y [N]) -> scores [N, P] of P = 4 x 4 parts, or of H x H if H is less.
 
-    At each part psi(phi) + <embedding(y), phi> (Miyato & Koyama 2018).
+    Each part scores psi(phi) + <embedding(y), phi> (Miyato & Koyama 2018).
     """
 
     def __init__(self, channels: int, width: int, size: int) -> None:
@@ -233,47 +273,62 @@ class Critic(nn.Module):
         layers: list[nn.Module] = []
         while size > 4:
             layers += [
-                nn.Conv2d(channels, width, 4, stride=2, padding=1),
+                nn.Conv2d(channels, width, 4, stride=2, padding=1),  # [N, C, h, h] -> [N, width, h/2, h/2]
                 nn.GroupNorm(8, width),
                 nn.LeakyReLU(0.2),
             ]
             channels, size = width, size // 2
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
-        self.features = nn.Sequential(*layers)
-        self.score = nn.Conv2d(width, 1, 1)
-        self.class_embedding = nn.Embedding(len(CLASSES), width)
+        self.features = nn.Sequential(*layers)  # [N, C, H, H] -> [N, width, 4, 4]
+        self.score = nn.Conv2d(width, 1, 1)  # [N, width, 4, 4] -> [N, 1, 4, 4]
+        self.class_embedding = nn.Embedding(len(CLASSES), width)  # [N] -> [N, width]
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        features = self.features(x).float()
-        direction = self.class_embedding(labels)[:, :, None, None] / features.shape[1] ** 0.5
-        return (self.score(features) + (features * direction).sum(1, keepdim=True)).flatten(1)
+        features = self.features(x).float()  # [N, width, 4, 4]
+        direction = self.class_embedding(labels)[:, :, None, None]  # [N, width, 1, 1]
+        direction = direction / features.shape[1] ** 0.5
+        projection = (features * direction).sum(1, keepdim=True)  # [N, 1, 4, 4]
+        return (self.score(features) + projection).flatten(1)  # [N, 1, 4, 4] -> [N, 16]
 
 
 def discriminator_inputs(images: Tensor) -> list[Tensor]:
-    """What a `ProjectedDiscriminator` judges of images: their feature maps, and themselves, halved."""
+    """What a `ProjectedDiscriminator` judges: feature maps of the images, and the images at half size.
+
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+
+    Returns:
+        The four `feature_maps`, then pixels [N, 3, S/2, S/2].
+    """
     return [*feature_maps(images), PIXEL_SCALE * F.avg_pool2d(images, 2)]
 
 
-def augment_differentiably(images: Tensor, draws: Tensor) -> Tensor:
-    """DiffAugment (Zhao et al. 2020): brightness, saturation, contrast, translation, each image its own.
+def augment_differentiably(images: Tensor, uniforms: Tensor) -> Tensor:
+    """DiffAugment (Zhao et al. 2020): random brightness, saturation, contrast and translation per image.
 
-    draws: [N, 5] in [0, 1), how much of each; the last two are the translation down and to the right.
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+        uniforms: [N, 5] in [0, 1), the strength of each change; the last two are the translation down and
+            to the right.
+
+    Returns:
+        Images [N, 3, S, S]; brightness and contrast may take them out of [-1, 1].
     """
     n, _, size, _ = images.shape
-    draw = draws.T.view(5, n, 1, 1, 1)
-    images = images + 0.4 * (draw[0] - 0.5)
-    grey = images.mean(dim=1, keepdim=True)
-    images = (images - grey) * (0.5 + draw[1]) + grey
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = (images - mean) * (0.75 + 0.5 * draw[2]) + mean
+    strength = uniforms.T.view(5, n, 1, 1, 1)
+    images = images + 0.4 * (strength[0] - 0.5)
+    grey = images.mean(dim=1, keepdim=True)  # [N, 1, S, S]
+    images = (images - grey) * (0.5 + strength[1]) + grey
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)  # [N, 1, 1, 1]
+    images = (images - mean) * (0.75 + 0.5 * strength[2]) + mean
 
-    shift = ((2 * draw[3:5, :, 0, 0, 0] - 1) * (size // 8)).round().long()  # [2, N]
-    place = torch.arange(size, device=images.device)
-    rows, columns = (
-        (place + s[:, None]).clamp(0, size - 1) for s in shift
-    )  # edges repeated, no black
+    shift = ((2 * uniforms.T[3:5] - 1) * (size // 8)).round().long()  # [2, N]
+    position = torch.arange(size, device=images.device)
+    # Where each pixel comes from, [N, S] each; edges are repeated, so that no black border shows.
+    rows, columns = ((position + s[:, None]).clamp(0, size - 1) for s in shift)
     image = torch.arange(n, device=images.device)[:, None, None]
-    return images[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    shifted = images[image, :, rows[:, :, None], columns[:, None, :]]  # [N, S, S, 3]
+    return shifted.permute(0, 3, 1, 2)  # -> [N, 3, S, S]
 
 
 def _channels(size: int, width: int) -> list[int]:

@@ -1,7 +1,8 @@
-"""What generators have in common that work on an autoencoder's latents, or on folded pixels.
+"""What diffusion and flow matching have in common: a representation, a U-Net, guidance and a solver.
 
-Both have fewer positions of more channels than an image has pixels, where the same network is many times
-cheaper. The U-Net is denoising-diffusion-pytorch's.
+The representation is an autoencoder's latents, or pixels rearranged to channels. Both have fewer positions of
+more channels than an image has pixels, where the same network is many times cheaper. The U-Net is
+denoising-diffusion-pytorch's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,16 +21,28 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import LatentSettings
 from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.generators.autoencoder import Autoencoder
-from hamsynth_utils.generators.base import Generator, seeded_noise
+from hamsynth_utils.generators.base import ExportPart, Generator, seeded_noise
 
 Prediction = Callable[[Tensor, float], Tensor]
-"""(x, time) -> what a network says of it."""
+"""(x, time) -> what the network predicts there, of x's shape."""
+
+
+class LinearStep(NamedTuple):
+    """One instruction for a solver's path: form a weighted sum, then evaluate the network there or show it.
+
+    Attributes:
+        weights: of the noise, and of every network output so far.
+        time: where the network is evaluated at the sum; None if the sum is shown instead.
+    """
+
+    weights: list[float]
+    time: float | None
 
 
 class PixelUnshuffle(nn.Module):
     """Space to depth: every block of factor x factor pixels becomes the channels of one position.
 
-    The same interface as `Autoencoder`, with nothing to learn and nothing lost.
+    It has the interface of `Autoencoder`, learns nothing and loses nothing.
     """
 
     limit = 1.0
@@ -39,23 +52,29 @@ class PixelUnshuffle(nn.Module):
         self.factor, self.channels = factor, 3 * factor**2
 
     def encode(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] -> [N, 3 factor^2, S / factor, S / factor]."""
         return F.pixel_unshuffle(images, self.factor)
 
-    def decode(self, folded: Tensor) -> Tensor:
-        return F.pixel_shuffle(folded, self.factor)
+    def decode(self, x: Tensor) -> Tensor:
+        """[N, 3 factor^2, S / factor, S / factor] -> [N, 3, S, S]."""
+        return F.pixel_shuffle(x, self.factor)
 
 
 class LatentGenerator(Generator):
-    """A generator of x, which an autoencoder or folding decodes to images; a solver leads x there from noise.
+    """A generator of x, which the representation decodes to images; a solver computes x from noise.
 
-    representation: what x is, an `Autoencoder`'s latents or `PixelUnshuffle`. An autoencoder is trained before
-    (see `rooms.train_generator`) and held fixed here; its weights are saved with the others.
-    shape: [channels, side, side] of x, and of the noise.
-    solvers: those that `solve` knows.
+    Attributes:
+        representation: what x is, an `Autoencoder`'s latents or `PixelUnshuffle`. The autoencoder is trained
+            before (see `experiment.stages.train_generator`) and frozen here; its weights are saved with the
+            others.
+        shape: [channels, side, side] of x and of the noise.
+        solvers: the names that `solver_steps` knows.
+        time_dtype: the type of the times that the network is given.
     """
 
     sampling_options: ClassVar[tuple[str, ...]] = ("guidance", "steps", "solver")
     solvers: ClassVar[tuple[str, ...]]
+    time_dtype: ClassVar[torch.dtype] = torch.float32
 
     def __init__(self, image_size: int, settings: LatentSettings) -> None:
         super().__init__(image_size, settings)
@@ -68,7 +87,10 @@ class LatentGenerator(Generator):
         self.shape = self.noise_shape = (self.representation.channels, side, side)
 
     def new_network(self) -> Unet:
-        """An untrained U-Net (x, t, y) -> output of x's shape; `cond_drop_prob` of the labels are not told."""
+        """An untrained U-Net: (x [N, *shape], t [N], y [N]) -> [N, *shape].
+
+        In training it sees a label with probability 1 - `cond_drop_prob`.
+        """
         return Unet(
             dim=self.settings.width,
             dim_mults=self.settings.dim_mults,
@@ -78,44 +100,77 @@ class LatentGenerator(Generator):
         )
 
     def train(self, mode: bool = True) -> Self:
-        """As torch's, but the representation does not learn any more."""
+        """As torch's, but the representation stays frozen and in evaluation mode."""
         super().train(mode)
         self.representation.eval().requires_grad_(False)
         return self
 
     def decode_images(self, x: Tensor) -> Tensor:
-        """The images [N, 3, S, S] in [-1, 1] that x stands for."""
+        """The images [N, 3, S, S] in [-1, 1] of x [N, *shape]."""
         return self.representation.decode(x).clamp(-1, 1)
 
     @abstractmethod
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """What the network, with guidance, says of x at a time, or at times [N]; of x's shape."""
+        """Evaluate the network with guidance.
+
+        Args:
+            x: [N, *shape].
+            time: one time for all, or [N].
+            labels: int64 [N].
+            guidance: strength of classifier-free guidance; 1 is none.
+
+        Returns:
+            The prediction [N, *shape].
+        """
 
     @abstractmethod
-    def solve(self, x: Tensor, predict: Prediction, steps: int, solver: str) -> Iterator[Tensor]:
-        """What there is to see while a solver leads x from noise to the data, the sample last.
+    def solver_steps(
+        self, x: Tensor, predict: Prediction, steps: int, solver: str
+    ) -> Iterator[Tensor]:
+        """Compute a sample from noise, step by step.
 
-        Linear in x and in what `predict` says, from which a report's page learns how to do the same.
+        Every x must be a weighted sum of the noise and of the predictions before it, with weights that do
+        not depend on them: `trace_solver` relies on this.
+
+        Args:
+            x: the noise.
+            predict: what the network predicts at (x, time).
+            steps: how many steps to take.
+            solver: one of `solvers`.
+
+        Yields:
+            What is worth showing after each step; the last one is the sample.
+
+        Raises:
+            InputError: the number of steps is out of range.
         """
 
     @property
     def offered_steps(self) -> tuple[int, ...]:
-        """Numbers of steps that a report's page offers."""
+        """The numbers of steps that a report's page offers."""
         return (self.settings.sampling_steps,)
 
-    def draw(self, noise: Tensor, labels: Tensor, **how: Any) -> Tensor:
-        """As `Generator.draw`; for `how` see `solved`."""
-        return self.decode_images(deque(self.solved(noise, labels, **how), maxlen=1).pop())
+    def decode_noise(self, noise: Tensor, labels: Tensor, **sampling_kwargs: Any) -> Tensor:
+        """As `Generator.decode_noise`; `sampling_kwargs` as for `guided_trajectory`."""
+        trajectory = self.guided_trajectory(noise, labels, **sampling_kwargs)
+        return self.decode_images(deque(trajectory, maxlen=1).pop())
 
     @torch.no_grad()
-    def path(self, labels: Tensor, seed: int, **how: Any) -> Iterator[Tensor]:
-        """What `solve` yields, each [N, *shape], on the way to a sample; for `how` see `solved`."""
-        labels = self.checked(labels)
-        yield from self.solved(
-            seeded_noise(self.shape, seed, len(labels), self.device), labels, **how
-        )
+    def seeded_trajectory(
+        self, labels: Tensor, seed: int, **sampling_kwargs: Any
+    ) -> Iterator[Tensor]:
+        """What `solver_steps` yields on the way to `sample(labels, seed)`, each [N, *shape].
 
-    def solved(
+        Args:
+            labels: int64 [N].
+            seed: of the first image.
+            sampling_kwargs: as for `guided_trajectory`.
+        """
+        labels = self.valid_labels(labels)
+        noise = seeded_noise(self.shape, seed, len(labels), self.device)
+        yield from self.guided_trajectory(noise, labels, **sampling_kwargs)
+
+    def guided_trajectory(
         self,
         noise: Tensor,
         labels: Tensor,
@@ -123,9 +178,17 @@ class LatentGenerator(Generator):
         steps: int | None = None,
         solver: str | None = None,
     ) -> Iterator[Tensor]:
-        """What `solve` yields from noise; `guidance`, `steps` and `solver` replace those of the settings.
+        """What `solver_steps` yields from noise, with guidance.
 
-        Raises InputError for a guidance below 1, or a solver that is none of `solvers`.
+        Args:
+            noise: [N, *shape].
+            labels: int64 [N].
+            guidance: strength of classifier-free guidance, 1 (none) or more; None for the settings'.
+            steps: how many steps; None for the settings'.
+            solver: one of `solvers`; None for the settings'.
+
+        Raises:
+            InputError: the guidance is below 1, or the solver is none of `solvers`.
         """
         guidance = self.settings.guidance if guidance is None else guidance
         steps = self.settings.sampling_steps if steps is None else steps
@@ -134,26 +197,87 @@ class LatentGenerator(Generator):
             raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
         if solver not in self.solvers:
             raise InputError(f"no solver is called {solver!r}; there are {', '.join(self.solvers)}")
-        return self.solve(
+        return self.solver_steps(
             noise, lambda x, time: self.predict(x, time, labels, guidance), steps, solver
         )
 
+    def trace_solver(self, steps: int) -> list[LinearStep]:
+        """The path of the settings' solver as a list of instructions, which a web page can follow.
+
+        A solver's x is a weighted sum of the noise and of the network's outputs so far. Unit vectors in
+        their place make the weights visible: the solver computes with them as it does with images.
+
+        Args:
+            steps: how many steps the solver takes.
+        """
+        instructions: list[LinearStep] = []
+        outputs = 0
+        # At most two evaluations per step, and the noise: [unit, 1, 1, 1, unit].
+        units = torch.eye(1 + 2 * steps, dtype=torch.float64)[:, None, None, None]
+
+        def record(x: Tensor, time: float | None) -> None:
+            weights = x.flatten()[: 1 + outputs].tolist()
+            instructions.append(LinearStep([float(f"{w:.9g}") for w in weights], time))
+
+        def predict(x: Tensor, time: float) -> Tensor:
+            nonlocal outputs
+            record(x, time)
+            outputs += 1
+            return units[outputs]
+
+        for x in self.solver_steps(units[0], predict, steps, self.settings.solver):
+            record(x, time=None)
+        return instructions
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`predict`, one evaluation of the network for one image, and `decode`, x to an image."""
+        x = torch.zeros(1, *self.shape)
+
+        def predict(x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
+            return self.predict(x, time.to(self.time_dtype), label, guidance)  # type: ignore[arg-type]
+
+        inputs = {
+            "x": x,
+            "time": torch.zeros(1),
+            "label": torch.tensor([0]),
+            "guidance": torch.tensor(2.0),
+        }
+        return {"predict": (predict, inputs), "decode": (self.decode_images, {"x": x})}
+
     def representation_losses(self, images: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """`autoencoder`, its mean absolute error [N] on images whose latents are x; nothing without one."""
+        """How badly the autoencoder fits each image, for a membership inference attack.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            x: their latents [N, *shape].
+
+        Returns:
+            `autoencoder`, the mean absolute error [N]; nothing without an autoencoder.
+        """
         if isinstance(self.representation, PixelUnshuffle):
             return {}
         return {"autoencoder": (self.representation.decode(x) - images).abs().mean((1, 2, 3))}
 
 
 def guided(network: Unet, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:
-    """The U-Net's output with classifier-free guidance; 1 is none (Ho & Salimans 2022):
+    """The U-Net's output with classifier-free guidance (Ho & Salimans 2022).
 
     output = without class + guidance * (with class - without class).
+
+    Args:
+        network: (x, t, y) -> output.
+        x: [N, C, H, W].
+        t: times [N].
+        labels: int64 [N].
+        guidance: 1 for none.
+
+    Returns:
+        [N, C, H, W].
     """
     if guidance == 1:
         return network(x, t, labels, cond_drop_prob=0.0)
-    # One pass over both halves is faster than two passes.
+    # One pass over both halves is faster than two passes: [2N, C, H, W].
     keep = torch.arange(2 * len(x), device=x.device) < len(x)
     both = network(x.repeat(2, 1, 1, 1), t.repeat(2), labels.repeat(2), cond_keep_mask=keep)
-    with_class, without_class = both.chunk(2)
+    with_class, without_class = both.chunk(2)  # [N, C, H, W] each
     return without_class + guidance * (with_class - without_class)

@@ -1,4 +1,4 @@
-"""Generators, all conditional on the class, behind one interface; `registry.py` lists them."""
+"""Building generators, and loading them from checkpoints; `core/registry.py` lists them."""
 
 from __future__ import annotations
 
@@ -20,25 +20,31 @@ if TYPE_CHECKING:
     from hamsynth_utils.core.profile import Profile
 
 MADE_WITH = ("hamsynth", "torch", "denoising-diffusion-pytorch")
-
-
-def generator_class(name: str) -> type[Generator]:
-    """The class of a registered generator, imported with all that its networks need."""
-    return getattr(import_module(f"hamsynth_utils.generators.{name}"), REGISTRY[name].class_name)
-
-
-def build_generator(name: str, profile: Profile) -> Generator:
-    """An untrained generator of the profile's image size; raises InputError for one that is not in it."""
-    settings = profile.generator_settings(name)
-    return generator_class(name)(profile.data.image_size, settings)
+"""The packages whose versions a checkpoint records."""
 
 
 FORMAT = "2"
-"""Raised when weights of an older version no longer mean what they meant."""
+"""The checkpoint format. It is raised when older files no longer mean what they meant."""
+
+
+def generator_class(generator_name: str) -> type[Generator]:
+    """The class of a registered generator, imported with everything that its networks need."""
+    module = import_module(f"hamsynth_utils.generators.{generator_name}")
+    return getattr(module, REGISTRY[generator_name].class_name)
+
+
+def build_generator(generator_name: str, profile: Profile) -> Generator:
+    """An untrained generator of the profile's image size.
+
+    Raises:
+        InputError: the profile has no such generator.
+    """
+    settings = profile.generator_settings(generator_name)
+    return generator_class(generator_name)(profile.data.image_size, settings)
 
 
 def checkpoint_metadata(generator: Generator) -> dict[str, str]:
-    """What must be stored beside its weights so that `load_generator` can rebuild it."""
+    """The metadata of a checkpoint from which `load_generator` can rebuild the generator."""
     return {
         "format": FORMAT,
         "made_with": ", ".join(f"{name} {version(name)}" for name in MADE_WITH),
@@ -49,20 +55,48 @@ def checkpoint_metadata(generator: Generator) -> dict[str, str]:
     }
 
 
-def load_generator(path: Path, name: str | None = None) -> Generator:
+def load_generator(path: Path, generator_name: str | None = None) -> Generator:
     """The trained generator in a .safetensors file, in evaluation mode on the CPU.
 
-    name: refuse a file that holds another generator. Raises InputError for a file that is missing, cut
-    short, of another format, class list or network, or not a generator's.
+    Args:
+        path: the file.
+        generator_name: refuse a file that holds another generator.
+
+    Raises:
+        InputError: the file is missing or damaged, holds no generator or another one, or has another format,
+            class list or network.
     """
     tensors, metadata = read_weights(path)
-    kind_name = metadata.get("generator")
-    if kind_name not in REGISTRY:
-        raise InputError(f"{path} holds no generator (its metadata says {kind_name!r})")
-    if name is not None and name != kind_name:
-        raise InputError(f"{path} holds a {kind_name}, not a {name}")
+    _require_readable(path, metadata, generator_name)
     made_with = metadata.get("made_with", "another version")
+    cls = generator_class(metadata["generator"])
+    try:
+        settings = cls.settings_class.model_validate_json(metadata["settings"])
+    except ValidationError as error:
+        unknown = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        raise InputError(
+            f"{path} was made with {made_with}, whose settings this version does not know: {unknown}"
+        ) from error
+    generator = cls(int(metadata["image_size"]), settings)
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}, made with {made_with}, does not fit this version's {generator.name}: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+    return generator.eval()
+
+
+def _require_readable(path: Path, metadata: dict[str, str], generator_name: str | None) -> None:
+    """Refuse a checkpoint of another generator, format or class list."""
+    stored_name = metadata.get("generator")
+    if stored_name not in REGISTRY:
+        raise InputError(f"{path} holds no generator (its metadata says {stored_name!r})")
+    if generator_name is not None and generator_name != stored_name:
+        raise InputError(f"{path} holds a {stored_name}, not a {generator_name}")
     if metadata.get("format") != FORMAT:
+        made_with = metadata.get("made_with", "another version")
         raise InputError(
             f"{path} was made with {made_with}, in format {metadata.get('format')}; this is "
             f"hamsynth {version('hamsynth')}, which reads format {FORMAT}: use that version, or train anew"
@@ -71,20 +105,3 @@ def load_generator(path: Path, name: str | None = None) -> Generator:
         raise InputError(
             f"{path} was trained on the classes {metadata['classes']}, not {','.join(CLASSES)}"
         )
-    kind = generator_class(kind_name)
-    try:
-        settings = kind.settings_class.model_validate_json(metadata["settings"])
-    except ValidationError as error:
-        unknown = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
-        raise InputError(
-            f"{path} was made with {made_with}, whose settings this version does not know: {unknown}"
-        ) from error
-    generator = kind(int(metadata["image_size"]), settings)
-    try:
-        generator.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}, made with {made_with}, does not fit this version's {kind_name}: "
-            f"{str(error).splitlines()[-1].strip()}"
-        ) from error
-    return generator.eval()

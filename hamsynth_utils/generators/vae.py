@@ -19,19 +19,24 @@ from hamsynth_utils.generators.perceptual import perceptual_distance
 class VAE(Generator):
     """q(z | x, y) and p(x | z, y) are convolutional networks; the prior p(z) is N(0, I).
 
-    Inside, z is moved and stretched by a learned mean and deviation of its class before it is decoded, and
-    the encoder's output is whitened by them: a prior of its own for each class (Sohn et al. 2015), in
-    coordinates in which it is N(0, I) for all of them.
-    The likelihood is Gaussian with one learned standard deviation for all pixels (sigma-VAE, Rybkin et
-    al. 2021), so that reconstruction and KL are both in nats and need no hand-set balance. The KL term is
-    warmed up from 0 to 1 over the first `kl_warmup_fraction` of training, and does not push a latent
-    dimension below its share of `free_nats` (free bits, Kingma et al. 2016). Squared error alone asks for a
-    blur; `perceptual` nats for each unit of perceptual distance between an image and its reconstruction are
-    added to the loss, which is then no longer a bound on the likelihood.
+    Each class has a prior of its own (Sohn et al. 2015), a normal distribution with a learned mean and
+    deviation. The decoder scales and shifts z by them, and the encoder's output is standardised by them. In
+    these coordinates the prior is N(0, I) for every class.
 
-    With `fitted_prior`, samples are not drawn from N(0, I) but from a normal distribution with a mean for
-    each class and one full covariance, fitted by maximum likelihood to the latents of training images while
-    the networks train (Ghosh et al. 2020): it goes where the posteriors are, and does not change them.
+    The likelihood is Gaussian with one learned standard deviation for all pixels (sigma-VAE, Rybkin et
+    al. 2021), so reconstruction and KL are both in nats and need no weight. The KL term is warmed up from 0
+    to 1 over the first `kl_warmup_fraction` of the training. It does not push a latent dimension below its
+    part of `free_nats` (free bits, Kingma et al. 2016). Squared error alone leads to blurred images, so
+    `perceptual_weight` nats per unit of perceptual distance between an image and its reconstruction are added
+    to the loss. The loss is then no longer a bound on the likelihood.
+
+    With `fitted_prior`, samples do not come from N(0, I) but from a normal distribution with a mean for each
+    class and one full covariance. It is fitted by maximum likelihood to the latents of training images while
+    the networks train (Ghosh et al. 2020), and does not change the posteriors.
+
+    Args:
+        image_size: S, height and width in pixels.
+        settings: the profile's section `vae`.
     """
 
     name: ClassVar[str] = "vae"
@@ -42,16 +47,18 @@ class VAE(Generator):
         super().__init__(image_size, settings)
         width, latent = settings.width, settings.latent_size
         self.noise_shape = (latent,)
-        channels = [width, 2 * width, 4 * width, 4 * width]
+        channels = [width, 2 * width, 4 * width, 4 * width]  # after each halving of the size
         self.grid = image_size // 2 ** len(channels)
         features = channels[-1] * self.grid**2
 
-        encoder: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+        encoder: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]  # -> [N, width, S, S]
         for before, after in zip([width, *channels], channels, strict=False):
+            # [N, C, h, h] -> [N, C', h/2, h/2]
             encoder += [nn.Conv2d(before, after, 4, stride=2, padding=1), ResidualBlock(after)]
-        self.encoder = nn.Sequential(
+        self.encoder = nn.Sequential(  # [N, 3, S, S] -> [N, 4 width * (S/16)^2]
             *encoder, nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Flatten()
         )
+        # [N, features + classes] -> [N, 2 latent], mean and log variance
         self.to_posterior = nn.Linear(features + len(CLASSES), 2 * latent)
 
         self.class_mean = nn.Parameter(torch.zeros(len(CLASSES), latent))
@@ -59,36 +66,62 @@ class VAE(Generator):
         if settings.fitted_prior:
             self.prior_mean = nn.Parameter(torch.zeros(len(CLASSES), latent))
             self.prior_whitening = nn.Parameter(torch.zeros(latent, latent))
+        # [N, latent + classes] -> [N, 4 width * (S/16)^2]
         self.from_latent = nn.Linear(latent + len(CLASSES), features)
         decoder: list[nn.Module] = []
         for before, after in zip(channels[::-1], [*channels[-2::-1], width], strict=True):
             decoder += [
                 ResidualBlock(before),
-                nn.Upsample(scale_factor=2),
-                nn.Conv2d(before, after, 3, padding=1),
+                nn.Upsample(scale_factor=2),  # [N, C, h, h] -> [N, C, 2h, 2h]
+                nn.Conv2d(before, after, 3, padding=1),  # -> [N, C', 2h, 2h]
             ]
-        self.decoder = nn.Sequential(
+        self.decoder = nn.Sequential(  # [N, 4 width, S/16, S/16] -> [N, 3, S, S]
             *decoder, nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1)
         )
         self.log_sigma = nn.Parameter(torch.tensor(-1.0))
 
     def encode(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the posterior q(z | x, y), each [N, latent_size]."""
+        """The posterior q(z | x, y).
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+
+        Returns:
+            Mean and log variance, each [N, latent_size].
+        """
         features = torch.cat([self.encoder(images), _one_hot(labels)], dim=1)
-        mean, log_variance = self.to_posterior(features).float().chunk(2, dim=1)
+        mean, log_variance = self.to_posterior(features).float().chunk(2, dim=1)  # [N, latent] each
         log_deviation = self.class_log_deviation[labels]
         whitened = (mean - self.class_mean[labels]) / log_deviation.exp()
         return whitened, log_variance.clamp(-14, 6) - 2 * log_deviation
 
     def decode(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Mean of p(x | z, y): [N, 3, S, S]; within [-1, 1] up to the network's error."""
+        """The mean of p(x | z, y).
+
+        Args:
+            latent: z [N, latent_size].
+            labels: int64 [N].
+
+        Returns:
+            Images [N, 3, S, S], in [-1, 1] up to the network's error.
+        """
         latent = self.class_mean[labels] + self.class_log_deviation[labels].exp() * latent
         features = self.from_latent(torch.cat([latent, _one_hot(labels)], dim=1))
-        return self.decoder(features.view(len(latent), -1, self.grid, self.grid)).float()
+        maps = features.view(len(latent), -1, self.grid, self.grid)  # [N, 4 width, S/16, S/16]
+        return self.decoder(maps).float()
 
     def fitted_negative_log_likelihood(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """-log of the fitted prior at latents [N, latent_size], in nats, [N]; needs `fitted_prior`."""
-        # Not by a matrix product, which mixed precision would round.
+        """-log of the fitted prior's density; needs `fitted_prior`.
+
+        Args:
+            latent: z [N, latent_size].
+            labels: int64 [N].
+
+        Returns:
+            Nats [N].
+        """
+        # Not by a matrix product, which mixed precision would round: [N, latent, latent] -> [N, latent].
         white = (self._whitening() * (latent - self.prior_mean[labels])[:, None]).sum(2)
         constant = (
             0.5 * math.log(2 * math.pi) * latent.shape[1] - self.prior_whitening.diagonal().sum()
@@ -96,18 +129,35 @@ class VAE(Generator):
         return 0.5 * white.square().sum(1) + constant
 
     def noise_to_prior_sample(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Standard normal noise [N, latent_size] -> draws from the prior that samples come from."""
+        """Turn standard normal noise into samples of the prior that images are sampled from.
+
+        Args:
+            noise: [N, latent_size].
+            labels: int64 [N].
+
+        Returns:
+            z [N, latent_size].
+        """
         if not self.settings.fitted_prior:
             return noise
-        drawn = torch.linalg.solve_triangular(self._whitening(), noise.T, upper=False).T
-        return self.prior_mean[labels] + drawn
+        centred = torch.linalg.solve_triangular(self._whitening(), noise.T, upper=False).T
+        return self.prior_mean[labels] + centred
 
     def _whitening(self) -> Tensor:
-        """The inverse of the Cholesky root of the fitted covariance: triangular, its diagonal positive."""
+        """The inverse Cholesky factor of the fitted covariance, lower triangular [latent, latent]."""
         return self.prior_whitening.tril(-1) + self.prior_whitening.diagonal().exp().diag()
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`reconstruction`, `kl`, `prior` in nats an image, `perceptual` a distance, `loss` nats a value."""
+        """Compute the negative evidence lower bound and the terms that are added to it.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+
+        Returns:
+            `loss` in nats per value; `reconstruction`, `kl` and `prior` in nats per image; `perceptual`, a
+            distance. The last two are there if the settings ask for them.
+        """
         mean, log_variance = self.encode(images, labels)
         latent = mean + (0.5 * log_variance).exp() * self.shard.randn(
             *mean.shape, device=mean.device
@@ -115,9 +165,9 @@ class VAE(Generator):
         decoded = self.decode(latent, labels)
         reconstruction = gaussian_negative_log_likelihood(images, decoded, self.log_sigma).mean()
         kl_per_dimension = kl_to_standard_normal(mean, log_variance).mean(0)  # [latent_size]
-        floor = self.settings.free_nats / self.settings.latent_size
+        free = self.settings.free_nats / self.settings.latent_size
         warmup = min(1.0, self.progress / max(self.settings.kl_warmup_fraction, 1e-9))
-        loss = reconstruction + warmup * kl_per_dimension.clamp(min=floor).sum()
+        loss = reconstruction + warmup * kl_per_dimension.clamp(min=free).sum()
         losses = {"reconstruction": reconstruction.detach(), "kl": kl_per_dimension.sum().detach()}
         if self.settings.perceptual_weight > 0:
             difference = perceptual_distance(images, decoded).mean()
@@ -130,7 +180,7 @@ class VAE(Generator):
         return {"loss": loss / images[0].numel(), **losses}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The priors, which must follow the posteriors, learn ten times faster than the networks."""
+        """The priors learn ten times faster than the networks, since they must follow the posteriors."""
         priors = [self.class_mean, self.class_log_deviation]
         if self.settings.fitted_prior:
             priors += [self.prior_mean, self.prior_whitening]
@@ -140,14 +190,23 @@ class VAE(Generator):
             {"params": priors, "lr": 10 * learning_rate, "weight_decay": 0.0},
         ]
 
-    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
+    def decode_noise(self, noise: Tensor, labels: Tensor) -> Tensor:
         return self.decode(self.noise_to_prior_sample(noise, labels), labels).clamp(-1, 1)
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
     ) -> dict[str, Tensor]:
-        """`reconstruction`, -log p(x | z) at the posterior's mean, and `elbo`, the negative evidence lower
-        bound at one draw of z, both in nats (Hayes et al. 2019; Hilprecht et al. 2019)."""
+        """`reconstruction` and `elbo`, both in nats (Hayes et al. 2019; Hilprecht et al. 2019).
+
+        `reconstruction` is -log p(x | z) at the posterior's mean. `elbo` is the negative evidence lower bound
+        at one sample of z.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+            seed: of the noise of z.
+            noise_levels: not used.
+        """
         mean, log_variance = self.encode(images, labels)
         noise = seeded_noise((mean.shape[1],), seed, 1, self.device)
 
@@ -156,15 +215,19 @@ class VAE(Generator):
                 images, self.decode(latent, labels), self.log_sigma
             )
 
-        drawn = error(mean + (0.5 * log_variance).exp() * noise)
+        sampled = error(mean + (0.5 * log_variance).exp() * noise)
         return {
             "reconstruction": error(mean),
-            "elbo": drawn + kl_to_standard_normal(mean, log_variance).sum(1),
+            "elbo": sampled + kl_to_standard_normal(mean, log_variance).sum(1),
         }
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), the shape kept."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))): [N, C, H, W] -> [N, C, H, W].
+
+    Args:
+        channels: C, a multiple of 8.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -182,12 +245,29 @@ class ResidualBlock(nn.Module):
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each entry, in nats (Kingma & Welling 2014, app. B)."""
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each entry (Kingma & Welling 2014, app. B).
+
+    Args:
+        mean: any shape.
+        log_variance: the same shape.
+
+    Returns:
+        Nats, of the same shape.
+    """
     return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance)
 
 
 def gaussian_negative_log_likelihood(images: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """-log N(images; mean, exp(log_sigma)^2) summed over pixels: nats per image, [N]."""
+    """-log N(images; mean, exp(log_sigma)^2), summed over the values of each image.
+
+    Args:
+        images: [N, 3, S, S].
+        mean: [N, 3, S, S].
+        log_sigma: a scalar, the log of the standard deviation of all values.
+
+    Returns:
+        Nats per image, [N].
+    """
     per_value = (
         0.5 * ((images - mean) / log_sigma.exp()) ** 2 + log_sigma + 0.5 * math.log(2 * math.pi)
     )
@@ -195,14 +275,19 @@ def gaussian_negative_log_likelihood(images: Tensor, mean: Tensor, log_sigma: Te
 
 
 def _one_hot(labels: Tensor) -> Tensor:
+    """[N] -> float [N, classes]."""
     return nn.functional.one_hot(labels, len(CLASSES)).float()
 
 
 def private_vae(image_size: int, settings: DPSettings) -> VAE:
-    """A small VAE of which per-lesion gradients are to be had: only convolutions, linear layers, GroupNorm.
+    """A small VAE for private training: it consists of convolutions, linear layers and GroupNorm.
 
-    The priors of the classes stay N(0, I), and the deviation of p(x | z) is fixed. No term of its loss is
-    taken over a batch, so that a photograph's gradient depends on nothing else.
+    The priors of the classes stay N(0, I), and the deviation of p(x | z) is fixed. No term of the loss is
+    computed over a batch, so the gradient of a photograph depends on no other photograph.
+
+    Args:
+        image_size: S, height and width in pixels.
+        settings: the profile's section `dp`.
     """
     length = TrainingSettings(
         steps=settings.steps,
