@@ -299,7 +299,7 @@ def sample(
     counts = dict.fromkeys(classes.split(",") if classes else CLASSES, per_class)
     named: dict[str, Any] = {"guidance": guidance, "steps": steps, "solver": solver}
     options = {key: value for key, value in named.items() if value is not None}
-    lesions = synthesize(checkpoint, counts, seed, out, name=generator, **options)
+    lesions = synthesize(checkpoint, counts, seed, out, generator_name=generator, **options)
     print(f"{out}: {len(lesions)} images of {lesions.image_size} pixels, verified")
 
 

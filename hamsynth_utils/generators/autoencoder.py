@@ -40,7 +40,9 @@ class Autoencoder(TrainableModule):
         # No normalisation stands before an output: it would remove how dark and how red an image is.
         encoder, decoder = _networks(settings)
         self.encoder = encoder  # [N, 3, S, S] -> [N, channels, S / factor, S / factor]
-        self.colour_in = nn.Conv2d(3, settings.channels, 1)  # the mean colour of a position, encoded
+        self.colour_in = nn.Conv2d(
+            3, settings.channels, 1
+        )  # the mean colour of a position, encoded
         self.colour_out = nn.Conv2d(settings.channels, 3, 1)  # and decoded
         self.normalise = Normalisation(settings.channels)
         self.decoder = decoder  # [N, channels, S / factor, S / factor] -> [N, 3, S, S]

@@ -196,7 +196,9 @@ class SynthesisNetwork(nn.Module):
             for before, after in zip([channels[0], *channels], channels, strict=False)
         )
         self.to_rgb = nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="bilinear"),  # [N, width, S/2, S/2] -> [N, width, S, S]
+            nn.Upsample(
+                scale_factor=2, mode="bilinear"
+            ),  # [N, width, S/2, S/2] -> [N, width, S, S]
             nn.Conv2d(width, width // 2, 3, padding=1),  # -> [N, width / 2, S, S]
             nn.LeakyReLU(0.2),
             nn.Conv2d(width // 2, 3, 3, padding=1),  # -> [N, 3, S, S]
@@ -273,7 +275,9 @@ class Critic(nn.Module):
         layers: list[nn.Module] = []
         while size > 4:
             layers += [
-                nn.Conv2d(channels, width, 4, stride=2, padding=1),  # [N, C, h, h] -> [N, width, h/2, h/2]
+                nn.Conv2d(
+                    channels, width, 4, stride=2, padding=1
+                ),  # [N, C, h, h] -> [N, width, h/2, h/2]
                 nn.GroupNorm(8, width),
                 nn.LeakyReLU(0.2),
             ]

@@ -31,50 +31,54 @@ def synthesize(
     seed: int,
     folder: Path,
     batch_size: int = 64,
-    name: str | None = None,
+    generator_name: str | None = None,
     progress: bool = True,
-    **how: float | str,
+    **sampling_kwargs: float | str,
 ) -> LesionSet:
-    """Sample `per_class[dx]` images of each class into `folder`, which must not exist; return them.
+    """Sample a labelled synthetic set from a checkpoint and write it to a folder.
 
-    Image number i of the set is drawn from the seed `seed + i`. name: refuse a checkpoint of another
-    generator. how: some of its `sampling_options`. Raises InputError for a bad checkpoint,
-    an unknown class, one that the generator never saw, a negative count or none at all, or an existing
-    folder.
+    Image number i of the set is sampled with the seed `seed + i`.
+
+    Args:
+        checkpoint: the weights of a trained generator.
+        per_class: how many images of each class, by its short name.
+        seed: of the first image.
+        folder: where the set goes; it must not exist.
+        batch_size: how many images are sampled at once.
+        generator_name: refuse a checkpoint of another generator.
+        progress: whether to show a progress bar.
+        sampling_kwargs: some of the generator's `sampling_options`.
+
+    Returns:
+        The set, read back and verified.
+
+    Raises:
+        InputError: the folder exists, the checkpoint cannot be used, a class is unknown or the generator was
+            trained without it, a number of images is negative, all are 0, or the generator has no such
+            sampling option.
     """
     if folder.exists():
         raise InputError(f"{folder} exists already: name a new folder, or delete it")
-    unknown = sorted(set(per_class) - set(CLASSES))
-    if unknown:
-        raise InputError(f"unknown class {unknown[0]!r}; known are {', '.join(CLASSES)}")
-    if min(per_class.values(), default=0) < 0 or sum(per_class.values()) == 0:
-        raise InputError(
-            f"the number of images per class must not be negative, nor 0 for all: {per_class}"
-        )
-    generator = load_generator(checkpoint, name)
+    _require_valid_counts(per_class)
+    generator = load_generator(checkpoint, generator_name)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     generator.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    without = [option for option in how if option not in generator.sampling_options]
-    if without:
-        raise InputError(f"a {generator.name} has no {' and no '.join(without)}: leave it out")
+    unknown = [option for option in sampling_kwargs if option not in generator.sampling_options]
+    if unknown:
+        raise InputError(f"a {generator.name} has no {' and no '.join(unknown)}: leave it out")
     metadata = read_metadata(checkpoint)
-    seen = json.loads(metadata.get("counts", "{}"))
-    unseen = [dx for dx, count in per_class.items() if count > 0 and seen.get(dx, 1) == 0]
-    if unseen:
-        raise InputError(
-            f"{checkpoint} was trained without any image of {', '.join(unseen)}, and cannot draw one: "
-            "leave the class out, or train with images of it"
-        )
+    _require_trained_classes(checkpoint, metadata, per_class)
     labels = torch.cat(
         [torch.full((per_class.get(dx, 0),), label) for label, dx in enumerate(CLASSES)]
     )
-    made_by = {
+    provenance = {
         "generator": generator.name,
         # Checkpoints of version 0.1.0, where a generator was trained once, do not name a seed.
         "generator_seed": metadata.get("generator_seed", "0"),
         "checkpoint": sha256_of(checkpoint),
         "trained_on": metadata.get("trained_on", "unknown"),
-        "sampling": " ".join(f"{key}={value}" for key, value in how.items()) or "checkpoint's own",
+        "sampling": " ".join(f"{key}={value}" for key, value in sampling_kwargs.items())
+        or "checkpoint's own",
     }
     rows = []
     with (
@@ -84,35 +88,56 @@ def synthesize(
         (temporary / "images").mkdir(parents=True)
         for start in range(0, len(labels), batch_size):
             batch = labels[start : start + batch_size]
-            for offset, image in enumerate(
-                to_uint8(generator.sample(batch, seed + start, **how)).cpu()
-            ):
-                dx, image_seed = CLASSES[int(batch[offset])], seed + start + offset
-                image_id = f"SYN_{generator.name}_{dx}_{start + offset:06d}"
-                content = _png(image, {**made_by, "class": dx, "seed": str(image_seed)})
-                file = f"images/{image_id}.png"
-                (temporary / file).write_bytes(content)
-                rows.append(
-                    {
-                        "file": file,
-                        "image_id": image_id,
-                        "dx": dx,
-                        "seed": image_seed,
-                        **made_by,
-                        "sha256": sha256_of_bytes(content),
-                    }
-                )
+            images = to_uint8(generator.sample(batch, seed + start, **sampling_kwargs)).cpu()
+            for number, (image, label) in enumerate(zip(images, batch, strict=True), start):
+                dx = CLASSES[int(label)]
+                rows.append(_write_image(temporary, image, dx, number, seed + number, provenance))
             bar.update(len(batch))
         pd.DataFrame(rows)[MANIFEST].to_csv(temporary / "manifest.csv", index=False)
     return read_synthetic(folder, HAM10000.classes)
 
 
-def _png(image: Tensor, made_by: dict[str, str]) -> bytes:
-    """uint8 [3, H, W] -> the bytes of a PNG labelled as synthetic."""
+def _require_valid_counts(per_class: dict[str, int]) -> None:
+    unknown = sorted(set(per_class) - set(CLASSES))
+    if unknown:
+        raise InputError(f"unknown class {unknown[0]!r}; known are {', '.join(CLASSES)}")
+    if min(per_class.values(), default=0) < 0 or sum(per_class.values()) == 0:
+        raise InputError(
+            f"the number of images per class must not be negative, nor 0 for all: {per_class}"
+        )
+
+
+def _require_trained_classes(
+    checkpoint: Path, metadata: dict[str, str], per_class: dict[str, int]
+) -> None:
+    """Refuse classes of which the generator saw no training image."""
+    trained = json.loads(metadata.get("counts", "{}"))
+    untrained = [dx for dx, count in per_class.items() if count > 0 and trained.get(dx, 1) == 0]
+    if untrained:
+        raise InputError(
+            f"{checkpoint} was trained without any image of {', '.join(untrained)}, and cannot draw one: "
+            "leave the class out, or train with images of it"
+        )
+
+
+def _write_image(
+    folder: Path, image: Tensor, dx: str, number: int, seed: int, provenance: dict[str, str]
+) -> dict[str, str | int]:
+    """Write one labelled PNG; returns its row of the manifest."""
+    image_id = f"SYN_{provenance['generator']}_{dx}_{number:06d}"
+    content = _png(image, {**provenance, "class": dx, "seed": str(seed)})
+    file = f"images/{image_id}.png"
+    (folder / file).write_bytes(content)
+    names: dict[str, str | int] = {"file": file, "image_id": image_id, "dx": dx, "seed": seed}
+    return {**names, **provenance, "sha256": sha256_of_bytes(content)}
+
+
+def _png(image: Tensor, provenance: dict[str, str]) -> bytes:
+    """uint8 [3, H, W] -> the bytes of a PNG that is labelled as synthetic."""
     text = PngImagePlugin.PngInfo()
     text.add_text("hamsynth:synthetic", "true")
     for label in LABELS:
-        text.add_text(f"hamsynth:{label}", made_by[label])
+        text.add_text(f"hamsynth:{label}", provenance[label])
     text.add_text("Comment", NOTICE)
     text.add_text("Copyright", LICENCE)
     buffer = BytesIO()

@@ -30,10 +30,6 @@ LIMIT = 25 * 10**6
 OPSET = 17
 
 
-MOST_PASSES = 500
-"""Of a network, for one image."""
-
-
 LEAST_HALVED = 256
 """Tensors with fewer values stay in full precision: halving them would save nothing."""
 
@@ -68,68 +64,42 @@ def write_playground(target: Path, folder: Path, data: str) -> None:
 
 
 def export(generator: Generator, target: Path) -> dict[str, Any]:
-    """Write the parts of a generator as `target/<name>-<part>.onnx`, and return what a page must know.
+    """Write the parts of a generator as ONNX files and describe them.
 
     Weights are stored in half precision; the arithmetic is in single precision. All parts work on one image.
-    draw: noise [1, *shape], label int64 [1] -> image [1, 3, S, S] in [-1, 1]. A `LatentGenerator` has two
-    parts instead, and `paths` by the number of steps:
-    predict: x [1, *shape], time [1], label, guidance [] -> what its network says of it, [1, *shape];
-    decode: x -> image.
+    `draw` takes noise [1, *shape] and label int64 [1], and gives an image [1, 3, S, S] in [-1, 1]. A
+    `LatentGenerator` has two parts instead: `predict` takes x [1, *shape], time [1], label and guidance [],
+    and gives the network's output [1, *shape]; `decode` takes x and gives the image.
+
+    Args:
+        generator: in evaluation mode, on the CPU.
+        target: the folder for `<name>-<part>.onnx`.
+
+    Returns:
+        What a page must know: title, size, shape; of a `LatentGenerator` also its guidance and steps, and
+        `paths`, what the page does for each number of steps, see `LatentGenerator.trace_solver`.
     """
     target.mkdir(parents=True, exist_ok=True)
-    noise, label = torch.zeros(1, *generator.noise_shape), torch.tensor([0])
-    facts: dict[str, Any] = {}
-    if isinstance(generator, LatentGenerator):
-        settings = generator.settings
-        paths = {steps: _path(generator, steps) for steps in generator.offered_steps}
-        facts = {"guidance": settings.guidance, "steps": settings.sampling_steps, "paths": paths}
-        asked = {"x": noise, "time": torch.zeros(1), "label": label, "guidance": torch.tensor(2.0)}
-        times = torch.as_tensor(
-            [each["time"] for each in paths[settings.sampling_steps] if "time" in each]
-        )
-
-        def predict(x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
-            return generator.predict(x, time.to(times.dtype), label, guidance)  # type: ignore[arg-type]
-
-        _write(_Part(generator, predict), asked, target / f"{generator.name}-predict.onnx")
-        _write(
-            _Part(generator, generator.decode_images),
-            {"x": noise},
-            target / f"{generator.name}-decode.onnx",
-        )
-    else:
-        inputs = {"noise": noise, "label": label}
-        _write(_Part(generator, generator.draw), inputs, target / f"{generator.name}-draw.onnx")
-    about = {
+    for part, (function, inputs) in generator.export_parts().items():
+        _write(_Part(generator, function), inputs, target / f"{generator.name}-{part}.onnx")
+    about: dict[str, Any] = {
         "title": ARM_NAMES[generator.name],
         "size": generator.image_size,
         "shape": generator.noise_shape,
     }
-    return {**about, **facts}
+    if isinstance(generator, LatentGenerator):
+        settings = generator.settings
+        about |= {"guidance": settings.guidance, "steps": settings.sampling_steps}
+        about["paths"] = {steps: _path(generator, steps) for steps in generator.offered_steps}
+    return about
 
 
 def _path(generator: LatentGenerator, steps: int) -> list[dict[str, Any]]:
-    """What a page does, in order: ask the network at a `time` about a sum, or, without a time, show the sum.
-
-    `weights` of the sum: of the noise, and of every answer of the network so far. A solver is linear in
-    these, so that unit vectors in their place say what it makes of them.
-    """
-    todo: list[dict[str, Any]] = []
-    units = iter(torch.eye(1 + MOST_PASSES, dtype=torch.float64).view(-1, 1, 1, 1, 1 + MOST_PASSES))
-
-    def noted(x: Tensor, **at: float) -> None:
-        known = 1 + sum("time" in each for each in todo)
-        todo.append(
-            {**at, "weights": [float(f"{weight:.9g}") for weight in x.flatten()[:known].tolist()]}
-        )
-
-    def predict(x: Tensor, time: float) -> Tensor:
-        noted(x, time=time)
-        return next(units)
-
-    for x in generator.solve(next(units), predict, steps, generator.settings.solver):
-        noted(x)
-    return todo
+    """The instructions of `trace_solver` as a page reads them: without a time, the sum is shown."""
+    return [
+        {"weights": weights} if time is None else {"time": time, "weights": weights}
+        for weights, time in generator.trace_solver(steps)
+    ]
 
 
 class _Part(nn.Module):

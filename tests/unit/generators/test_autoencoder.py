@@ -95,5 +95,5 @@ def test_a_profile_without_autoencoder_has_none_to_train(edited_tiny, tmp_path):
 
 
 def test_two_perceptual_terms_are_refused(edited_tiny):
-    with pytest.raises(InputError, match="perceptual must be 0"):
+    with pytest.raises(InputError, match="perceptual_weight must be 0"):
         load_profile(edited_tiny({"diffusion": {"perceptual_weight": 0.3}}))

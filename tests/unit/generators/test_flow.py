@@ -46,19 +46,19 @@ def test_the_best_velocity_leads_every_noise_to_its_place_in_the_data(flow):
     noise = seeded_noise(flow.shape, 3, 2, torch.device("cpu"))
 
     def error(solver: str, steps: int) -> float:
-        *_, end = flow.path(LABELS[:2], 3, guidance=1.0, steps=steps, solver=solver)
+        *_, end = flow.seeded_trajectory(LABELS[:2], 3, guidance=1.0, steps=steps, solver=solver)
         return float((end - (MEAN + DEVIATION * noise)).abs().max())
 
     assert error("euler", 160) == pytest.approx(error("euler", 80) / 2, rel=0.1)
     assert error("midpoint", 20) < error("midpoint", 10) / 3.5
     assert error("midpoint", 20) < error("euler", 40) / 3
-    _, half, _ = flow.path(LABELS[:2], 3, guidance=1.0, steps=2, solver="euler")
+    _, half, _ = flow.seeded_trajectory(LABELS[:2], 3, guidance=1.0, steps=2, solver="euler")
     torch.testing.assert_close(half, noise + best_velocity(noise, 0.0) / 2)
 
 
 def test_where_all_images_are_one_a_single_step_arrives(flow):
     flow.predict = lambda x, time, *_: (MEAN - x) / (1 - time)
-    *_, end = flow.path(LABELS[:2], 0, guidance=1.0, steps=1, solver="euler")
+    *_, end = flow.seeded_trajectory(LABELS[:2], 0, guidance=1.0, steps=1, solver="euler")
     torch.testing.assert_close(end, torch.full_like(end, MEAN))
 
 

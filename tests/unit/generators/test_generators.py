@@ -202,12 +202,12 @@ def test_the_gans_players_get_their_own_gradients_only(profile):
     latent = torch.randn(8, gan.settings.latent_size)
     labels = torch.arange(8) % 7
     fake = gan.synthesis(latent, labels)
-    real_maps, fake_maps = (gan.seen(x) for x in (images, fake))
+    real_maps, fake_maps = (gan.augmented_inputs(x) for x in (images, fake))
     for real, made in zip(real_maps, fake_maps, strict=True):
         torch.randn(torch.cat([real, made]).shape)
     real_score = gan.discriminator(real_maps, labels).detach()
     fooling = F.softplus(real_score - gan.discriminator(fake_maps, labels)).mean()
-    (fooling + gan.settings.mode_seeking * gan.sameness(latent, fake, labels)).backward()
+    (fooling + gan.settings.mode_seeking * gan.mode_seeking_loss(latent, fake, labels)).backward()
     for name, parameter in gan.synthesis.named_parameters():
         torch.testing.assert_close(joint[name], parameter.grad, atol=1e-5, rtol=1e-3)
 
@@ -219,7 +219,7 @@ def test_sameness_is_the_quotient_of_distances_and_highest_for_a_collapsed_gener
     with torch.no_grad():
         fake = gan.synthesis(latent, labels)
         torch.manual_seed(1)
-        found = gan.sameness(latent, fake, labels)
+        found = gan.mode_seeking_loss(latent, fake, labels)
         torch.manual_seed(1)
         other = torch.randn(3, gan.settings.latent_size)
         apart = F.interpolate(gan.synthesis(other, labels[:3]), scale_factor=0.25, mode="area")
@@ -228,7 +228,7 @@ def test_sameness_is_the_quotient_of_distances_and_highest_for_a_collapsed_gener
         )
         expected = ((other - latent[:3]).abs().mean(1) / (apart + 0.02)).mean()
         gan.synthesis = CollapsedNetwork()
-        collapsed = gan.sameness(latent, gan.synthesis(latent, labels), labels)
+        collapsed = gan.mode_seeking_loss(latent, gan.synthesis(latent, labels), labels)
     torch.testing.assert_close(found, expected)
     assert collapsed > 40 and collapsed > 2 * found
 
@@ -343,7 +343,7 @@ def test_dpm_solver_is_nearer_the_exact_path_than_ddim_which_is_of_first_order(e
     exact = best_guess(at_end, torch.zeros(2, dtype=torch.long), None, None)
 
     def error(solver, steps):
-        *_, clean = diffusion.path(
+        *_, clean = diffusion.seeded_trajectory(
             torch.tensor([1, 2]), 3, guidance=1.0, steps=steps, solver=solver
         )
         return float((clean - exact).abs().max())
@@ -450,7 +450,7 @@ class OfPairs(Generator):
     def training_step(self, images, labels):
         return {"loss": (images + self.shade).var(0).mean()}
 
-    def draw(self, noise, labels):
+    def decode_noise(self, noise, labels):
         return noise[:, :, None, None].expand(-1, 3, 8, 8)
 
 

@@ -41,7 +41,7 @@ class Toy(Generator):
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {"loss": (images.mean((2, 3)) - self.colour[labels]).square().mean()}
 
-    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
+    def decode_noise(self, noise: Tensor, labels: Tensor) -> Tensor:
         return (self.colour[labels][:, :, None, None] + self.settings.noise * noise).clamp(-1, 1)
 '''
 SETTINGS = """

@@ -69,7 +69,9 @@ def torch_images(
     labels = torch.tensor([label])
     if not isinstance(generator, LatentGenerator):
         return to_uint8(generator.sample(labels, 0)).permute(0, 2, 3, 1).numpy()
-    images = torch.cat([generator.decode_images(x) for x in generator.path(labels, 0, **how)])
+    images = torch.cat(
+        [generator.decode_images(x) for x in generator.seeded_trajectory(labels, 0, **how)]
+    )
     return to_uint8(images).permute(0, 2, 3, 1).numpy()
 
 
@@ -150,11 +152,13 @@ def test_a_page_that_does_what_it_is_told_goes_the_solvers_way(edited_tiny, name
         return torch.sin(3 * x + time)
 
     terms = [noise]
-    for todo in playground._path(generator, 5):
-        x = sum(weight * term for weight, term in zip(todo["weights"], terms, strict=True))
-        terms += [predict(x, todo["time"])] if "time" in todo else []
-        shown += [] if "time" in todo else [x]
-    wanted = list(generator.solve(noise, predict, 5, solver))
+    for weights, at in generator.trace_solver(5):
+        x = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+        if at is None:
+            shown.append(x)
+        else:
+            terms.append(predict(x, at))
+    wanted = list(generator.solver_steps(noise, predict, 5, solver))
     assert len(terms) == 1 + 5 * (2 if solver == "midpoint" else 1) and len(wanted) >= 5
     torch.testing.assert_close(torch.stack(shown), torch.stack(wanted), atol=1e-5, rtol=0)
 
