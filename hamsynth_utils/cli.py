@@ -224,6 +224,7 @@ def download(
 def generator(
     name: Annotated[str, typer.Argument(help="such as vae, gan, diffusion")],
     run: TrainedRun,
+    generator_seed: Annotated[int, typer.Option(min=0, help="seed of this generator")] = 0,
     profile: Profile = "smoke",
     data: Data = "phantom",
     seed: Seed = 0,
@@ -238,9 +239,9 @@ def generator(
     made, is_first = _run_shared_by_processes(run, profile, data, seed)
     from hamsynth_utils.experiment.stages import train_generator
 
-    training = train_generator(made, name, is_first)
+    training = train_generator(made, name, is_first, generator_seed)
     if is_first:
-        _print_training(made.paths.generator(name), training)
+        _print_training(made.paths.generator(name, generator_seed), training)
 
 
 @example("hamsynth train classifier real --classifier-seed 0 --run trial", to=train_app)

@@ -96,12 +96,10 @@ class RunPaths:
     Attributes:
         folder: the run folder.
         split_by: how the run splits its data, `lesion` or `image`.
-        generator_seed: the seed of the generators whose files are meant where no seed is named.
     """
 
     folder: Path
     split_by: str = "lesion"
-    generator_seed: int = 0
 
     @property
     def record(self) -> Path:
@@ -152,32 +150,32 @@ class RunPaths:
         """The folder of all generators."""
         return self.folder / "generators"
 
-    def generator(self, name: str, seed: int | None = None) -> Path:
+    def generator(self, name: str, seed: int = 0) -> Path:
         """The folder of one training of a generator: weights, history and synthetic images.
 
         Args:
             name: the generator.
-            seed: the generator seed; `generator_seed` by default, here and in the methods below.
+            seed: the generator seed. The first seed of every run is 0.
         """
-        return self.generators / name / self._seed_folder(seed)
+        return self.generators / name / seed_folder(seed)
 
-    def generator_weights(self, name: str, seed: int | None = None) -> Path:
+    def generator_weights(self, name: str, seed: int = 0) -> Path:
         """The weights of one training of a generator."""
         return self.generator(name, seed) / WEIGHTS
 
-    def generator_history(self, name: str, seed: int | None = None) -> Path:
+    def generator_history(self, name: str, seed: int = 0) -> Path:
         """The losses of one training of a generator."""
         return self.generator(name, seed) / HISTORY
 
-    def snapshot_distances(self, name: str, seed: int | None = None) -> Path:
+    def snapshot_distances(self, name: str, seed: int = 0) -> Path:
         """The distance to real images at each snapshot of one training."""
         return self.generator(name, seed) / "snapshot_distances.csv"
 
-    def sampling_curves(self, name: str, seed: int | None = None) -> Path:
+    def sampling_curves(self, name: str, seed: int = 0) -> Path:
         """The distance to real images by guidance, solver and steps."""
         return self.generator(name, seed) / "sampling.csv"
 
-    def synthetic(self, name: str, seed: int | None = None) -> Path:
+    def synthetic(self, name: str, seed: int = 0) -> Path:
         """The folder of the synthetic set that one training of a generator made."""
         return self.generator(name, seed) / "synthetic"
 
@@ -186,7 +184,7 @@ class RunPaths:
         found = self.generators.glob(f"*/seed-*/{WEIGHTS}")
         return sorted((path.parent.parent.name, seed_of(path.parent)) for path in found)
 
-    def autoencoder(self, owner: str | None = None, seed: int | None = None) -> Path:
+    def autoencoder(self, owner: str | None = None, seed: int = 0) -> Path:
         """The folder of an autoencoder.
 
         Args:
@@ -195,10 +193,7 @@ class RunPaths:
             seed: the generator seed.
         """
         name = f"{owner}-autoencoder" if owner else "autoencoder"
-        return self.generators / name / self._seed_folder(seed)
-
-    def _seed_folder(self, seed: int | None) -> str:
-        return seed_folder(self.generator_seed if seed is None else seed)
+        return self.generators / name / seed_folder(seed)
 
     @property
     def classifiers(self) -> Path:

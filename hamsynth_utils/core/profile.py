@@ -51,7 +51,7 @@ class Profile(_Sections):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Seeds of the classifier; each arm is fine-tuned once per seed."""
     generator_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    """Seeds of the generators. The first seed is the one that the chapters look at."""
+    """Seeds of the generators. The first seed is 0; the chapters show the generators of this seed."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     """If left out, real images alone and with those of each generator of the run."""
     other_split_arms: tuple[Arm, ...] = ()
@@ -84,6 +84,8 @@ class Profile(_Sections):
             seeds = getattr(self, key)
             if len(set(seeds)) != len(seeds):
                 raise ValueError(f"{key} holds a repeat: {list(seeds)}")
+        if self.generator_seeds[0] != 0:
+            raise ValueError(f"generator_seeds must begin with 0: {list(self.generator_seeds)}")
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms holds a repeat: {list(self.arms)}")
         if "real" not in self.arms:

@@ -116,15 +116,15 @@ def generator_card(folder: Path, name: str, heading: str = "#", seed: int = 0) -
     Raises:
         InputError: if the weights are missing or damaged.
     """
-    paths = RunPaths(folder, generator_seed=seed)
-    weights = paths.generator_weights(name)
+    paths = RunPaths(folder)
+    weights = paths.generator_weights(name, seed)
     metadata = read_metadata(weights)
     record = yaml.safe_load(RunPaths(folder).record.read_text())
-    history = pd.read_csv(paths.generator_history(name))
+    history = pd.read_csv(paths.generator_history(name, seed))
     minutes = history["seconds"].iloc[-1] / 60
-    if paths.snapshot_distances(name).is_file():
+    if paths.snapshot_distances(name, seed).is_file():
         # This table counts the minutes of the autoencoder, too; a history counts its own alone.
-        minutes = pd.read_csv(paths.snapshot_distances(name))["minutes"].iloc[-1]
+        minutes = pd.read_csv(paths.snapshot_distances(name, seed))["minutes"].iloc[-1]
     origin = " The run took it over from a released checkpoint." if "released" in metadata else ""
     fidelity = _rows(folder, "fidelity", generator=name, reference="heldout")
     consistency = _rows(folder, "class_consistency", generator=name)

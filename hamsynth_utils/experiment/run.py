@@ -141,8 +141,7 @@ class Run:
     @property
     def paths(self) -> RunPaths:
         """Where the files of the run lie."""
-        first_seed = self.profile.generator_seeds[0]
-        return RunPaths(self.folder, self.profile.data.split_by, first_seed)
+        return RunPaths(self.folder, self.profile.data.split_by)
 
     def generator_seed_for(self, classifier_seed: int) -> int:
         """The seed of the generators whose synthetic images a classifier learns from.
@@ -358,18 +357,18 @@ class Run:
         )
         return pd.concat([known, repeated_photos(lesions)], ignore_index=True)
 
-    def has_synthetic_set(self, generator: str, seed: int | None = None) -> bool:
+    def has_synthetic_set(self, generator: str, seed: int = 0) -> bool:
         """Whether the synthetic set of a generator is finished."""
         return self.paths.synthetic(generator, seed).is_dir()
 
-    def synthetic_set(self, generator: str, seed: int | None = None) -> LesionSet:
+    def synthetic_set(self, generator: str, seed: int = 0) -> LesionSet:
         """The finished synthetic set of a generator, verified.
 
         The files are read at the first call; later calls return the same object.
 
         Args:
             generator: its name.
-            seed: the generator seed; the first seed of the profile by default.
+            seed: the generator seed.
 
         Returns:
             The images in the order of the manifest.

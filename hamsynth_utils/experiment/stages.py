@@ -54,20 +54,19 @@ def flip_and_turn(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def train_generator(
-    run: Run, name: str, progress_bar: bool = True, seed: int | None = None
+    run: Run, name: str, progress_bar: bool = True, seed: int = 0
 ) -> TrainingResult:
     """Train a generator of the run on the training part, or load it if it is trained already.
 
-    If the profile allows it, the first seed is not trained: a released checkpoint that was trained on the
-    same images is installed instead, with its own settings. `TrainingResult.origin` says so. Further seeds
-    have the settings of the first seed.
+    If the profile allows it, seed 0 is not trained: a released checkpoint that was trained on the same images
+    is installed instead, with its own settings. `TrainingResult.origin` says so. Further seeds have the
+    settings of seed 0.
 
     Args:
         run: the run.
         name: the generator.
         progress_bar: whether to show one.
-        seed: the generator seed; the first seed of the profile by default. The training draws from the
-            seed `run.seed + seed`.
+        seed: the generator seed. The training draws from the seed `run.seed + seed`.
 
     Returns:
         The trained generator, its losses and its snapshots.
@@ -76,7 +75,6 @@ def train_generator(
         InputError: if the profile has no such generator.
         TrainingDiverged: if the loss is not finite any more or explodes.
     """
-    seed = run.paths.generator_seed if seed is None else seed
     settings = effective_settings(run, name)
     lesions = run.training_images()
     torch.manual_seed(run.seed + seed)
@@ -123,7 +121,7 @@ def effective_settings(run: Run, name: str) -> Any:
 
 
 def train_autoencoder(
-    run: Run, name: str = "diffusion", progress_bar: bool = True, seed: int | None = None
+    run: Run, name: str = "diffusion", progress_bar: bool = True, seed: int = 0
 ) -> TrainingResult:
     """Train the autoencoder of a generator on the training part, or load it if it is trained already.
 
@@ -139,7 +137,6 @@ def train_autoencoder(
     Raises:
         InputError: if the generator works without an autoencoder.
     """
-    seed = run.paths.generator_seed if seed is None else seed
     target = autoencoder_dir(run, name, seed)
     if target is None:
         raise InputError(f"this profile's {name} works on pixels: it has no autoencoder")
@@ -160,13 +157,13 @@ def train_autoencoder(
         )
 
 
-def autoencoder_dir(run: Run, name: str, seed: int | None = None) -> Path | None:
+def autoencoder_dir(run: Run, name: str, seed: int = 0) -> Path | None:
     """The folder of a generator's autoencoder; generators whose autoencoders have equal settings share one.
 
     Args:
         run: the run.
         name: the generator.
-        seed: the generator seed; the first seed of the profile by default.
+        seed: the generator seed.
 
     Returns:
         The folder, or None if the generator has no autoencoder.
@@ -191,17 +188,14 @@ def autoencoder_seconds(run: Run, name: str) -> float:
     return float(pd.read_csv(folder / HISTORY)["seconds"].iloc[-1])
 
 
-def make_synthetic(
-    run: Run, name: str, progress_bar: bool = True, seed: int | None = None
-) -> LesionSet:
+def make_synthetic(run: Run, name: str, progress_bar: bool = True, seed: int = 0) -> LesionSet:
     """Sample the synthetic set of a generator of the run, or load it if it is there already; verified.
 
     Args:
         run: the run.
         name: the generator.
         progress_bar: whether to show one.
-        seed: the generator seed; the first seed of the profile by default. Further seeds are sampled with
-            the guidance scale of the first seed.
+        seed: the generator seed. Further seeds are sampled with the guidance scale of seed 0.
 
     Returns:
         The images in the order of the manifest.
@@ -209,7 +203,6 @@ def make_synthetic(
     Raises:
         InputError: if the generator is not trained yet.
     """
-    seed = run.paths.generator_seed if seed is None else seed
     folder = run.paths.synthetic(name, seed)
     with run.stage_dir(run.paths.generator(name, seed)):
         if folder.is_dir():
@@ -224,7 +217,7 @@ def make_synthetic(
         notebook = f"the notebook of the {name}"
         weights = run.require(run.paths.generator_weights(name, seed), notebook)
         sampling_kwargs = {}
-        if seed != run.paths.generator_seed:
+        if seed != 0:
             first = run.require(run.paths.generator_weights(name), notebook)
             chosen = json.loads(read_metadata(first)["settings"])
             sampling_kwargs = {key: chosen[key] for key in ("guidance",) if key in chosen}
@@ -244,8 +237,24 @@ def make_synthetic(
         )
 
 
+def make_further_seeds(run: Run, name: str, progress_bar: bool = True) -> None:
+    """Train a generator with every seed of the profile but 0, and sample a synthetic set of each.
+
+    Args:
+        run: the run; seed 0 of the generator is finished.
+        name: the generator.
+        progress_bar: whether to show one.
+
+    Raises:
+        InputError: if seed 0 is not trained yet.
+    """
+    for seed in run.profile.generator_seeds[1:]:
+        train_generator(run, name, progress_bar, seed)
+        make_synthetic(run, name, progress_bar, seed)
+
+
 def install_released_checkpoint(run: Run, name: str) -> bool:
-    """Put a generator's released checkpoint into the run, as its first seed, if that is wanted and right.
+    """Put a generator's released checkpoint into the run, as its seed 0, if that is wanted and right.
 
     Wanted: the profile says `use_released_checkpoints: true`, and the run has not begun to train a generator
     of its own. Right: the checkpoint was trained on exactly this run's training images, at their size.
@@ -287,7 +296,7 @@ def install_released_checkpoint(run: Run, name: str) -> bool:
         key: value.float() if value.is_floating_point() else value
         for key, value in read_weights(path)[0].items()
     }
-    write_weights(weights, tensors, {**metadata, "generator_seed": str(run.paths.generator_seed)})
+    write_weights(weights, tensors, {**metadata, "generator_seed": "0"})
     return True
 
 

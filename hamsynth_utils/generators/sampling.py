@@ -73,7 +73,7 @@ def synthesize(
     )
     provenance = {
         "generator": generator.name,
-        # Checkpoints of version 0.1.0, where a generator was trained once, do not name a seed.
+        # Checkpoints of version 0.1.0, where a generator was trained once, do not name its seed.
         "generator_seed": metadata.get("generator_seed", "0"),
         "checkpoint": sha256_of(checkpoint),
         "trained_on": metadata.get("trained_on", "unknown"),

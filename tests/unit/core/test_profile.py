@@ -80,6 +80,8 @@ def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
         ("threads", "true", r"threads.*True"),
         ("arms", "[real, real]", "arms holds a repeat"),
         ("seeds", "[0, 0]", "seeds holds a repeat"),
+        ("generator_seeds", "[0, 1, 1]", "generator_seeds holds a repeat"),
+        ("generator_seeds", "[1, 0]", "generator_seeds must begin with 0"),
         ("arms", "[real, dream]", r"arms\.1.*dream"),
         ("other_split_arms", "[real, gan]", "other_split_arms holds gan, whose generator has seen"),
         ("probe.ratios", "[0.0]", r"probe\.ratios\.0.*0\.0"),
