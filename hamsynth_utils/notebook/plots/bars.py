@@ -63,8 +63,8 @@ def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
     figure, (axes,) = new_axes(1.0 + len(counts) * (0.28 + 0.24 * len(parts)))
     counts = counts.rename(dict(next(iter(parts.values())).classes.long_names))
     long = counts.melt(ignore_index=False, var_name="part", value_name="images")
-    look = {"palette": colours, "saturation": 1, "width": 0.82, "gap": 0.1}
-    seaborn.barplot(long, x="images", y=long.index, hue="part", ax=axes, **look)
+    bar = {"palette": colours, "saturation": 1, "width": 0.82, "gap": 0.1}
+    seaborn.barplot(long, x="images", y=long.index, hue="part", ax=axes, **bar)
     for bar in chain.from_iterable(axes.containers):
         n, y = int(bar.get_width()), bar.get_y() + bar.get_height() / 2
         end = (max(n, 1) if log else n, y)  # a logarithmic axis has no 0
@@ -77,8 +77,8 @@ def class_counts(parts: Mapping[str, LesionSet], log: bool = True) -> Figure:
     axes.margins(y=0.02)
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="images" + (", logarithmic" if log else ""), ylabel="")
-    place = {"bbox_to_anchor": (0.4, 1), "ncols": min(4, len(parts)), "title": None, "handlelength": 1}
-    seaborn.move_legend(axes, "lower center", **place)
+    look = {"ncols": min(4, len(parts)), "title": None, "handlelength": 1}
+    seaborn.move_legend(axes, "lower center", bbox_to_anchor=(0.4, 1), **look)
     return figure
 
 

@@ -115,7 +115,7 @@ def threshold_panels(
     colours = [PALETTE[4], PALETTE[0]]
     by_truth = {name: scores[truth], "other": scores[~truth]}
     _histograms(left, by_truth, colours, bins=20, binrange=(0, 1), stat="percent")
-    left.set(xlabel=f"probability of {name}", ylabel="images of the kind, %")
+    left.set(xlabel=f"probability of {name}", ylabel="images of the group, %")
     grid = np.linspace(0, 1, 201)
     below = [100 * (part < grid[:, None]).mean(1) for part in by_truth.values()]  # [201] each
     curves = {"sensitivity": 100 - below[0], "specificity": below[1]}

@@ -1,4 +1,4 @@
-"""Each figure shows what it was given: the right bars, intervals, names, pixels and colours."""
+"""Each figure shows its data: the right bars, intervals, names, pixels and colours."""
 
 import io
 from collections.abc import Callable
@@ -127,7 +127,7 @@ def test_image_grid_holds_the_pixels_in_reading_order(lesions: LesionSet) -> Non
     assert len(figure.axes) == 1
 
 
-def test_image_grid_takes_floats_arrays_and_lesion_sets(lesions: LesionSet) -> None:
+def test_image_grid_accepts_floats_arrays_and_lesion_sets(lesions: LesionSet) -> None:
     truth = mosaic(plots.image_grid(lesions.images[:4]))
     few = lesions.subset(np.arange(4))
     for same in (
@@ -147,7 +147,7 @@ def test_image_grid_titles(lesions: LesionSet) -> None:
     ]
 
 
-def test_eight_columns_fill_the_books_width(lesions: LesionSet) -> None:
+def test_eight_columns_fill_the_width_of_the_book(lesions: LesionSet) -> None:
     for figure in (plots.image_grid(lesions.images[:16]), plots.class_grid(lesions, per_class=8)):
         assert figure.get_figwidth() == pytest.approx(plots.WIDTH, abs=0.1)
 
@@ -218,7 +218,7 @@ def test_class_counts(lesions: LesionSet) -> None:
     ]
 
 
-def test_loss_curves_name_each_column_and_pass_over_missing_values() -> None:
+def test_loss_curves_name_each_column_and_leave_out_missing_values() -> None:
     history = pd.DataFrame(
         {"step": range(100), "train": np.linspace(2, 1, 100), "validation": np.nan}
     )
@@ -250,7 +250,7 @@ def test_a_logarithmic_axis_has_plain_readable_ticks(low: float, high: float) ->
     assert 2 <= len(ticks) <= 8
 
 
-def test_bars_draw_the_intervals_that_are_given() -> None:
+def test_bars_have_intervals_where_there_are_some() -> None:
     figure = plots.bars_with_intervals(
         ["real", "vae", "gan"], [0.7, 0.8, 0.9], [0.6, np.nan, 0.85], [0.75, np.nan, 0.95]
     )
@@ -327,7 +327,7 @@ def test_curves_have_intervals_names_and_what_they_are_compared_with() -> None:
     assert [text.get_text() for text in axes.texts] == ["GAN", "VAE"]
 
 
-def test_each_class_has_a_point_an_arm_and_marked_classes_a_ground() -> None:
+def test_each_class_has_one_point_per_arm_and_marked_classes_have_grey_ground() -> None:
     rows = pd.concat([class_rows(["vae", "gan"], dx) for dx in ("akiec", "vasc")])
     counts = dict.fromkeys(CLASSES, 7) | {"vasc": 1234}
     axes = plots.class_panels(rows, counts, marked=["vasc"], reference=0.0, xlabel="points").axes[0]
@@ -376,7 +376,7 @@ def test_confusion_matrix_is_normalised_by_row() -> None:
     ]
 
 
-def test_confusion_panels_have_per_cent_of_the_row_and_hide_what_is_left_over() -> None:
+def test_confusion_panels_have_per_cent_of_the_row_and_hide_unused_axes() -> None:
     counts = np.zeros((7, 7), dtype=int)
     counts[1, 1], counts[1, 4], counts[6, 5] = 3, 1, 2
     figure = plots.confusion_panels(
@@ -427,7 +427,7 @@ ZEROS = torch.zeros(2, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
-    ("draw", "said"),
+    ("draw", "message"),
     [
         (lambda: plots.image_grid(ZEROS[:, :1]), r"\[N, 3, H, W\]"),
         (lambda: plots.image_grid(ZEROS + 2), "clamp"),
@@ -457,16 +457,16 @@ ZEROS = torch.zeros(2, 3, 8, 8)
         (lambda: plots.histogram_pair([], [1.0], ("a", "b")), "at least one value"),
     ],
 )
-def test_bad_input(draw: Callable[[], Figure], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_bad_input(draw: Callable[[], Figure], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         draw()
 
 
-def test_a_threshold_parts_the_scores_where_it_says() -> None:
+def test_a_threshold_separates_the_scores_at_its_value() -> None:
     scores, truth = np.array([0.1, 0.4, 0.6, 0.9, 0.3]), np.array([False, False, True, True, True])
-    found = {"value": 2 / 3, "low": 0.2, "high": 0.9}
+    sensitivity = {"value": 2 / 3, "low": 0.2, "high": 0.9}
     figure = plots.threshold_panels(
-        scores, truth, 0.5, found, {"value": 1.0, "low": 0.5, "high": 1.0}, "melanoma"
+        scores, truth, 0.5, sensitivity, {"value": 1.0, "low": 0.5, "high": 1.0}, "melanoma"
     )
     left, right = figure.axes
     assert [text.get_text() for text in left.get_legend().get_texts()] == [
@@ -484,7 +484,7 @@ def test_a_threshold_parts_the_scores_where_it_says() -> None:
             )
     np.testing.assert_allclose(intervals(right)[0], [[0.5, 20], [0.5, 90]])
     with pytest.raises(InputError, match="of one kind"):
-        plots.threshold_panels(scores[2:], truth[2:], 0.5, found, found, "melanoma")
+        plots.threshold_panels(scores[2:], truth[2:], 0.5, sensitivity, sensitivity, "melanoma")
 
 
 def test_a_mixture_shows_the_images_of_each_class_and_the_gain_at_its_ratio() -> None:
@@ -540,6 +540,6 @@ def test_spectra_are_drawn_on_a_logarithmic_axis_with_their_names() -> None:
     [ratios().iloc[:0], ratios(low=0.0), ratios().drop(columns="high")],
     ids=["empty", "zero", "no high"],
 )
-def test_spectra_that_cannot_be_drawn_are_refused(frame: pd.DataFrame) -> None:
+def test_bad_spectra_are_refused(frame: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="at least one row|lack the columns"):
         plots.spectrum_curves(frame)

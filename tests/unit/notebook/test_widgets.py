@@ -50,7 +50,7 @@ widgets.interact(shade(0.0)[0], shade, noise_level={LEVELS}, diagnosis=["mel", "
 
 
 def colour(source: str) -> list[int]:
-    """Of a PNG of one colour, as base64."""
+    """The colour of a PNG that has one colour, given as base64."""
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"))
     assert (pixels == pixels[0, 0]).all()
     return pixels[0, 0].tolist()
@@ -62,47 +62,47 @@ def source_of(markup: str) -> str:
 
 
 @pytest.fixture
-def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+def interactive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(widgets, "is_interactive", lambda: True)
     monkeypatch.setattr(widgets, "display", lambda figure: None)
 
 
-def test_nobody_is_there_in_plain_python() -> None:
+def test_plain_python_is_not_interactive() -> None:
     figure = BookFigure()
     assert not widgets.is_interactive()
     assert widgets.interact(figure, shade, noise_level=LEVELS) is figure
 
 
-def test_the_front_end_says_whether_somebody_is_there() -> None:
-    """By what it sends with a cell: JupyterLab that input may be asked for, papermill that it may not."""
+def test_the_front_end_says_whether_a_session_is_interactive() -> None:
+    """JupyterLab sends with each cell that input may be asked for; papermill that it may not."""
     manager, client = start_new_kernel()
-    said: list[str] = []
+    messages: list[str] = []
     try:
         for asked in (True, False, True):
             client.execute_interactive(
                 "from hamsynth_utils.notebook import widgets; print(widgets.is_interactive())",
                 allow_stdin=asked,
                 timeout=300,
-                output_hook=lambda message: said.append(
+                output_hook=lambda message: messages.append(
                     message["content"].get("text", message["msg_type"])
                 ),
             )
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    assert re.findall("True|False", "".join(said)) == ["True", "False", "True"]
+    assert re.findall("True|False", "".join(messages)) == ["True", "False", "True"]
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [(0.123456, "0.1235"), (np.float32(1234.56), "1235"), (1050, "1050"), ("nearer", "nearer")],
 )
-def test_a_number_of_the_text_is_printed_where_somebody_is_there(
-    monkeypatch, capsys, value, said
+def test_a_number_of_the_text_is_printed_in_an_interactive_session(
+    monkeypatch, capsys, value, text
 ) -> None:
     glued = []
     monkeypatch.setattr(widgets.myst_nb, "glue", lambda *args, **how: glued.append((args, how)))
-    for there, printed in ((True, f"vae-steps: {said}\n"), (False, "")):
+    for there, printed in ((True, f"vae-steps: {text}\n"), (False, "")):
         monkeypatch.setattr(widgets, "is_interactive", lambda there=there: there)
         widgets.glue("vae-steps", value, display=False)
         assert capsys.readouterr().out == printed
@@ -135,7 +135,7 @@ def test_papermill_leaves_the_figure_alone(tmp_path: Path) -> None:
     ]  # the figure, not the controls' start
 
 
-def test_moving_a_control_draws_again(somebody: None) -> None:
+def test_moving_a_control_draws_again(interactive: None) -> None:
     box = widgets.interact(BookFigure(), shade, noise_level=LEVELS, diagnosis=("mel", "nv"))
     slider, choice, picture = box.children
     assert (slider.description, choice.description) == ("noise level", "diagnosis")
@@ -149,12 +149,12 @@ def test_moving_a_control_draws_again(somebody: None) -> None:
     assert '<p role="status">level 1.0 &lt;nv&gt;. Drawn in ' in picture.value
 
 
-def test_what_is_slow_is_not_drawn_while_a_slider_is_dragged(somebody: None) -> None:
+def test_a_slow_figure_is_not_drawn_while_a_slider_is_dragged(interactive: None) -> None:
     box = widgets.interact(BookFigure(), shade, slow=True, noise_level=LEVELS)
     assert not box.children[0].continuous_update
 
 
-def test_an_error_is_shown_and_raised(somebody: None) -> None:
+def test_an_error_is_shown_and_raised(interactive: None) -> None:
     def draw(steps: int = 2) -> tuple[BookFigure, str]:
         if steps == 1:
             raise InputError("steps must be <2> or more")
@@ -171,7 +171,7 @@ def test_an_error_is_shown_and_raised(somebody: None) -> None:
 @pytest.mark.parametrize(
     "controls", [{"noise": LEVELS}, {"noise_level": [0.1, 0.2]}, {"diagnosis": ["nv"]}]
 )
-def test_a_control_must_have_a_place_to_start_in_a_batch_run_too(controls: dict) -> None:
+def test_a_control_needs_a_start_value_in_a_batch_run_too(controls: dict) -> None:
     (name,) = controls
     with pytest.raises(
         InputError, match=f"shade must have a parameter {name}, whose default is one of"
@@ -180,7 +180,7 @@ def test_a_control_must_have_a_place_to_start_in_a_batch_run_too(controls: dict)
 
 
 def test_every_interactive_figure_is_explained_and_described() -> None:
-    found = 0
+    count = 0
     for name, notebook in NOTEBOOKS.items():
         assert "widgets" not in notebook["metadata"], name
         words = ""
@@ -189,18 +189,18 @@ def test_every_interactive_figure_is_explained_and_described() -> None:
             if cell["cell_type"] == "markdown":
                 words = source
             elif "widgets.interact(" in source:
-                found += 1
+                count += 1
                 assert "**Interactive.** In JupyterLab" in words, (name, cell["id"])
                 assert (
                     cell["metadata"]["mystnb"]["figure"]["caption"]
                     and cell["metadata"]["mystnb"]["image"]["alt"]
                 )
-    assert found >= 5
+    assert count >= 5
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """The address of a JupyterLab of its own, which shows one notebook and asks nobody for news."""
+    """The address of a JupyterLab server that shows one notebook and looks for no news."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     notebook.metadata["kernelspec"] = {
         "name": "python3",
