@@ -9,16 +9,13 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-import torch
 import yaml
 from conftest import ROOT
 from solving import CHAPTERS, exercises_of, surprises, trying
 
 from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.notebook.exercises import RIGHT, UNANSWERED, WRONG, grade, self_check
 from hamsynth_utils.report.plain_markdown import plain
 from hamsynth_utils.report.student import for_students, write_student_version
 
@@ -112,77 +109,6 @@ def test_the_quiz_asks_for_more_than_yes_or_no_and_explains(chapter):
         assert len(answer.split()) >= 12 and not re.match(
             r"(Yes|No|Nobody|Not surely|One cannot)\b", answer
         ), answer
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (3, 3.0),
-        (3.0, 3),
-        (np.int64(3), 3),
-        (np.float32(3), 3),
-        (torch.tensor(3), 3),
-        (torch.tensor([3.0]), 3),
-        (torch.tensor(3.0, requires_grad=True), 3),
-        (np.array([[3]]), 3),
-        (3, torch.tensor(3.0)),
-        (3.01, 3),
-        (True, True),
-        (" Supported ", "supported"),
-        (("supported", "undecided"), ["supported", "undecided"]),
-        ("a, b", ["a", "b"]),
-        ([1, torch.tensor(2)], (1.0, 2.0)),
-        (torch.ones(2, 3), np.ones((2, 3))),
-        ([1, 2], np.array([1.0, 2.0])),
-        (4, lambda answer: answer % 2 == 0),
-    ],
-)
-def test_a_right_answer_is_right_in_any_form(answer, expected):
-    assert grade(answer, expected, "a hint") == RIGHT
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (3.1, 3),
-        (-3, 3),
-        (300, 3),
-        (float("nan"), 3),
-        (float("inf"), 3),
-        ([3, 3], 3),
-        ({}, 3),
-        (object(), 3),
-        ("supported", "undecided"),
-        (1, "undecided"),
-        ("a", ["a", "b"]),
-        (("b", "a"), ["a", "b"]),
-        (["a", None], ["a", "b"]),
-        (torch.ones(3, 2), np.ones((2, 3))),
-        (1.0, np.ones((2, 3))),
-        ([1, float("nan")], [1, 2]),
-        (5, [5, 5]),
-        (5, lambda answer: answer % 2 == 0),
-    ],
-)
-def test_a_wrong_answer_is_not_right_and_gets_the_hint(answer, expected):
-    assert grade(answer, expected, "a hint") == f"{WRONG}: a hint"
-    assert grade(answer, expected) == WRONG
-
-
-def test_what_is_not_answered_is_said_and_a_text_for_a_number_too(capsys):
-    for answer in (None, [None, None], (None,)):
-        self_check(answer, 3, "a hint")
-        assert capsys.readouterr().out == f"{UNANSWERED}: the answer is None\n"
-    asked = []
-    self_check(None, asked.append)
-    assert asked == [] and capsys.readouterr().out == f"{UNANSWERED}: the answer is None\n"
-    for number in (3, 3.0, np.float64(3), torch.tensor(3.0)):
-        assert grade("3", number, "a hint") == f"{WRONG}: a number is asked for, and '3' is text"
-
-
-def test_how_far_off_a_number_may_be():
-    assert grade(14.4, 14, within=0.5) == grade(100.9, 100) == RIGHT
-    assert grade(13.5, 14, within=0) == grade(101.1, 100) == grade(0.01, 0.0) == WRONG
 
 
 def test_a_solution_that_fails_or_a_wrong_answer_that_passes_is_a_surprise(tmp_path):
