@@ -54,6 +54,7 @@ def test_every_file_that_is_named_is_there(document):
         r"^    .*$", "", (ROOT / document).read_text(), flags=re.M
     )  # commands name files of their own
     named = set(re.findall(r"`([\w./]+\.(?:py|yaml|yml|toml|md|cff|bib|ipynb|jpg))`", text))
+    named |= set(re.findall(r"\]\((?!http)([\w./-]+)\)", text))
     assert len(named) >= 4
     missing = [
         n for n in named if not any((ROOT / base / n).is_file() for base in ("", "hamsynth_utils"))
