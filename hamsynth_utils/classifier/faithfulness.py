@@ -1,6 +1,7 @@
-"""Trying to prove a map of a Vision Transformer wrong: against lesions, hidden patches and shuffled weights.
+"""Tests of an explanation map of a Vision Transformer: lesions, hidden patches and shuffled weights.
 
-Maps are [N, rows, columns] over the patches of N images, not negative; their order or their shares count.
+Maps are [N, rows, columns] over the patches of N images and not negative. Only their order or their
+proportions count.
 """
 
 from __future__ import annotations
@@ -16,23 +17,30 @@ from torch.nn import functional as F
 
 from hamsynth_utils.core.errors import InputError
 
-SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
-"""Shares of the patches that are hidden, or shown, one after the other."""
+FRACTIONS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+"""The fractions of the patches that `hiding_curves` hides or shows."""
 
 
 LIKE_RANDOM = 0.5
-"""A map whose rank correlation with that of shuffled weights is not surely lower shows the architecture."""
+"""A map shows the architecture if its rank correlation with that of shuffled weights is not surely lower."""
 
 
-NEEDED = ("deletion, random", "insertion, random", "shuffled weights")
-"""The checks without which a map explains nothing."""
+REQUIRED_CHECKS = ("deletion, random", "insertion, random", "shuffled weights")
+"""A map that fails one of these checks explains nothing."""
 
 
-def share_inside(heat: Tensor, masks: np.ndarray | Tensor) -> np.ndarray:
-    """Share of each map that lies on the lesion, in [0, 1]: [N].
+def fraction_inside(heat: Tensor, masks: np.ndarray | Tensor) -> np.ndarray:
+    """The fraction of each map that lies on the lesion.
 
-    masks: bool [N, H, W]; a patch's value is spread evenly over its pixels, so that an even map's share is
-    the lesion's share of the picture, and so is that of a map that is 0 everywhere.
+    A patch's value is spread evenly over its pixels. An even map therefore has the fraction of the image that
+    the lesion covers, and so has a map that is 0 everywhere.
+
+    Args:
+        heat: maps [N, rows, columns].
+        masks: lesions, bool [N, H, W].
+
+    Returns:
+        Fractions [N] in [0, 1].
     """
     heat = heat.double()
     inside = _per_patch(torch.as_tensor(masks), (heat.shape[1], heat.shape[2]))
@@ -41,9 +49,16 @@ def share_inside(heat: Tensor, masks: np.ndarray | Tensor) -> np.ndarray:
 
 
 def centred_blobs(masks: np.ndarray, grid: tuple[int, int]) -> Tensor:
-    """Maps [N, *grid] of a disc in the middle of the picture, as large as each lesion of masks [N, H, W].
+    """Maps of a disc in the middle of the image, as large as each lesion.
 
-    What somebody would draw who has not seen the picture, but knows that photographers centre their lesion.
+    Someone who has not seen the image, but knows that photographers centre the lesion, would draw this map.
+
+    Args:
+        masks: lesions, bool [N, H, W].
+        grid: rows and columns of the patches.
+
+    Returns:
+        [N, rows, columns].
     """
     side = [np.arange(size) - (size - 1) / 2 for size in masks.shape[1:]]
     nearest = np.hypot(side[0][:, None], side[1][None, :]).ravel().argsort(kind="stable")
@@ -53,8 +68,13 @@ def centred_blobs(masks: np.ndarray, grid: tuple[int, int]) -> Tensor:
     return _per_patch(torch.as_tensor(discs), grid)
 
 
-def rivals(shape: tuple[int, int, int], seed: int) -> dict[str, Tensor]:
-    """Maps [N, rows, columns] that have not seen the image: `random` ones, and nearness to the `centre`."""
+def baseline_maps(shape: tuple[int, int, int], seed: int) -> dict[str, Tensor]:
+    """Maps that do not depend on the image: `random` ones, and closeness to the `centre`.
+
+    Args:
+        shape: [N, rows, columns] of the maps.
+        seed: of the random numbers.
+    """
     _, rows, columns = shape
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij"
@@ -68,48 +88,78 @@ def rivals(shape: tuple[int, int, int], seed: int) -> dict[str, Tensor]:
 def hiding_curves(
     vit: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, batch: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of `labels` [N] while the highest patches are hidden, and while only they are shown.
+    """Deletion and insertion curves of a map (Petsiuk, Das & Saenko 2018).
 
-    Twice [N, len(SHARES)]: deletion and insertion (Petsiuk, Das & Saenko 2018). images: what `vit` takes,
-    [N, 3, H, W]; a hidden patch shows the image's mean colour. Such pictures are unlike any the model was
-    trained on, so that part of a fall is their strangeness (Hooker et al. 2019): compare curves, not levels.
+    The highest patches are hidden (deletion), or only they are shown (insertion). A hidden patch has the
+    image's mean colour. Such images are unlike those of the training, and part of a change is due to this
+    (Hooker et al. 2019): compare curves with each other, not with a level.
+
+    Args:
+        vit: a model that gives logits.
+        images: what `vit` takes, [N, 3, H, W].
+        heat: a map of each image, [N, rows, columns].
+        labels: the class whose probability is followed, int64 [N].
+        batch: how many images are evaluated at once.
+
+    Returns:
+        The probability of the class at each of FRACTIONS, for deletion and for insertion, each
+        [N, len(FRACTIONS)].
     """
     n, rows, columns = heat.shape
-    place = (-heat.flatten(1)).argsort(dim=1, stable=True).argsort(1)  # [N, P], 0 is the highest
-    grey = images.mean((2, 3), keepdim=True)
+    rank = (
+        (-heat.flatten(1)).argsort(dim=1, stable=True).argsort(1)
+    )  # [N, patches], 0 is the highest
+    rank = rank.view(n, rows, columns)
 
-    def sure(count: int, hide: bool) -> Tensor:
-        high = (place < count).view(n, 1, rows, columns)
-        shown = F.interpolate(
-            (~high if hide else high).float(), images.shape[2:], mode="nearest"
-        ).bool()
-        parts = [
-            vit(torch.where(some.to(images.device), image, colour)).softmax(1)
-            for some, image, colour in zip(
-                shown.split(batch), images.split(batch), grey.split(batch), strict=True
-            )
-        ]
-        return torch.cat(parts).gather(1, labels[:, None])[:, 0]
+    def probability(shown: Tensor) -> Tensor:
+        return _masked_probability(vit, images, shown, labels, batch)
 
-    counts = [round(share * rows * columns) for share in SHARES]
-    everything, nothing = sure(0, hide=True), sure(0, hide=False)  # the ends of both curves
-    deletion = [everything, *(sure(count, hide=True) for count in counts[1:-1]), nothing]
-    insertion = [nothing, *(sure(count, hide=False) for count in counts[1:-1]), everything]
-    both = (torch.stack(curve, dim=1).double().cpu().numpy() for curve in (deletion, insertion))
-    return next(both), next(both)
+    counts = [round(fraction * rows * columns) for fraction in FRACTIONS]
+    deletion = [probability(rank >= count) for count in counts]
+    inner = [probability(rank < count) for count in counts[1:-1]]
+    # The ends of both curves are the same images: everything shown, and nothing.
+    insertion = [deletion[-1], *inner, deletion[0]]
+    return _curve(deletion), _curve(insertion)
+
+
+def _masked_probability(
+    vit: nn.Module, images: Tensor, shown: Tensor, labels: Tensor, batch: int
+) -> Tensor:
+    """The probability [N] of `labels` where only the patches `shown`, bool [N, rows, columns], are visible."""
+    masks = F.interpolate(shown[:, None].float(), images.shape[2:], mode="nearest").bool()
+    grey = images.mean((2, 3), keepdim=True)  # [N, 3, 1, 1]
+    probabilities = [
+        vit(torch.where(mask.to(images.device), image, colour)).softmax(1)
+        for mask, image, colour in zip(
+            masks.split(batch), images.split(batch), grey.split(batch), strict=True
+        )
+    ]
+    return torch.cat(probabilities).gather(1, labels[:, None])[:, 0]  # [N, classes] -> [N]
+
+
+def _curve(points: list[Tensor]) -> np.ndarray:
+    """Probabilities [N] at each fraction -> [N, fractions]."""
+    return torch.stack(points, dim=1).double().cpu().numpy()
 
 
 def area(curve: np.ndarray) -> np.ndarray:
-    """Area under each of `hiding_curves` [N, len(SHARES)] over the share of patches, in [0, 1]: [N]."""
-    return np.trapezoid(curve, SHARES, axis=1)
+    """The area under each of `hiding_curves` [N, len(FRACTIONS)]: [N] in [0, 1]."""
+    return np.trapezoid(curve, FRACTIONS, axis=1)
 
 
 def shuffled_weights(vit: nn.Module, blocks: int, seed: int) -> nn.Module:
-    """A copy of a timm VisionTransformer whose head and last `blocks` blocks have lost what they learned.
+    """A copy of a ViT whose head and last blocks are randomised (the cascade of Adebayo et al. 2018).
 
-    The numbers of each weight tensor are shuffled among themselves, which keeps their scale; with all blocks
-    also those of the embeddings: the cascade of Adebayo et al. (2018). Raises InputError for more blocks than
-    there are, or fewer than 0.
+    The numbers of each weight tensor are shuffled among themselves, which keeps their scale. With all blocks,
+    the embeddings are shuffled as well.
+
+    Args:
+        vit: a timm VisionTransformer.
+        blocks: how many of the last blocks are shuffled.
+        seed: of the order.
+
+    Raises:
+        InputError: the model has fewer blocks, or `blocks` is negative.
     """
     model = copy.deepcopy(vit)
     layers = list(model.blocks)  # type: ignore[arg-type]
@@ -117,19 +167,24 @@ def shuffled_weights(vit: nn.Module, blocks: int, seed: int) -> nn.Module:
         raise InputError(f"{blocks} blocks cannot be shuffled: the model has {len(layers)}")
     whole = blocks == len(layers)
     parts: list[nn.Module] = [model] if whole else [*layers[len(layers) - blocks :], model.head]  # type: ignore[list-item]
-    generator = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in parts:
             for weight in part.parameters():
-                order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+                order = torch.randperm(weight.numel(), generator=rng).to(weight.device)
                 weight.copy_(weight.flatten()[order].view_as(weight))
     return model
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> np.ndarray:
-    """Spearman's correlation over the patches of each pair of maps [N, rows, columns], in [-1, 1]: [N].
+    """Spearman's correlation over the patches of each pair of maps.
 
-    0 where one of the two is the same everywhere.
+    Args:
+        first: maps [N, rows, columns].
+        second: the same shape.
+
+    Returns:
+        [N] in [-1, 1]; 0 where one of the two maps is the same everywhere.
     """
     a, b = (rankdata(each.flatten(1).numpy(), axis=1) for each in (first, second))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
@@ -137,21 +192,29 @@ def rank_correlation(first: Tensor, second: Tensor) -> np.ndarray:
     return (a * b).sum(1) / np.where(length > 0, length, 1)
 
 
-def verdict(checks: Mapping[str, Mapping[str, float]]) -> str:
-    """What a map is worth, by rule; checks: differences with `low`, their interval's lower end, by name.
+def map_verdict(checks: Mapping[str, Mapping[str, float]]) -> str:
+    """What a map is worth, by rule.
 
-    Each difference is above 0 where the map does well, and passes if its whole interval is.
+    Args:
+        checks: by name, a difference that is above 0 where the map does well. `low` is the lower end of its
+            interval; the check passes if it is above 0.
+
+    Returns:
+        The verdict as text.
+
+    Raises:
+        InputError: one of REQUIRED_CHECKS is missing.
     """
-    absent = [name for name in NEEDED if name not in checks]
+    absent = [name for name in REQUIRED_CHECKS if name not in checks]
     if absent:
         raise InputError(f"a verdict needs the check(s) {', '.join(absent)}")
-    failed = [name for name, found in checks.items() if not found["low"] > 0]
+    failed = [name for name, difference in checks.items() if not difference["low"] > 0]
     if not failed:
         return (
             "it marks what the model uses, surely better than chance and than the picture's middle"
         )
     words = ", ".join(failed)
-    if set(failed) & set(NEEDED):
+    if set(failed) & set(REQUIRED_CHECKS):
         return f"it explains nothing that could be verified (failed: {words})"
     return (
         f"it marks something that the model uses, but passes for no explanation (failed: {words})"
@@ -159,13 +222,13 @@ def verdict(checks: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _per_patch(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Share of each patch that a mask [N, H, W] covers, [N, rows, columns]; borders may cut a pixel."""
+    """The fraction of each patch that a mask [N, H, W] covers, [N, rows, columns]; borders may cut a pixel."""
     down, across = (_overlaps(*sizes) for sizes in zip(grid, masks.shape[1:], strict=True))
     return down @ masks.double() @ across.T
 
 
 def _overlaps(patches: int, pixels: int) -> Tensor:
-    """Share of each patch's side that each pixel takes: [patches, pixels], each row sums to 1."""
+    """The fraction of each patch's side that each pixel takes: [patches, pixels], each row sums to 1."""
     start, pixel = (
         torch.arange(patches).double()[:, None] * pixels / patches,
         torch.arange(pixels).double(),

@@ -55,14 +55,15 @@ class Classifier(TrainableModule):
                 path.forward = partial(self._drop_path, path)  # type: ignore[method-assign]
 
     def _drop_path(self, path: DropPath, tokens: Tensor) -> Tensor:
-        """timm's own, drawn for the images of all processes, see `BatchShard`."""
+        """timm's stochastic depth, drawn for the images of all processes, see `BatchShard`."""
         if not path.training:
             return tokens
-        everyone = tokens.new_ones(len(tokens) * self.shard.processes, *[1] * (tokens.ndim - 1))
-        return tokens * self.shard.take(DropPath.forward(path, everyone))
+        # One factor per image of the whole batch: [N * processes, 1, 1] -> [N, 1, 1] of this process.
+        ones = tokens.new_ones(len(tokens) * self.shard.processes, *[1] * (tokens.ndim - 1))
+        return tokens * self.shard.take(DropPath.forward(path, ones))
 
     def frozen_parts(self) -> list[nn.Module | nn.Parameter]:
-        """What stays as it was pretrained: with `frozen` blocks also all that comes before them."""
+        """What is not trained: the first `frozen_blocks` blocks and everything before them."""
         if not self.settings.frozen_blocks:
             return []
         vit = self.vit
@@ -72,7 +73,7 @@ class Classifier(TrainableModule):
         )
 
     def train(self, mode: bool = True) -> Classifier:
-        """As usual, but what is frozen drops no path."""
+        """As torch's, but the frozen parts stay in evaluation mode and drop no path."""
         super().train(mode)
         for frozen in self.frozen_parts():
             if isinstance(frozen, nn.Module):
@@ -80,7 +81,14 @@ class Classifier(TrainableModule):
         return self
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Images in [-1, 1] -> what the ViT reads: input_size pixels a side, its own mean and deviation."""
+        """Resize images to `input_size` and normalise them as in the ViT's pretraining.
+
+        Args:
+            images: float [N, 3, H, W] in [-1, 1].
+
+        Returns:
+            [N, 3, input_size, input_size].
+        """
         size = self.settings.input_size
         if images.shape[-1] != size:
             images = F.interpolate(
@@ -89,44 +97,58 @@ class Classifier(TrainableModule):
         return ((images + 1) / 2 - self.mean) / self.std
 
     def forward_frozen(self, images: Tensor) -> Tensor:
-        """Tokens [N, T, D] of images [N, 3, H, W] in [-1, 1] after the frozen blocks, pooled if they are."""
+        """The tokens after the frozen blocks, pooled if the settings ask for it.
+
+        Args:
+            images: float [N, 3, H, W] in [-1, 1].
+
+        Returns:
+            [N, T, D].
+        """
         vit = self.vit
-        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(self.prepare(images)))))
+        patches = vit.patch_embed(self.prepare(images))  # [N, 3, S, S] -> [N, patches, D]
+        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(patches)))  # -> [N, T, D]
         for block in vit.blocks[: self.settings.frozen_blocks]:
             tokens = block(tokens)
         return tokens
 
     def features(self, images: Tensor) -> Tensor:
-        """Class token and mean patch token after the last block, side by side: [N, 1, 2 * D]."""
+        """The class token and the mean patch token after the last block, concatenated.
+
+        Args:
+            images: float [N, 3, H, W] in [-1, 1].
+
+        Returns:
+            [N, 1, 2 * D].
+        """
         tokens = self.forward_frozen(images)
         for block in self.vit.blocks[self.settings.frozen_blocks :]:
             tokens = block(tokens)
         tokens, prefix = self.vit.norm(tokens), self.vit.num_prefix_tokens
-        return torch.cat([tokens[:, :1], tokens[:, prefix:].mean(1, keepdim=True)], dim=2)
+        mean_patch = tokens[:, prefix:].mean(1, keepdim=True)  # [N, 1, D]
+        return torch.cat([tokens[:, :1], mean_patch], dim=2)
 
     def logits(self, images: Tensor) -> Tensor:
         """Unnormalised log probabilities [N, 7] of images [N, 3, H, W] in [-1, 1], or of their tokens."""
         vit, tokens = self.vit, images if images.ndim == 3 else self.forward_frozen(images)
-        blocks = list(vit.blocks[self.settings.frozen_blocks :])
-        for block in blocks[:-1]:
-            tokens = block(tokens)
-        for block in blocks[-1:]:
+        for number in range(self.settings.frozen_blocks, len(vit.blocks)):
+            block, is_last = vit.blocks[number], number + 1 == len(vit.blocks)
+            class_token_only = is_last and vit.global_pool == "token"
             tokens = (
-                last_block_class_token_only(block, tokens)
-                if vit.global_pool == "token"
-                else block(tokens)
+                last_block_class_token_only(block, tokens) if class_token_only else block(tokens)
             )
         return vit.forward_head(vit.norm(tokens)).float()
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The `losses` of a batch of images, or of their tokens [N, T, D]."""
         smoothing = self.settings.label_smoothing
         return losses(self.logits(images), labels, self.class_weights, smoothing, self.shard)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The head at its own rate; each block at `layer_decay` times the rate of the block above it.
+        """The head has its own rate; each block has `layer_decay` times the rate of the block after it.
 
-        Without pretrained weights everything is as new as the head and learns at the head's rate. What is
-        frozen is left out.
+        Without pretrained weights everything is as new as the head and learns at the head's rate. Frozen
+        parameters are left out.
         """
         blocks = len(self.vit.blocks)
         groups = []
@@ -148,7 +170,7 @@ class Classifier(TrainableModule):
 
 
 class Probe(TrainableModule):
-    """A linear layer on features [N, 1, D] of a ViT, see `Classifier.features`; else as a `Classifier`."""
+    """A linear classifier of the features [N, 1, D] of a ViT, see `Classifier.features`."""
 
     class_weights: Tensor
 
@@ -162,6 +184,7 @@ class Probe(TrainableModule):
         return self.head(features[:, 0])
 
     def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The `losses` of a batch of features."""
         smoothing = self.settings.label_smoothing
         return losses(self.logits(features), labels, self.class_weights, smoothing, self.shard)
 
@@ -173,22 +196,39 @@ def losses(
     label_smoothing: float,
     shard: BatchShard = TrainableModule.shard,
 ) -> dict[str, Tensor]:
-    """Label-smoothed cross-entropy in nats, each image weighted by its class, and the share that is wrong.
+    """Label-smoothed cross-entropy in nats, each image weighted by its class.
 
-    The weights are the images', and not those of the classes in the smoothed target as in torch's own
-    `weight`: there the rarest class takes most of the smoothing of every image, and with it the answer.
-    Their sum is that of the whole batch, so that several processes have the loss of one.
+    The weight belongs to the image's own class. torch's `weight` also weights the other classes of the
+    smoothed target: there the rarest class would take most of the smoothing of every image, and with it the
+    prediction. The sum of the weights is that of the whole batch, so that several processes have the loss of
+    one.
+
+    Args:
+        logits: [N, K].
+        labels: int64 [N].
+        class_weights: [K].
+        label_smoothing: in [0, 1).
+        shard: which images of the batch these are.
+
+    Returns:
+        `loss`, and `training_error`, the fraction of the images that is classified wrongly.
     """
-    each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    per_image = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     weights = class_weights[labels]
-    loss = (weights * each).sum() / shard.all_reduce_mean(weights.sum())
+    loss = (weights * per_image).sum() / shard.all_reduce_mean(weights.sum())
     return {"loss": loss, "training_error": (logits.argmax(1) != labels).float().mean()}
 
 
 def pool_patch_tokens_after(block: nn.Module, vit: VisionTransformer, side: int) -> None:
-    """From now on `block` of `vit` averages the patch tokens that it gives over squares of `side` a side.
+    """Make a block average its output patch tokens over squares of patches.
 
-    Raises InputError if the patches do not make whole squares.
+    Args:
+        block: a block of `vit`.
+        vit: the model.
+        side: how many patches a side a square has.
+
+    Raises:
+        InputError: the patches do not form whole squares.
     """
     rows, columns = vit.patch_embed.grid_size
     if rows % side or columns % side:
@@ -199,37 +239,50 @@ def pool_patch_tokens_after(block: nn.Module, vit: VisionTransformer, side: int)
     prefix, squares = vit.num_prefix_tokens, (rows // side, side, columns // side, side)
 
     def pool(_block: nn.Module, _inputs: Any, tokens: Tensor) -> Tensor:
-        patches = tokens[:, prefix:].unflatten(1, squares).mean((2, 4)).flatten(1, 2)
-        return torch.cat([tokens[:, :prefix], patches], dim=1)
+        patches = tokens[:, prefix:].unflatten(
+            1, squares
+        )  # [N, rows / side, side, columns / side, side, D]
+        pooled = patches.mean((2, 4)).flatten(1, 2)  # -> [N, patches / side^2, D]
+        return torch.cat([tokens[:, :prefix], pooled], dim=1)
 
     block.register_forward_hook(pool)
 
 
 def last_block_class_token_only(block: nn.Module, tokens: Tensor) -> Tensor:
-    """`block(tokens)[:, :1]`, tokens [N, T, D], for a fraction of the work: only the class token asks.
+    """`block(tokens)[:, :1]` for a fraction of the work.
 
-    In the last block nothing else is read. Queries, projection and MLP are needed for one token of T.
+    The head reads only the class token of the last block. So queries, projection and MLP are computed for
+    one token instead of T; keys and values are needed for all.
+
+    Args:
+        block: the last block of a timm VisionTransformer.
+        tokens: [N, T, D].
+
+    Returns:
+        The class token after the block, [N, 1, D].
     """
     attention = getattr(block, "attn", None)
     if type(block) is not Block or type(attention) is not Attention or attention.gate is not None:
         return block(tokens)[:, :1]
-    normed = block.norm1(tokens)
-    n, heads, size = len(tokens), attention.num_heads, attention.head_dim
-    one, two = attention.attn_dim, 2 * attention.attn_dim
+    n, heads, head_dim = len(tokens), attention.num_heads, attention.head_dim
+    dim = attention.attn_dim  # heads * head_dim
+    query_weight, key_value_weight = attention.qkv.weight.split([dim, 2 * dim])
     bias = attention.qkv.bias
-    query_weight, other_weight = attention.qkv.weight.split([one, two])
-    query_bias, other_bias = (None, None) if bias is None else bias.split([one, two])
-    query = (
-        F.linear(normed[:, :1], query_weight, query_bias).view(n, 1, heads, size).transpose(1, 2)
-    )
-    others = F.linear(normed, other_weight, other_bias).view(n, -1, 2, heads, size)
-    key, value = others.permute(2, 0, 3, 1, 4)
-    answer = F.scaled_dot_product_attention(
+    query_bias, key_value_bias = (None, None) if bias is None else bias.split([dim, 2 * dim])
+
+    normed = block.norm1(tokens)  # [N, T, D]
+    query = F.linear(normed[:, :1], query_weight, query_bias)  # [N, 1, dim]
+    query = query.view(n, 1, heads, head_dim).transpose(1, 2)  # -> [N, heads, 1, head_dim]
+    key_value = F.linear(normed, key_value_weight, key_value_bias)  # [N, T, 2 dim]
+    key_value = key_value.view(n, -1, 2, heads, head_dim)  # -> [N, T, 2, heads, head_dim]
+    key, value = key_value.permute(2, 0, 3, 1, 4)  # -> 2 x [N, heads, T, head_dim]
+    attended = F.scaled_dot_product_attention(  # [N, heads, 1, head_dim]
         attention.q_norm(query),
         attention.k_norm(key),
         value,
         dropout_p=attention.attn_drop.p if block.training else 0.0,
     )
-    answer = attention.proj_drop(attention.proj(attention.norm(answer.transpose(1, 2).flatten(2))))
-    token = tokens[:, :1] + block.drop_path1(block.ls1(answer))
+    attended = attended.transpose(1, 2).flatten(2)  # -> [N, 1, heads, head_dim] -> [N, 1, dim]
+    attended = attention.proj_drop(attention.proj(attention.norm(attended)))  # [N, 1, D]
+    token = tokens[:, :1] + block.drop_path1(block.ls1(attended))  # [N, 1, D]
     return token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))

@@ -1,14 +1,15 @@
-"""What the frozen blocks of a ViT make of each view of an image: computed once, kept on disk, shared.
+"""The tokens of images after the frozen blocks of a ViT: computed once, kept on disk, shared.
 
-Flips and quarter turns of an image are eight views, exactly. An augmentation that draws from them, in front
-of blocks that never change, gives every block after them one of eight inputs: these are computed once for
-all arms and seeds, instead of in each step of each training.
+Flips and quarter turns give exactly eight views of an image. If the augmentation consists of these views and
+the first blocks are frozen, the blocks after them only ever see eight inputs per image. These inputs are
+computed once for all arms and seeds, instead of in every step of every training.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,18 +31,25 @@ from hamsynth_utils.training.loop import resolve_precision
 if TYPE_CHECKING:
     from hamsynth_utils.classifier.model import Classifier
 
-IMAGES_A_FILE = 256
+Compute = Callable[[Tensor, int], np.ndarray]
+"""(images uint8 [n, 3, H, W], seed) -> tokens float16 [n, V, T, D]."""
+
+
+IMAGES_PER_FILE = 256
+"""How many images one file of tokens holds."""
 
 
 BATCH = 32
-"""Images that go through the blocks at once: what they leave behind fits a CPU's cache."""
+"""How many images go through the blocks at once: their activations fit into a CPU's cache."""
 
 
 @dataclass(frozen=True)
 class CachedTokens:
-    """Tokens of images by image_id: files of float16 [images, V, T, D], mapped and not read as a whole.
+    """The tokens of images, in files that are memory-mapped and not read as a whole.
 
-    V, the number of views, may differ between files.
+    Attributes:
+        ids: the image_id of every image, in the order of the files.
+        files: float16 [images, V, T, D] each: views, tokens and dimensions. V may differ between files.
     """
 
     ids: pd.Index
@@ -61,7 +69,11 @@ class CachedTokens:
         return self.files[0].shape[3]
 
     def align_table(self, lesions: LesionSet) -> np.ndarray:
-        """Where each image lies, int64 [N]; raises InputError for one that is not there."""
+        """The row of each image among all cached images, int64 [N].
+
+        Raises:
+            InputError: an image has no cached tokens.
+        """
         rows = self.ids.get_indexer(lesions.table["image_id"])
         if (rows < 0).any():
             first = lesions.table["image_id"].iloc[int(np.flatnonzero(rows < 0)[0])]
@@ -71,7 +83,15 @@ class CachedTokens:
         return rows
 
     def take(self, rows: np.ndarray, view: np.ndarray) -> Tensor:
-        """Tokens float32 [B, T, D] of the images at `rows` [B], each in its view `view` [B] modulo its V."""
+        """Read tokens.
+
+        Args:
+            rows: which images, [B], see `align_table`.
+            view: which view of each, [B]; counted modulo the V of the image's file.
+
+        Returns:
+            float32 [B, T, D].
+        """
         starts = np.cumsum([0, *map(len, self.files)])
         numbers = np.searchsorted(starts, rows, side="right") - 1
         files = [self.files[number] for number in numbers]
@@ -84,18 +104,20 @@ class CachedTokens:
 
 @dataclass(frozen=True)
 class CachedTokenData(TrainingData):
-    """In every batch each image is in one of its views, drawn at random."""
+    """Cached tokens as training data: every batch has each image in one random view.
+
+    Attributes:
+        tokens: the tokens of `lesions`, possibly among others.
+    """
 
     tokens: CachedTokens
 
     def batch_fn(self, device: torch.device) -> BatchFn:
-        """Batches float32 [B, T, D]."""
+        """The function that makes batches float32 [B, T, D]."""
         rows = self.tokens.align_table(self.lesions)
 
-        def batch(index: Tensor, generator: torch.Generator) -> Tensor:
-            view = torch.randint(
-                self.tokens.views, (len(index),), generator=generator, device=device
-            )
+        def batch(index: Tensor, rng: torch.Generator) -> Tensor:
+            view = torch.randint(self.tokens.views, (len(index),), generator=rng, device=device)
             return self.tokens.take(rows[index.cpu().numpy()], view.cpu().numpy()).to(device)
 
         return batch
@@ -105,81 +127,113 @@ def cached_tokens(
     classifier: Classifier,
     lesions: LesionSet,
     folder: Path,
-    change: Augment | None = None,
+    extra_augment: Augment | None = None,
     seed: int = 0,
     progress: bool = False,
     features: bool = False,
-    count: int | None = None,
+    n_views: int | None = None,
 ) -> CachedTokens:
     """The tokens of every image in each of its views after the classifier's frozen blocks.
 
-    features: the features that the whole ViT makes of it instead, as if they were one token (T = 1).
-    count: of so many views, those of the settings if left out.
-    change: done to each view before it is computed, its draws from `seed`; each view gets its own.
-    What is computed is kept in `folder`, under names that stand for the frozen weights, the settings and the
-    images, so that nothing stale is ever read. It is computed in the precision of the training. Processes
-    that need the same tokens share the work: each computes the files that no other has begun. A killed one
-    loses the file it was at.
+    The tokens are kept in `folder`. A file's name is a hash of the frozen weights, the settings and the
+    images, so a file is never used for anything else. The tokens are computed in the precision of the
+    training. Processes that need the same tokens share the work. A killed process loses only the file that
+    it was computing.
+
+    Args:
+        classifier: the ViT whose blocks are used.
+        lesions: N images.
+        folder: where the files are kept.
+        extra_augment: an augmentation of every view before it is computed; each view gets its own.
+        seed: of `extra_augment`.
+        progress: whether to show a progress bar.
+        features: compute the features of the whole ViT instead, as if they were one token (T = 1).
+        n_views: how many views of each image; None for the settings'.
+
+    Returns:
+        The tokens of all N images.
     """
-    count = count or classifier.settings.tta_views
-    identity = _identity(classifier, change, seed, features, count)
+    n_views = n_views or classifier.settings.tta_views
+    identity = _identity(classifier, extra_augment, seed, features, n_views)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = lesions.images.split(IMAGES_A_FILE)
-    paths = [
-        folder / f"{_digest(identity, part.contiguous().numpy().tobytes())}.npy" for part in parts
-    ]
-    for patient in (False, True):  # the second time, wait for what others are computing
-        bar = tqdm(
-            list(zip(paths, parts, strict=True)),
-            desc="frozen blocks",
-            disable=not progress or patient,
-        )
-        for number, (path, part) in enumerate(bar):
-            if path.is_file():
-                continue
-            try:
-                with FileLock(f"{path}.lock", timeout=-1 if patient else 0):
-                    if not path.is_file():
-                        found = _compute(
-                            classifier, part, change, seed * 1_000_003 + number, features, count
-                        )
-                        with atomic_path(path) as temporary, temporary.open("wb") as out:
-                            np.save(out, found)
-            except Timeout:
-                continue
+    files = []
+    for number, images in enumerate(lesions.images.split(IMAGES_PER_FILE)):
+        name = _digest(identity, images.contiguous().numpy().tobytes())
+        files.append(_TokenFile(folder / f"{name}.npy", images, seed * 1_000_003 + number))
+
+    def compute(images: Tensor, file_seed: int) -> np.ndarray:
+        return _compute(classifier, images, extra_augment, file_seed, features, n_views)
+
+    _compute_unclaimed(files, compute, progress)
+    _wait_for_others(files, compute)
     # As plain arrays, still mapped: indexing a memmap costs more than copying a token does.
-    return CachedTokens(
-        pd.Index(lesions.table["image_id"]),
-        [np.asarray(np.load(path, mmap_mode="r")) for path in paths],
-    )
+    arrays = [np.asarray(np.load(file.path, mmap_mode="r")) for file in files]
+    return CachedTokens(pd.Index(lesions.table["image_id"]), arrays)
+
+
+@dataclass(frozen=True)
+class _TokenFile:
+    """A file of tokens, the images [n, 3, H, W] that it is computed from, and its own seed."""
+
+    path: Path
+    images: Tensor
+    seed: int
+
+    def write_if_missing(self, compute: Compute) -> None:
+        """Compute the tokens and write them; call it only while holding the lock of `path`."""
+        if not self.path.is_file():
+            tokens = compute(self.images, self.seed)
+            with atomic_path(self.path) as temporary, temporary.open("wb") as out:
+                np.save(out, tokens)
+
+    def lock(self, timeout: float) -> FileLock:
+        """The lock of the file; -1 waits for it without limit."""
+        return FileLock(f"{self.path}.lock", timeout=timeout)
+
+
+def _compute_unclaimed(files: list[_TokenFile], compute: Compute, progress: bool) -> None:
+    """First pass: compute each missing file that no other process is computing."""
+    for file in tqdm(files, desc="frozen blocks", disable=not progress):
+        if not file.path.is_file():
+            with suppress(Timeout), file.lock(timeout=0):
+                file.write_if_missing(compute)
+
+
+def _wait_for_others(files: list[_TokenFile], compute: Compute) -> None:
+    """Second pass: wait for the files of other processes, and compute those of a killed one."""
+    for file in files:
+        if not file.path.is_file():
+            with file.lock(timeout=-1):
+                file.write_if_missing(compute)
 
 
 @torch.no_grad()
 def _compute(
     classifier: Classifier,
     images: Tensor,
-    change: Augment | None,
+    extra_augment: Augment | None,
     seed: int,
     features: bool,
-    count: int,
+    n_views: int,
 ) -> np.ndarray:
+    """float16 [N, V, T, D] of images uint8 [N, 3, H, W]."""
     device = next(classifier.parameters()).device
-    through = classifier.features if features else classifier.forward_frozen
-    generator = torch.Generator(device).manual_seed(seed)
+    forward = classifier.features if features else classifier.forward_frozen
+    rng = torch.Generator(device).manual_seed(seed)
     classifier.eval()
-    parts = []
+    batches = []
     with _precision_of(classifier)[1]:
-        for some in images.split(BATCH):
-            seen = views(to_unit_range(some.to(device)), count)
-            if change is not None:
-                seen = [change(view, generator) for view in seen]
-            tokens = torch.stack([through(view).float() for view in seen], dim=1)
-            parts.append(tokens.half().cpu().numpy())
-    return np.concatenate(parts)
+        for batch in images.split(BATCH):
+            batch_views = views(to_unit_range(batch.to(device)), n_views)  # V x [B, 3, H, W]
+            if extra_augment is not None:
+                batch_views = [extra_augment(view, rng) for view in batch_views]
+            tokens = torch.stack([forward(view).float() for view in batch_views], dim=1)
+            batches.append(tokens.half().cpu().numpy())  # [B, V, T, D]
+    return np.concatenate(batches)
 
 
 def _precision_of(classifier: Classifier) -> tuple[str, torch.autocast]:
-    """The precision of the training to come, by name and as what computes in it."""
+    """The precision of the training to come: its name, and the context that computes in it."""
     name = resolve_precision(classifier.settings.training.precision)
     dtype = torch.float16 if name == "fp16" else torch.bfloat16
     return name, torch.autocast(
@@ -188,22 +242,21 @@ def _precision_of(classifier: Classifier) -> tuple[str, torch.autocast]:
 
 
 def _identity(
-    classifier: Classifier, change: Callable | None, seed: int, features: bool, count: int
+    classifier: Classifier, extra_augment: Augment | None, seed: int, features: bool, n_views: int
 ) -> str:
-    """Stands for all that the tokens depend on but the images."""
+    """A hash of everything that the tokens depend on, except the images."""
     settings, weights = classifier.settings, classifier.state_dict()
     if not features:
         frozen = {id(p) for part in classifier.frozen_parts() for p in _tensors(part)}
         weights = {name: p for name, p in classifier.named_parameters() if id(p) in frozen}
     text = (
-        f"{settings.input_size} {settings.frozen_blocks} {settings.token_pool} {count} {features} "
-        f"{_precision_of(classifier)[0]} " + (f"{change.__name__} {seed}" if change else "")
+        f"{settings.input_size} {settings.frozen_blocks} {settings.token_pool} {n_views} {features} "
+        f"{_precision_of(classifier)[0]} "
+        + (f"{extra_augment.__name__} {seed}" if extra_augment else "")
     )
-    # The head is new in every classifier and is not looked through.
-    looked_through = [value for name, value in weights.items() if not name.startswith("vit.head")]
-    return _digest(
-        text, *(value.detach().cpu().contiguous().numpy().tobytes() for value in looked_through)
-    )
+    # The head is new in every classifier and does not change the tokens.
+    used = [value for name, value in weights.items() if not name.startswith("vit.head")]
+    return _digest(text, *(value.detach().cpu().contiguous().numpy().tobytes() for value in used))
 
 
 def _tensors(part: torch.nn.Module | torch.nn.Parameter) -> list[Tensor]:

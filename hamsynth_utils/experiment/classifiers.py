@@ -141,7 +141,7 @@ def _frozen_views(
     real = cached_tokens(classifier, run.lesions(), folder, progress=progress)
     if synthetic is not None:
         added = cached_tokens(
-            classifier, synthetic, folder, progress=progress, count=SYNTHETIC_VIEWS
+            classifier, synthetic, folder, progress=progress, n_views=SYNTHETIC_VIEWS
         )
         return CachedTokenData(images, real + added), real
     if arm == "augment":

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 from hamsynth_utils.classifier.attention import patch_maps
 from hamsynth_utils.classifier.faithfulness import (
-    NEEDED,
-    SHARES,
+    FRACTIONS,
+    REQUIRED_CHECKS,
     area,
+    baseline_maps,
     centred_blobs,
+    fraction_inside,
     hiding_curves,
+    map_verdict,
     rank_correlation,
-    rivals,
-    share_inside,
     shuffled_weights,
-    verdict,
 )
 from hamsynth_utils.core.errors import InputError
 
@@ -48,19 +48,19 @@ def square(top: int, left: int, size: int, n: int = 1) -> np.ndarray:
     return mask
 
 
-def test_share_inside_by_hand():
+def test_fraction_inside_of_maps_that_are_known():
     masks = square(16, 32, 16)
-    assert share_inside(torch.ones(1, 4, 4), masks) == pytest.approx([1 / 16])
+    assert fraction_inside(torch.ones(1, 4, 4), masks) == pytest.approx([1 / 16])
     on = torch.zeros(1, 4, 4)
     on[0, 1, 2] = 5.0
-    assert share_inside(on, masks) == pytest.approx([1.0])
+    assert fraction_inside(on, masks) == pytest.approx([1.0])
     on[0, 0, 0] = 15.0
-    assert share_inside(on, masks) == pytest.approx([0.25])
+    assert fraction_inside(on, masks) == pytest.approx([0.25])
     # Half of the patch is lesion, so half of what the patch has counts.
-    assert share_inside(on, square(16, 32, 16) & (np.arange(64) < 40)) == pytest.approx([0.125])
+    assert fraction_inside(on, square(16, 32, 16) & (np.arange(64) < 40)) == pytest.approx([0.125])
     odd = square(3, 17, 23)  # of 64 pixels, so that the borders of 6 patches cut pixels
-    assert share_inside(torch.ones(1, 6, 6), odd) == pytest.approx([23**2 / 64**2])
-    assert share_inside(torch.zeros(1, 4, 4), masks) == pytest.approx([1 / 16]), (
+    assert fraction_inside(torch.ones(1, 6, 6), odd) == pytest.approx([23**2 / 64**2])
+    assert fraction_inside(torch.zeros(1, 4, 4), masks) == pytest.approx([1 / 16]), (
         "no map is an even map"
     )
 
@@ -70,8 +70,8 @@ def test_a_centred_blob_is_as_large_as_the_lesion_and_hits_what_is_centred():
         centred = square(32 - size // 2, 32 - size // 2, size)
         blob = centred_blobs(centred, (64, 64))
         assert float(blob.sum()) == size**2
-        assert share_inside(blob, centred) > 0.85
-        assert share_inside(centred_blobs(square(0, 0, 10), (64, 64)), square(0, 0, 10)) == 0
+        assert fraction_inside(blob, centred) > 0.85
+        assert fraction_inside(centred_blobs(square(0, 0, 10), (64, 64)), square(0, 0, 10)) == 0
         coarse = centred_blobs(centred, (4, 4))
         assert coarse.shape == (1, 4, 4) and float(coarse.mean()) == pytest.approx(size**2 / 64**2)
 
@@ -83,35 +83,35 @@ def test_hiding_what_counts_costs_all_at_once_and_showing_it_gives_all():
         torch.sigmoid(torch.tensor(8 / 16 - 4)).item(),
     )
     found, shown = hiding_curves(model, x, heat_at(1, 2), labels, batch=2)
-    assert found.shape == (3, len(SHARES))
-    np.testing.assert_allclose(found, [[sure, *[without] * (len(SHARES) - 1)]] * 3, rtol=1e-5)
-    np.testing.assert_allclose(shown, [[without, *[sure] * (len(SHARES) - 1)]] * 3, rtol=1e-5)
+    assert found.shape == (3, len(FRACTIONS))
+    np.testing.assert_allclose(found, [[sure, *[without] * (len(FRACTIONS) - 1)]] * 3, rtol=1e-5)
+    np.testing.assert_allclose(shown, [[without, *[sure] * (len(FRACTIONS) - 1)]] * 3, rtol=1e-5)
     last = torch.full((3, 4, 4), 1.0)
     last[:, 1, 2] = 0.0
     late, _ = hiding_curves(model, x, last, labels)
     np.testing.assert_allclose(late[:, -1], without, rtol=1e-5)
     np.testing.assert_allclose(late[:, :-1], sure, rtol=1e-5)
-    order = rivals((200, 4, 4), 0)["random"]
+    order = baseline_maps((200, 4, 4), 0)["random"]
     random, _ = hiding_curves(model, lit(200), order, torch.ones(200, dtype=torch.long))
     assert area(found).max() < area(random).mean() < area(late).min()
     # Of 16 patches, round(16 * share) are hidden: the patch that counts is among them that often.
-    expected = np.array([sure + (without - sure) * round(16 * share) / 16 for share in SHARES])
+    expected = np.array([sure + (without - sure) * round(16 * share) / 16 for share in FRACTIONS])
     np.testing.assert_allclose(random.mean(0), expected, atol=0.1)
 
 
 def test_area_is_the_mean_height():
-    assert area(np.full((2, len(SHARES)), 0.3)) == pytest.approx([0.3, 0.3])
-    assert area(np.array([SHARES])) == pytest.approx([0.5])
+    assert area(np.full((2, len(FRACTIONS)), 0.3)) == pytest.approx([0.3, 0.3])
+    assert area(np.array([FRACTIONS])) == pytest.approx([0.5])
 
 
 def test_the_centre_comes_first_in_its_map():
-    both = rivals((5, 5, 5), 3)
+    both = baseline_maps((5, 5, 5), 3)
     assert set(both) == {"random", "centre"}
     assert (both["centre"].flatten(1).argmax(1) == 12).all() and (both["centre"] > 0).all()
     corners = both["centre"][:, [0, 0, 4, 4], [0, 4, 0, 4]]
     assert (corners.max(1).values < both["centre"].flatten(1).median(1).values).all()
     assert not torch.equal(both["random"][0], both["random"][1])
-    assert torch.equal(both["random"], rivals((5, 5, 5), 3)["random"])
+    assert torch.equal(both["random"], baseline_maps((5, 5, 5), 3)["random"])
 
 
 def vit() -> nn.Module:
@@ -174,14 +174,18 @@ def test_rank_correlation_is_scipys():
 
 def test_the_verdict_follows_from_the_intervals_alone():
     good, bad = {"value": 0.2, "low": 0.1, "high": 0.3}, {"value": 0.2, "low": -0.1, "high": 0.5}
-    checks = {**dict.fromkeys(NEEDED, good), "lesion, chance": good, "deletion, centre": good}
-    assert "marks what the model uses, surely" in verdict(checks)
-    assert verdict({**checks, "deletion, centre": bad}).endswith("(failed: deletion, centre)")
-    assert "no explanation" in verdict({**checks, "lesion, chance": bad})
-    for name in NEEDED:
-        assert "explains nothing" in verdict({**checks, name: bad}) and name in verdict(
+    checks = {
+        **dict.fromkeys(REQUIRED_CHECKS, good),
+        "lesion, chance": good,
+        "deletion, centre": good,
+    }
+    assert "marks what the model uses, surely" in map_verdict(checks)
+    assert map_verdict({**checks, "deletion, centre": bad}).endswith("(failed: deletion, centre)")
+    assert "no explanation" in map_verdict({**checks, "lesion, chance": bad})
+    for name in REQUIRED_CHECKS:
+        assert "explains nothing" in map_verdict({**checks, name: bad}) and name in map_verdict(
             {**checks, name: bad}
         )
     with pytest.raises(InputError, match="shuffled weights"):
-        verdict(dict.fromkeys(NEEDED[:2], good))
-    assert "explains nothing" in verdict({**checks, NEEDED[0]: {"low": float("nan")}})
+        map_verdict(dict.fromkeys(REQUIRED_CHECKS[:2], good))
+    assert "explains nothing" in map_verdict({**checks, REQUIRED_CHECKS[0]: {"low": float("nan")}})

@@ -94,7 +94,7 @@ def test_pooled_tokens_are_the_means_of_squares_of_patches(build):
 
 
 def test_kept_tokens_are_those_of_every_view_and_are_computed_once(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "IMAGES_A_FILE", 16)
+    monkeypatch.setattr(module, "IMAGES_PER_FILE", 16)
     model = build()
     kept = cached_tokens(model, LESIONS, tmp_path / "tokens")
     assert kept.views == 8 and len(kept.files) == 3 and sum(map(len, kept.files)) == len(LESIONS)
@@ -115,7 +115,7 @@ def test_kept_tokens_are_those_of_every_view_and_are_computed_once(build, tmp_pa
 
 
 def test_what_a_killed_process_left_is_not_taken_for_whole(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "IMAGES_A_FILE", 20)
+    monkeypatch.setattr(module, "IMAGES_PER_FILE", 20)
     model, calls = build(), []
 
     def killed(*arguments):
@@ -141,7 +141,7 @@ def held(path, began):
 
 def test_processes_share_the_work(build, tmp_path, monkeypatch):
     """While another process holds the first file, the others are computed; then the first is waited for."""
-    monkeypatch.setattr(module, "IMAGES_A_FILE", 16)
+    monkeypatch.setattr(module, "IMAGES_PER_FILE", 16)
     model, compute, order = build(), module._compute, []
     files = cached_tokens(model, LESIONS, tmp_path / "before").files
     first = next(
