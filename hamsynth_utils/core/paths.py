@@ -52,8 +52,8 @@ def runs_folder() -> Path:
     """The folder of all runs.
 
     Returns:
-        The folder in HAMSYNTH_RUNS, where `~` is the user's home; else `runs/` of the checkout, or of
-        the current folder if there is no checkout.
+        The folder in HAMSYNTH_RUNS, where `~` is the user's home; else `runs/` of the checkout, or
+        of the current folder if there is no checkout.
     """
     return Path(os.environ.get("HAMSYNTH_RUNS") or (checkout() or Path.cwd()) / "runs").expanduser()
 
@@ -180,7 +180,7 @@ class RunPaths:
         return self.generator(name, seed) / "synthetic"
 
     def trained_generators(self) -> list[tuple[str, int]]:
-        """The name and seed of each generator that has weights, sorted; autoencoders are among them."""
+        """The name and seed of each generator or autoencoder that has weights, sorted."""
         found = self.generators.glob(f"*/seed-*/{WEIGHTS}")
         return sorted((path.parent.parent.name, seed_of(path.parent)) for path in found)
 
@@ -245,7 +245,8 @@ class RunPaths:
         Args:
             arm: what the probe learns from.
             seed: the seed of its training.
-            ratio: synthetic images per real image of the minority classes; None for the arm's own number.
+            ratio: synthetic images per real image of the minority classes; None for the arm's own
+                number.
             split_by: the split of its data; None for the run's own.
         """
         of_ratio = "" if ratio is None else f"-ratio-{ratio:g}"

@@ -44,14 +44,14 @@ _Sections: Any = create_model(
 class Profile(_Sections):
     """Everything a run depends on but its data and its seed. `name` is the file's stem.
 
-    Besides the fields below it has one for each registered generator, by its name: that one's settings, or
-    None if it is not in the run.
+    Besides the fields below it has one for each registered generator, by its name: that one's
+    settings, or None if it is not in the run.
     """
 
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Seeds of the classifier; each arm is fine-tuned once per seed."""
     generator_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    """Seeds of the generators. The first seed is 0; the chapters show the generators of this seed."""
+    """Seeds of the generators. The first seed is 0, which the chapters show."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     """If left out, real images alone and with those of each generator of the run."""
     other_split_arms: tuple[Arm, ...] = ()
@@ -59,7 +59,7 @@ class Profile(_Sections):
     threads: Count
     """CPU threads of one notebook."""
     use_released_checkpoints: bool = False
-    """Load a released checkpoint instead of training, where it was trained on exactly this run's images."""
+    """Whether to install a released checkpoint that was trained on exactly this run's images."""
     data: DataSettings
     synthesis: SynthesisSettings
     classifier: ClassifierSettings
@@ -98,7 +98,8 @@ class Profile(_Sections):
         made = [arm for arm in self.other_split_arms if generator_of(arm)]
         if made:
             raise ValueError(
-                f"other_split_arms holds {made[0]}, whose generator has seen images of that split's test part"
+                f"other_split_arms holds {made[0]}, whose generator has seen images of that "
+                "split's test part"
             )
         if self.data.validation_fraction + self.data.test_fraction >= 1:
             raise ValueError(
@@ -107,7 +108,15 @@ class Profile(_Sections):
         return self
 
     def with_classifiers(self, seeds: Sequence[int], arms: Sequence[str]) -> Profile:
-        """The same profile with other seeds and arms; raises InputError for a repeat or an unknown arm."""
+        """The same profile with other classifiers.
+
+        Args:
+            seeds: the seeds of the classifiers.
+            arms: their arms.
+
+        Raises:
+            InputError: if a seed or an arm is repeated, or an arm is unknown.
+        """
         try:
             return parse_profile({**self.model_dump(), "seeds": list(seeds), "arms": list(arms)})
         except ValidationError as error:
@@ -124,12 +133,20 @@ class Profile(_Sections):
         return tuple(arm for arm in ARMS if generator_of(arm) in (None, *self.generators))
 
     def generator_settings(self, name: str) -> Any:
-        """The settings of the generator `name`; raises InputError for one that is not in the run."""
+        """The settings of a generator.
+
+        Args:
+            name: the generator.
+
+        Raises:
+            InputError: if no generator has this name, or the profile has no section for it.
+        """
         if name not in GENERATORS:
             raise InputError(f"no generator is called {name!r}; there are {', '.join(GENERATORS)}")
         if name not in self.generators:
             raise InputError(
-                f"the profile {self.name} has no section {name}: add one to have that generator in a run"
+                f"the profile {self.name} has no section {name}: "
+                "add one to have that generator in a run"
             )
         return getattr(self, name)
 
@@ -137,7 +154,8 @@ class Profile(_Sections):
 def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
     """The profile `profiles/<name>.yaml`, or the one in a .yaml file given by its path.
 
-    Raises InputError naming the file, the key and the mending step for an unknown or wrongly typed key.
+    Raises InputError naming the file, the key and the mending step for an unknown or wrongly typed
+    key.
     """
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path).expanduser()
@@ -177,8 +195,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         folder: the run folder.
 
     Raises:
-        InputError: if there is no record, or if another version of HamSynth wrote it with settings that
-            this version does not have or lacks settings that this version needs.
+        InputError: if there is no record, or if another version of HamSynth wrote it with settings
+            that this version does not have or lacks settings that this version needs.
     """
     path = RunPaths(folder).record
     if not path.is_file():
@@ -190,16 +208,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     except ValidationError as error:
         problems.append(_explain_all(error))
     if problems:
+        made_by = record.get("hamsynth", "0.1.0")
         raise InputError(
-            f"{folder} was made by another version of HamSynth ({record.get('hamsynth', '0.1.0')}), whose "
-            f"settings this version cannot read ({'; '.join(problems)}). Open it with that version, or "
-            "take a new name (RUN=...)"
+            f"{folder} was made by another version of HamSynth ({made_by}), "
+            f"whose settings this version cannot read ({'; '.join(problems)}). "
+            "Open it with that version, or take a new name (RUN=...)"
         )
     return record
 
 
 def seeds_from(text: str) -> tuple[int, ...]:
-    """The seeds of a list as in SEEDS=0,1,2; raises InputError for anything but whole numbers from 0 up."""
+    """The seeds in a text such as `0,1,2`.
+
+    Raises:
+        InputError: if a part is not a whole number from 0 up.
+    """
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
         if not part.isdecimal():

@@ -27,11 +27,14 @@ MANIFEST = [
     "trained_on",
     "sha256",
 ]
-"""The columns of a manifest. `generator_seed` says which training of the generator drew an image, `seed` from
-which noise."""
+"""The columns of a manifest. `generator_seed` says which training of the generator drew an image,
+`seed` from which noise."""
 
 
-NOTICE = "SYNTHETIC IMAGE, made by a generative model; not a photograph of a patient. Research and education only."
+NOTICE = (
+    "SYNTHETIC IMAGE, made by a generative model; not a photograph of a patient. "
+    "Research and education only."
+)
 
 
 LICENCE = "CC BY-NC-SA 4.0"
@@ -42,11 +45,11 @@ LABELS = ("generator", "checkpoint", "seed", "sampling", "class", "trained_on")
 
 
 def read_synthetic(folder: Path, classes: ClassList) -> LesionSet:
-    """A synthetic set, verified: every file as the manifest says, labelled synthetic, none missing or added.
+    """A synthetic set, verified: every file is as the manifest says, and labelled as synthetic.
 
     Returns a LesionSet whose table has `synthetic` True, `lesion_id` equal to `image_id`, `dataset`
-    "synthetic:<generator>" and no age, sex or site. Raises InputError naming the first thing that was
-    altered; `verification.altered` names them all.
+    "synthetic:<generator>" and no age, sex or site. Raises InputError naming the first thing that
+    was altered; `verification.altered` names them all.
     """
     manifest = read_manifest(folder)
     added = files_not_in_manifest(folder, manifest)

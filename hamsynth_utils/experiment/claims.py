@@ -1,21 +1,24 @@
 """The claims of the source report: what each one says, what decides it, and what a run found.
 
-`book/claims.yaml` states each claim as a hypothesis about one estimate, with the threshold that decides it.
-The file was written before any run that is judged by it. The estimates of a run are the rows of the
-tables in `metrics/estimates/`, one table per chapter. A rule gives the verdict:
+`book/claims.yaml` states each claim as a hypothesis about one estimate, with the threshold that
+decides it. The file was written before any run that is judged by it. The estimates of a run are the
+rows of the tables in `metrics/estimates/`, one table per chapter. A rule gives the verdict:
 
 - above t: supported if the whole interval lies above t, contradicted if it lies below t.
 - below t: supported if the whole interval lies below t, contradicted if it lies above t.
-- within a, b: supported if the whole interval lies between a and b, contradicted if it lies outside.
+- within a, b: supported if the whole interval lies between a and b, contradicted if it lies
+  outside.
 
 Otherwise the verdict is undecided. A claim is not testable in a run in three cases:
 
 - The run has no such estimate.
 - A model that the claim rests on has seen each training image too rarely.
-- The claim is about a classifier, and the test part shares lesions with the training part. This case does
-  not apply to claims about the report's own split by images, which shares lesions by design.
+- The claim is about a classifier, and the test part shares lesions with the training part. This
+  case does not apply to claims about the report's own split by images, which shares lesions by
+  design.
 
-A verdict is about the images of its run. It concerns the source report only if these are HAM10000's.
+A verdict is about the images of its run. It concerns the source report only if these are
+HAM10000's.
 """
 
 from __future__ import annotations
@@ -42,9 +45,10 @@ MEASURED = ["value", "low", "high", "n", "lesions", "seeds", "extractor"]
 
 
 ESTIMATES = ["statistic", "arm", "reference", "split_by", *MEASURED]
-"""Columns of the estimates. The value is the statistic of `arm`, minus that of `reference` if there is one.
-`split_by` is the split of the models, `lesion` or `image`. `n` images of `lesions` lesions were measured.
-`seeds` is the number of trainings. `extractor` names the feature extractor or the attack, if there is one."""
+"""Columns of the estimates. The value is the statistic of `arm`, minus that of `reference` if there
+is one. `split_by` is the split of the models, `lesion` or `image`. `n` images of `lesions` lesions
+were measured. `seeds` is the number of trainings. `extractor` names the feature extractor or the
+attack, if there is one."""
 
 
 LEAST_PASSES = 5.0
@@ -66,8 +70,8 @@ class Claim(Settings):
         below: the threshold that the interval must lie below.
         within: the two thresholds that the interval must lie between.
         models: the models whose training the claim rests on: names of generators, or `vit`.
-        passes: how often these models must have seen each training image, unless the claim is contradicted;
-            None for `LEAST_PASSES` in every case.
+        passes: how often these models must have seen each training image, unless the claim is
+            contradicted; None for `LEAST_PASSES` in every case.
         untestable: why no run can decide the claim; None for a testable one.
     """
 
@@ -120,8 +124,8 @@ def read_claims(path: Path | None = None) -> list[Claim]:
         The claims in the order of the file.
 
     Raises:
-        InputError: if a claim has an unknown key, lacks a key, has a rule that cannot decide it, or has the
-            id of another claim. The message names the claim.
+        InputError: if a claim has an unknown key, lacks a key, has a rule that cannot decide it, or
+            has the id of another claim. The message names the claim.
     """
     path = path or project_root() / "book/claims.yaml"
     claims: list[Claim] = []
@@ -195,12 +199,12 @@ def verdict_table(
         passes: how often each model has seen each training image, by the model's name.
         images: the name of the data set, see `hamsynth_utils.data.ham10000.dataset_name`.
         split_by: the split of the run.
-        leaked: the share of the test images, 0 to 1, whose lesion is in the training or validation part,
-            see `hamsynth_utils.data.split.leaked_share`.
+        leaked: the share of the test images, 0 to 1, whose lesion is in the training or validation
+            part, see `hamsynth_utils.data.split.leaked_share`.
 
     Returns:
-        One row per claim: its words, threshold, estimate, verdict and reason. The column `rule` has the
-        verdict of the rule alone, if there is an estimate.
+        One row per claim: its words, threshold, estimate, verdict and reason. The column `rule` has
+        the verdict of the rule alone, if there is an estimate.
 
     Raises:
         InputError: as `estimate_of` does.
@@ -239,7 +243,8 @@ def _verdict_row(
     rule = None if estimate is None else decide(claim, estimate["low"], estimate["high"])
     needed = LEAST_PASSES
     if claim.passes is not None:
-        # An attack that succeeds on a briefly trained model has succeeded: more training does not undo that.
+        # An attack that succeeds on a briefly trained model has succeeded: more training does not
+        # undo that.
         needed = 0.0 if rule == "contradicted" else claim.passes
     obstacles = [
         f"{name} saw each image {passes[name]:.1f} times"

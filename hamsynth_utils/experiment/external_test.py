@@ -1,4 +1,4 @@
-"""The external test set of a run: opened once, when the classifiers are finished, and never learned from."""
+"""The external test: a run is tested once on images from elsewhere, which it never learns from."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
 def nearest_photos(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The distance of each image to the most similar one of other images.
 
-    The distance is the root mean squared difference of two thumbnails, `THUMBNAIL` pixels wide, in grey
-    levels. Equal pixels have the distance 0. A photo that was compressed again or resized has a small one.
+    The distance is the root mean squared difference of two thumbnails, `THUMBNAIL` pixels wide, in
+    grey levels. Equal pixels have the distance 0. A photo that was compressed again or resized has
+    a small one.
 
     Args:
         images: uint8 [N, 3, H, W].
@@ -50,13 +51,14 @@ def nearest_photos(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarr
 def shared_photos(external: LesionSet, lesions: LesionSet, split: Split) -> pd.DataFrame:
     """The images of an external set that the run has too.
 
-    The function compares pixels, not file names. A photo is shared if its distance to a photo of the run is
-    below `SAME_PHOTO`. Measured on HAM10000 at 64 pixels:
+    The function compares pixels, not file names. A photo is shared if its distance to a photo of
+    the run is below `SAME_PHOTO`. Measured on HAM10000 at 64 pixels:
 
-    - 1,000 random photos have a distance of at most 0.7 to themselves as JPEG of quality 75, of at most 0.2
-      at half the resolution, and of at most 1.1 with both.
-    - None of 3,004 held-out photos is within 3 of a training photo of another lesion; the nearest is at 5.4.
-      None of all 10,015 photos is within 3 of a photo of another lesion; the nearest is at 4.5.
+    - 1,000 random photos have a distance of at most 0.7 to themselves as JPEG of quality 75, of at
+      most 0.2 at half the resolution, and of at most 1.1 with both.
+    - None of 3,004 held-out photos is within 3 of a training photo of another lesion; the nearest
+      is at 5.4. None of all 10,015 photos is within 3 of a photo of another lesion; the nearest is
+      at 4.5.
     - Of 3,207 pairs of photos of one lesion, 13 count as one photo.
 
     Rotated, flipped, cropped or recoloured copies are not found.
@@ -100,9 +102,9 @@ def require_no_overlap(shared: pd.DataFrame, images: int) -> None:
     parts = ", ".join(f"{counts[part]:,} of its {part} part" for part in present)
     named = [f"{row.image_id} is {row.run_image_id} ({row.part})" for row in shared.itertuples()]
     raise InputError(
-        f"{len(shared):,} of the {images:,} images of the external set are photos that the run has too "
-        f"({parts}): {first_names(named)}. What a run has seen is no external test: take them out, or take "
-        "another set"
+        f"{len(shared):,} of the {images:,} images of the external set are photos that the run has "
+        f"too ({parts}): {first_names(named)}. What a run has seen is no external test: take them "
+        "out, or take another set"
     )
 
 
@@ -113,9 +115,9 @@ def read_opening(folder: Path) -> dict[str, Any] | None:
         folder: the run folder.
 
     Returns:
-        None if the run has no external test. Otherwise `opened` (time, UTC), `folder` (name of the external
-        set), `images` (their number), `classes` (number of images by class), `sha256` (of the set's content)
-        and `classifiers` (SHA-256 of the weights by `<arm>/seed-<seed>`).
+        None if the run has no external test. Otherwise `opened` (time, UTC), `folder` (name of the
+        external set), `images` (their number), `classes` (number of images by class), `sha256` (of
+        the set's content) and `classifiers` (SHA-256 of the weights by `<arm>/seed-<seed>`).
     """
     path = RunPaths(folder).external_record
     return json.loads(path.read_text()) if path.is_file() else None
@@ -134,9 +136,9 @@ def require_same_external_set(folder: Path, external: ExternalSet) -> None:
     record = read_opening(folder)
     if record is not None and record["sha256"] != external.sha256:
         raise InputError(
-            f"{folder} has opened the external set {record['folder']} ({record['images']:,} images) on "
-            f"{record['opened']}, and this is another: a run is tested outside once. Take another name "
-            "(RUN=...)"
+            f"{folder} has opened the external set {record['folder']} ({record['images']:,} "
+            f"images) on {record['opened']}, and this is another: a run is tested outside once. "
+            "Take another name (RUN=...)"
         )
 
 
@@ -148,7 +150,8 @@ class ExternalTest:
         lesions: the external set.
         record: the record of the test, see `read_opening`.
         predictions: of each tested classifier, by arm and seed; rows in the order of the lesions.
-        late: the classifiers that were finished after the test, by `<arm>/seed-<seed>`; they are not tested.
+        late: the classifiers that were finished after the test, by `<arm>/seed-<seed>`; they are
+            not tested.
     """
 
     lesions: LesionSet
@@ -169,8 +172,9 @@ def finished_classifiers(run: Run) -> dict[str, Path]:
 def run_external_test(run: Run, source: str, progress_bar: bool = True) -> ExternalTest:
     """Test the finished classifiers of a run on an external set, once.
 
-    The first call records the test before any prediction, so that nothing can be chosen by its result.
-    The predictions are kept beside each classifier; later calls read them. Nothing is trained.
+    The first call records the test before any prediction, so that nothing can be chosen by its
+    result. The predictions are kept beside each classifier; later calls read them. Nothing is
+    trained.
 
     Args:
         run: the run.
@@ -181,9 +185,10 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
         The external set, the record of the test and the predictions.
 
     Raises:
-        InputError: if `read_external` refuses the set, if the run has photos of the set (all are listed in
-            `external/shared.csv`), if the classifier of real images alone is not finished, if the run was
-            tested on another set, or if a classifier was trained again after the test.
+        InputError: if `read_external` refuses the set, if the run has photos of the set (all are
+            listed in `external/shared.csv`), if the classifier of real images alone is not
+            finished, if the run was tested on another set, or if a classifier was trained again
+            after the test.
     """
     check_external(source, run.data)
     external = read_external(source, run.profile.data.image_size, run.seed + 1, progress_bar)
@@ -227,12 +232,12 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
 
 
 def _predictions(run: Run, arm: str, seed: int, sha256: str, lesions: LesionSet) -> pd.DataFrame:
-    """The predictions of one classifier, read or made now; its weights must have the recorded SHA-256."""
+    """The predictions of one classifier, whose weights must have the recorded SHA-256."""
     weights = run.require(run.paths.classifier(arm, seed) / WEIGHTS, "06_vit")
     if sha256_of(weights) != sha256:
         raise InputError(
-            f"{weights} was trained anew after the external set had been opened: it is not tested on it. "
-            "Take another name (RUN=...)"
+            f"{weights} was trained anew after the external set had been opened: it is not tested "
+            "on it. Take another name (RUN=...)"
         )
     target = run.paths.predictions(arm, "external", seed)
     if not target.is_file():

@@ -1,8 +1,8 @@
 """Run one command of the pipeline: its output goes to a log, and short news of it to the terminal.
 
-Beside the log, a .json file of the same name gets the minutes and the peak memory of the command. If
-the environment variable HAMSYNTH_PIPELINE holds the process id of the pipeline, the command ends when that
-process ends. So no training goes on after its pipeline was killed.
+Beside the log, a .json file of the same name gets the minutes and the peak memory of the command.
+If the environment variable HAMSYNTH_PIPELINE holds the process id of the pipeline, the command ends
+when that process ends. So no training goes on after its pipeline was killed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def watch(name: str, log: Path, command: list[str], news_seconds: float = NEWS_S
 
 
 def _copy_output(name: str, process: subprocess.Popen, log: Path, news_seconds: float) -> None:
-    """Write the output of a process to the log until it ends; print news; kill it without its pipeline."""
+    """Write the output of a process to the log and print news until the process ends."""
     assert process.stdout is not None
     news, printed, due = "", "", time.monotonic() + news_seconds
     with log.open("wb") as file, selectors.DefaultSelector() as selector:
@@ -83,7 +83,7 @@ def _copy_output(name: str, process: subprocess.Popen, log: Path, news_seconds: 
 
 
 def _peak_memory(usage: resource.struct_rusage) -> float:
-    """The peak memory in GiB of the command or of one of its child processes, such as a notebook's kernel."""
+    """The peak memory in GiB of the command, or of a child process such as a notebook's kernel."""
     return usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
@@ -92,7 +92,7 @@ def _say(text: str) -> None:
 
 
 def _last_news(chunk: bytes) -> str:
-    """The last progress bar without its picture, or the last line that says what is waited for; else empty."""
+    """The last progress bar without its picture, or the last line that names a lock; else empty."""
     for line in reversed(re.split(r"[\r\n]+", chunk.decode(errors="replace"))):
         if re.search(r"\d%\||waiting for", line):
             return re.sub(r"\|[^|]*\|", "", line).strip()

@@ -1,7 +1,7 @@
-"""Learning curves: the distance to held-out images by training time, by guidance and by sampling steps.
+"""Learning curves: distance to held-out images by training time, guidance and sampling steps.
 
-Each point uses few images, so that a curve takes little time. Compare points of one curve with each other,
-but not with the distances of another table.
+Each point uses few images, so that a curve takes little time. Compare points of one curve with each
+other, but not with the distances of another table.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class HeldoutFrechet:
         run: the run.
 
     Attributes:
-        labels: int64 [N], of the held-out images. N is `synthesis.n_curve_images`, or the size of the
-            validation part if that is smaller.
-        real_baseline: the distance between the held-out images and N training images, which show other
-            lesions.
+        labels: int64 [N], of the held-out images. N is `synthesis.n_curve_images`, or the size of
+            the validation part if that is smaller.
+        real_baseline: the distance between the held-out images and N training images, which show
+            other lesions.
     """
 
     def __init__(self, run: Run) -> None:
@@ -96,8 +96,8 @@ def snapshot_distances(
         evaluator: measures the distance.
 
     Returns:
-        One row per snapshot: step, minutes (with those of the autoencoder), loss, the distance's mean, low,
-        high, n and n_subsets, and real_baseline.
+        One row per snapshot: step, minutes (with those of the autoencoder), loss, the distance's
+        mean, low, high, n and n_subsets, and real_baseline.
     """
     with run.stage_dir(run.paths.generator(name)):
         path = run.paths.snapshot_distances(name)
@@ -148,10 +148,10 @@ def snapshot_samples(
 
 
 def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -> pd.DataFrame:
-    """The distance by guidance scale, and by solver and number of steps; computed once and kept in the run.
+    """The distance by guidance scale, and by solver and steps; computed once and kept in the run.
 
-    The function chooses the guidance scale by `chosen_guidance` and writes it into the settings of the
-    generator and of its weights. The synthetic set of the run is sampled with this scale.
+    The function chooses the guidance scale by `chosen_guidance` and writes it into the settings of
+    the generator and of its weights. The synthetic set of the run is sampled with this scale.
 
     Args:
         run: the run.
@@ -159,8 +159,9 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
         evaluator: measures the distance.
 
     Returns:
-        One row per point: curve (`guidance` or `steps`), solver, steps, guidance, passes (of the network
-        per image), seconds, the distance's mean, low, high, n and n_subsets, and real_baseline.
+        One row per point: curve (`guidance` or `steps`), solver, steps, guidance, passes (of the
+        network per image), seconds, the distance's mean, low, high, n and n_subsets, and
+        real_baseline.
     """
     settings = run.profile.diffusion
     with run.stage_dir(run.paths.generator(diffusion.name)):
@@ -191,12 +192,12 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
 
 
 def chosen_guidance(curve: pd.DataFrame) -> float:
-    """The largest guidance scale whose distance is within one standard error of the smallest distance.
+    """The largest guidance scale within one standard error of the smallest distance.
 
-    More guidance shows the classes more clearly. The distance limits the scale only as far as it can tell two
-    scales apart (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). The distance is computed
-    on subsets of half of the images. Their standard deviation is therefore the standard error of the distance
-    on all images (the delete-half jackknife, Shao & Wu 1989).
+    More guidance shows the classes more clearly. The distance limits the scale only as far as it
+    can tell two scales apart (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). The
+    distance is computed on subsets of half of the images. Their standard deviation is therefore the
+    standard error of the distance on all images (the delete-half jackknife, Shao & Wu 1989).
 
     Args:
         curve: columns guidance, mean, high and n_subsets.

@@ -1,4 +1,4 @@
-"""The record of a run: settings, data, versions and device; and its comparison with a new request."""
+"""The record of a run, `run.yaml`, and its comparison with what a run is asked to be."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def record_of(profile: Profile, data: str, seed: int, device: torch.device) -> d
         device: the device that the run uses.
 
     Returns:
-        The settings, the device, the versions of HamSynth, Python and all important packages, and the commit.
+        The settings, the device, the versions of HamSynth, Python and all important packages, and
+        the commit.
     """
     return {
         "hamsynth": version("hamsynth"),
@@ -74,8 +75,8 @@ def require_same_settings(
         classifiers: the requested `seeds` and `arms`; None for those of the run.
 
     Raises:
-        InputError: if profile, data or seed differ, if the data changed, or if the request lacks seeds or
-            arms of the run. The message names the differences.
+        InputError: if profile, data or seed differ, if the data changed, or if the request lacks
+            seeds or arms of the run. The message names the differences.
     """
     differences: list[str] = []
     if record["seed"] != asked["seed"]:
@@ -96,8 +97,9 @@ def require_same_settings(
         had = record["profile"][key]
         if wanted is not None and not set(had) <= set(wanted):
             differences.append(
-                f"{key}: this run has {comma_list(had)}, you ask for {comma_list(wanted)}, but it can only "
-                f"gain some, as with {key.upper()}={comma_list(ordered_union(had, wanted))}"
+                f"{key}: this run has {comma_list(had)}, you ask for {comma_list(wanted)}, but it "
+                "can only gain some, as with "
+                f"{key.upper()}={comma_list(ordered_union(had, wanted))}"
             )
     changed = [
         change

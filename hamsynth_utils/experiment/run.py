@@ -1,7 +1,7 @@
 """The `Run`: a folder with one subfolder per stage, and `run.yaml`, which says what made it.
 
-A `Run` gives its images, synthetic sets, predictions and tables by name and seed, and knows where every file
-lies. It reads images and split once.
+A `Run` gives its images, synthetic sets, predictions and tables by name and seed, and knows where
+every file lies. It reads images and split once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Run:
 
     Attributes:
         folder: the run folder.
-        profile: the settings. Its seeds and arms are those of the run, whatever the profile's file says.
+        profile: the settings. Its seeds and arms are those of the run, whatever the profile's file
+            says.
         data: "phantom" or a folder of HAM10000.
         seed: the seed of the run.
     """
@@ -81,16 +82,16 @@ class Run:
             data: "phantom" or a folder of HAM10000.
             seed: the seed of the run.
             root: the folder of all runs, by default the `runs_folder`.
-            seeds: seeds of the classifiers. A run can gain seeds, but not lose any. By default those that
-                the run has; in a new run those of the profile.
+            seeds: seeds of the classifiers. A run can gain seeds, but not lose any. By default
+                those that the run has; in a new run those of the profile.
             arms: arms of the classifiers, as `seeds`.
 
         Returns:
             The run.
 
         Raises:
-            InputError: if a value has a wrong type, the run was made with other values, the data changed
-                since, or the folder cannot be written.
+            InputError: if a value has a wrong type, the run was made with other values, the data
+                changed since, or the folder cannot be written.
         """
         for key, value, kind in [
             ("run", name, str),
@@ -146,9 +147,9 @@ class Run:
     def generator_seed_for(self, classifier_seed: int) -> int:
         """The seed of the generators whose synthetic images a classifier learns from.
 
-        The classifier's seed and the generator's seed at the same place of the profile's two lists belong
-        together, if the lists are of equal length. Otherwise every classifier learns from the first
-        generator seed.
+        The classifier's seed and the generator's seed at the same place of the profile's two lists
+        belong together, if the lists are of equal length. Otherwise every classifier learns from
+        the first generator seed.
         """
         seeds, generator_seeds = self.profile.seeds, self.profile.generator_seeds
         paired = len(seeds) == len(generator_seeds) and classifier_seed in seeds
@@ -345,8 +346,8 @@ class Run:
         """Pairs of near-duplicate images of different lesions.
 
         Returns:
-            Columns image_id_a, image_id_b: the pairs that are known for the data, and the pairs that
-            show one photo, see `repeated_photos`.
+            Columns image_id_a, image_id_b: the pairs that are known for the data, and the pairs
+            that show one photo, see `repeated_photos`.
         """
         return self._pairs(self.lesions())
 
@@ -374,8 +375,9 @@ class Run:
             The images in the order of the manifest.
 
         Raises:
-            InputError: if no generator has this name, if its notebook has not been run, if it was trained
-                on other images than this run's training part, or if a file of the set was altered.
+            InputError: if no generator has this name, if its notebook has not been run, if it was
+                trained on other images than this run's training part, or if a file of the set was
+                altered.
         """
         if generator not in REGISTRY:
             raise InputError(
@@ -385,7 +387,8 @@ class Run:
         trained_on = set(read_manifest(folder)["trained_on"])
         if trained_on != {self.training_fingerprint()}:
             raise InputError(
-                f"{folder} comes from a generator trained on other images than this run's training part"
+                f"{folder} comes from a generator trained on other images than this run's "
+                "training part"
             )
         return self.load_once(folder, lambda: read_synthetic(folder, self.dataset.classes))
 

@@ -1,7 +1,7 @@
 """The stages of the generators: train, install a released checkpoint, sample a synthetic set.
 
-Each function loads what the run has already, and otherwise computes and saves it. The classifiers' stages are
-in `classifiers`.
+Each function loads what the run has already, and otherwise computes and saves it. The classifiers'
+stages are in `classifiers`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ from hamsynth_utils.training.loop import TrainingResult, train
 
 
 def flip_and_turn(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Random flips and quarter turns, which only permute pixels: skin lesions have no natural orientation.
+    """Flip and quarter-turn images at random: exact, since pixels are only permuted.
+
+    Skin lesions have no natural orientation.
 
     Args:
         images: float [N, 3, S, S] in [-1, 1].
@@ -58,9 +60,9 @@ def train_generator(
 ) -> TrainingResult:
     """Train a generator of the run on the training part, or load it if it is trained already.
 
-    If the profile allows it, seed 0 is not trained: a released checkpoint that was trained on the same images
-    is installed instead, with its own settings. `TrainingResult.origin` says so. Further seeds have the
-    settings of seed 0.
+    If the profile allows it, seed 0 is not trained: a released checkpoint that was trained on the
+    same images is installed instead, with its own settings. `TrainingResult.origin` says so.
+    Further seeds have the settings of seed 0.
 
     Args:
         run: the run.
@@ -102,7 +104,7 @@ def train_generator(
 
 
 def effective_settings(run: Run, name: str) -> Any:
-    """The settings of a generator of the run: the profile's, or those of the installed released checkpoint.
+    """The settings of a generator: the profile's, or those of the installed released checkpoint.
 
     Args:
         run: the run; the released checkpoint is installed now if it is wanted and not there yet.
@@ -123,7 +125,7 @@ def effective_settings(run: Run, name: str) -> Any:
 def train_autoencoder(
     run: Run, name: str = "diffusion", progress_bar: bool = True, seed: int = 0
 ) -> TrainingResult:
-    """Train the autoencoder of a generator on the training part, or load it if it is trained already.
+    """Train the autoencoder of a generator on the training part, or load it if it is trained.
 
     Args:
         run: the run.
@@ -158,7 +160,7 @@ def train_autoencoder(
 
 
 def autoencoder_dir(run: Run, name: str, seed: int = 0) -> Path | None:
-    """The folder of a generator's autoencoder; generators whose autoencoders have equal settings share one.
+    """The folder of a generator's autoencoder; autoencoders of equal settings are shared.
 
     Args:
         run: the run.
@@ -189,7 +191,7 @@ def autoencoder_seconds(run: Run, name: str) -> float:
 
 
 def make_synthetic(run: Run, name: str, progress_bar: bool = True, seed: int = 0) -> LesionSet:
-    """Sample the synthetic set of a generator of the run, or load it if it is there already; verified.
+    """Sample the synthetic set of a generator, or load it if it is there; verified.
 
     Args:
         run: the run.
@@ -254,10 +256,11 @@ def make_further_seeds(run: Run, name: str, progress_bar: bool = True) -> None:
 
 
 def install_released_checkpoint(run: Run, name: str) -> bool:
-    """Put a generator's released checkpoint into the run, as its seed 0, if that is wanted and right.
+    """Install a generator's released checkpoint as seed 0 of the run, if that is wanted and right.
 
-    Wanted: the profile says `use_released_checkpoints: true`, and the run has not begun to train a generator
-    of its own. Right: the checkpoint was trained on exactly this run's training images, at their size.
+    Wanted: the profile says `use_released_checkpoints: true`, and the run has not begun to train a
+    generator of its own. Right: the checkpoint was trained on exactly this run's training images,
+    at their size.
 
     Args:
         run: the run.
