@@ -169,7 +169,7 @@ def trained_side(title: str, name: str, options: argparse.Namespace) -> Contesta
     run = open_run(options)
     lesions, settings = run.images("train"), run.profile.generator_settings(name)
     torch.manual_seed(options.seed)
-    ours = build_generator(name, run.profile)
+    ours = build_generator(name, run.profile, len(run.dataset.classes))
     seconds, images = train_for(ours, lesions, settings.training, options.minutes, options.seed)
     options.trained.touch()
     return sampled(title, seconds, images, ours.sample, lesions, options)

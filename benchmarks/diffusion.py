@@ -33,7 +33,7 @@ def trained_diffusion(
 ) -> contest.Contestant:
     """The package's diffusion model, its autoencoder first if it has one, trained and sampled."""
     torch.manual_seed(options.seed)
-    ours = Diffusion(lesions.image_size, settings)
+    ours = Diffusion(lesions.image_size, settings, len(lesions.classes))
     seconds, minutes = 0.0, options.minutes
     if isinstance(ours.representation, Autoencoder) and settings.autoencoder is not None:
         seconds, _ = contest.train_for(

@@ -48,7 +48,7 @@ def tuned(options: argparse.Namespace, name: str, precision: str = "auto", **cha
     length = settings.training.model_copy(update={"precision": precision})
     if options.steps:
         length = length.model_copy(update={"steps": options.steps, "epochs": None})
-    classifier, _ = build_classifier(settings, options.seed)
+    classifier, _ = build_classifier(settings, options.seed, len(run.dataset.classes))
     lesions, test = run.images("train"), run.images("test")
     once, tokens, source = 0.0, None, lesions
     with TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def main() -> None:
             "steps/s": side.steps / side.training,
         }
         for metric in ("accuracy", "balanced_accuracy"):
-            statistic = comparison.statistics()[metric]
+            statistic = comparison.statistics(run.dataset.classes)[metric]
             one = comparison.estimate(
                 statistic, {options.seed: side.predictions}, lesions, draws, options.seed
             )

@@ -292,12 +292,16 @@ def sample(
     The set is a folder of PNG files with a manifest, which lists the hash of each.
     """
     from hamsynth_utils.core.arm_names import GENERATORS
-    from hamsynth_utils.data.lesion_set import CLASSES
+    from hamsynth_utils.core.weights import read_metadata
+    from hamsynth_utils.generators.loading import dataset_of
     from hamsynth_utils.generators.sampling import synthesize
 
     if generator is not None:
         _require_one_of(generator, GENERATORS, "generator")
-    counts = dict.fromkeys(classes.split(",") if classes else CLASSES, per_class)
+    names = (
+        classes.split(",") if classes else dataset_of(checkpoint, read_metadata(checkpoint)).classes
+    )
+    counts = dict.fromkeys(names, per_class)
     named: dict[str, Any] = {"guidance": guidance, "steps": steps, "solver": solver}
     options = {key: value for key, value in named.items() if value is not None}
     lesions = synthesize(checkpoint, counts, seed, out, generator_name=generator, **options)

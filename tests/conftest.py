@@ -11,9 +11,9 @@ from PIL import Image
 
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.metrics.classification import PROBABILITIES
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 ROOT = Path(__file__).resolve().parent.parent
 

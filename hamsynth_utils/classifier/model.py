@@ -14,18 +14,15 @@ from torch import Tensor, nn
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile_sections import ClassifierSettings
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.training.module import BatchShard, TrainableModule
-
-PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
 
 class Classifier(TrainableModule):
     """A timm ViT on images [N, 3, H, W] in [-1, 1] of any size: enlarged, normalised, classified.
 
-    forward in training gives the loss by name (label-smoothed cross-entropy in nats); `logits` gives [N, 7].
+    forward in training gives the loss by name (label-smoothed cross-entropy in nats); `logits` gives [N, K].
     Both also take what `trunk` made of the images, tokens [N, T, D], in place of them.
-    class_weights: [7], how much an image of each class counts in the loss; equal ones at first. They belong
+    class_weights: [K], how much an image of each class counts in the loss; equal ones at first. They belong
     to the training and are not saved with the weights.
     """
 
@@ -43,7 +40,7 @@ class Classifier(TrainableModule):
             "mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False
         )
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("class_weights", torch.ones(len(CLASSES)), persistent=False)
+        self.register_buffer("class_weights", torch.ones(vit.num_classes), persistent=False)
         for frozen in self.frozen_parts():
             frozen.requires_grad_(False)
         if settings.frozen_blocks and settings.token_pool > 1:
@@ -129,7 +126,7 @@ class Classifier(TrainableModule):
         return torch.cat([tokens[:, :1], mean_patch], dim=2)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Unnormalised log probabilities [N, 7] of images [N, 3, H, W] in [-1, 1], or of their tokens."""
+        """Unnormalised log probabilities [N, K] of images [N, 3, H, W] in [-1, 1], or of their tokens."""
         vit, tokens = self.vit, images if images.ndim == 3 else self.forward_frozen(images)
         for number in range(self.settings.frozen_blocks, len(vit.blocks)):
             block, is_last = vit.blocks[number], number + 1 == len(vit.blocks)
@@ -174,13 +171,13 @@ class Probe(TrainableModule):
 
     class_weights: Tensor
 
-    def __init__(self, dimensions: int, settings: ClassifierSettings) -> None:
+    def __init__(self, dimensions: int, settings: ClassifierSettings, n_classes: int) -> None:
         super().__init__()
-        self.settings, self.head = settings, nn.Linear(dimensions, len(CLASSES))
-        self.register_buffer("class_weights", torch.ones(len(CLASSES)), persistent=False)
+        self.settings, self.head = settings, nn.Linear(dimensions, n_classes)
+        self.register_buffer("class_weights", torch.ones(n_classes), persistent=False)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Unnormalised log probabilities [N, 7] of features [N, 1, D]."""
+        """Unnormalised log probabilities [N, K] of features [N, 1, D]."""
         return self.head(features[:, 0])
 
     def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:

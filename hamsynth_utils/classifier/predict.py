@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hamsynth_utils.classifier.model import PROBABILITIES, Classifier, Probe
+from hamsynth_utils.classifier.model import Classifier, Probe
 from hamsynth_utils.classifier.token_cache import CachedTokens
+from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
 
@@ -19,7 +20,7 @@ def predict(
     batch_size: int = 64,
     tokens: CachedTokens | None = None,
 ) -> pd.DataFrame:
-    """Columns image_id, dx (the truth) and p_akiec ... p_vasc, averaged over the views of the settings.
+    """Columns image_id, dx (the truth) and `p_<class>` of each class, averaged over the views of the settings.
 
     tokens: what the frozen blocks made of these images (`hamsynth_utils.classifier.token_cache`), so as not to make it again;
     a probe knows nothing else.
@@ -41,6 +42,11 @@ def predict(
             torch.stack([classifier.logits(view).softmax(1) for view in seen]).mean(0).cpu()
         )
     frame = lesions.table[["image_id", "dx"]].reset_index(drop=True)
-    return pd.concat(
-        [frame, pd.DataFrame(torch.cat(parts).double().numpy(), columns=PROBABILITIES)], axis=1
-    )
+    probabilities = torch.cat(parts).double().numpy()  # [N, K]
+    columns = lesions.classes.probability_columns
+    if probabilities.shape[1] != len(columns):
+        raise InputError(
+            f"the classifier tells {probabilities.shape[1]} classes apart, but the images have "
+            f"{len(columns)}: {lesions.classes}"
+        )
+    return pd.concat([frame, pd.DataFrame(probabilities, columns=columns)], axis=1)

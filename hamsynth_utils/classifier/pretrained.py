@@ -19,7 +19,6 @@ from hamsynth_utils.classifier.model import Classifier
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile_sections import ClassifierSettings
 from hamsynth_utils.core.weights import read_weights, sha256_of
-from hamsynth_utils.data.lesion_set import CLASSES
 
 HUB_SECONDS = 5.0
 """How long the model hub may take to answer before it counts as out of reach."""
@@ -35,8 +34,10 @@ class Provenance:
     tried: tuple[str, ...] = ()
 
 
-def build_classifier(settings: ClassifierSettings, seed: int) -> tuple[Classifier, Provenance]:
-    """A ViT with a new seven-class head, and where its other weights came from.
+def build_classifier(
+    settings: ClassifierSettings, seed: int, n_classes: int
+) -> tuple[Classifier, Provenance]:
+    """A ViT with a new head for `n_classes` classes (0: no head), and where its other weights came from.
 
     `hub`: timm's pretrained weights. A path: a .safetensors file in timm's names. `none`: random.
     `auto`: the hub, then `<model>*.safetensors` in the folder HAMSYNTH_WEIGHTS, then random; what failed
@@ -50,13 +51,16 @@ def build_classifier(settings: ClassifierSettings, seed: int) -> tuple[Classifie
     tried: list[str] = []
     sources: list[Callable[[], tuple[VisionTransformer, str, str]]]
     if settings.weights == "auto":
-        sources = [lambda: _from_hub(settings), lambda: _from_folder(settings)]
+        sources = [
+            lambda: _from_hub(settings, n_classes),
+            lambda: _from_folder(settings, n_classes),
+        ]
     elif settings.weights == "hub":
-        sources = [lambda: _from_hub(settings)]
+        sources = [lambda: _from_hub(settings, n_classes)]
     elif settings.weights == "none":
         sources = []
     else:
-        sources = [lambda: _from_file(settings, Path(settings.weights).expanduser())]
+        sources = [lambda: _from_file(settings, Path(settings.weights).expanduser(), n_classes)]
     vit, source, detail = None, "random", "no pretrained weights"
     for attempt in sources:
         try:
@@ -73,19 +77,21 @@ def build_classifier(settings: ClassifierSettings, seed: int) -> tuple[Classifie
                 f"classifier.frozen_blocks is {settings.frozen_blocks}, but random blocks must not be frozen: {why}. "
                 "Name a folder of weights (WEIGHTS=... of make report), or set frozen to 0"
             )
-        vit = _create(settings, depth=settings.depth)
+        vit = _create(settings, settings.depth, n_classes)
     return Classifier(vit, settings, source != "random"), Provenance(
         settings.model, source, detail, tuple(tried)
     )
 
 
-def _create(settings: ClassifierSettings, depth: int | None, **options: Any) -> VisionTransformer:
+def _create(
+    settings: ClassifierSettings, depth: int | None, n_classes: int, **options: Any
+) -> VisionTransformer:
     if depth is not None:
         options["depth"] = depth
     vit: Any = timm.create_model(
         settings.model,
         img_size=settings.input_size,
-        num_classes=len(CLASSES),
+        num_classes=n_classes,
         drop_path_rate=settings.drop_path,
         **options,
     )
@@ -102,12 +108,12 @@ def _create(settings: ClassifierSettings, depth: int | None, **options: Any) -> 
     return vit
 
 
-def _from_hub(settings: ClassifierSettings) -> tuple[VisionTransformer, str, str]:
+def _from_hub(settings: ClassifierSettings, n_classes: int) -> tuple[VisionTransformer, str, str]:
     if hub.HF_HUB_OFFLINE:
         raise InputError("the model hub was not asked: HF_HUB_OFFLINE is set")
     try:
         requests.head(hub.ENDPOINT, timeout=HUB_SECONDS)
-        vit = _create(settings, depth=None, pretrained=True)
+        vit = _create(settings, None, n_classes, pretrained=True)
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
@@ -117,24 +123,28 @@ def _from_hub(settings: ClassifierSettings) -> tuple[VisionTransformer, str, str
     return vit, "hub", f"{settings.model} from {hub.ENDPOINT}"
 
 
-def _from_folder(settings: ClassifierSettings) -> tuple[VisionTransformer, str, str]:
+def _from_folder(
+    settings: ClassifierSettings, n_classes: int
+) -> tuple[VisionTransformer, str, str]:
     folder = os.environ.get("HAMSYNTH_WEIGHTS")
     if not folder:
         raise InputError("HAMSYNTH_WEIGHTS names no folder of weights")
     found = sorted(Path(folder).expanduser().glob(f"{settings.model}*.safetensors"))
     if not found:
         raise InputError(f"the folder HAMSYNTH_WEIGHTS holds no {settings.model}*.safetensors")
-    return _from_file(settings, found[0])
+    return _from_file(settings, found[0], n_classes)
 
 
-def _from_file(settings: ClassifierSettings, path: Path) -> tuple[VisionTransformer, str, str]:
+def _from_file(
+    settings: ClassifierSettings, path: Path, n_classes: int
+) -> tuple[VisionTransformer, str, str]:
     tensors, _ = read_weights(path)
     depth = _blocks(tensors)
     if depth == 0:
         raise InputError(f"{path} holds no vision transformer: it has no blocks")
     try:
         vit = _create(
-            settings, depth=depth, pretrained=True, pretrained_cfg_overlay={"file": str(path)}
+            settings, depth, n_classes, pretrained=True, pretrained_cfg_overlay={"file": str(path)}
         )
     except (RuntimeError, SafetensorError) as error:
         raise InputError(
@@ -161,7 +171,10 @@ def load_classifier(settings: ClassifierSettings, path: Path) -> Classifier:
     InputError for a file that is missing, damaged, or of another network than the settings'.
     """
     tensors, _ = read_weights(path)
-    vit = _create(settings, depth=_blocks(name.removeprefix("vit.") for name in tensors))
+    if "vit.head.bias" not in tensors:
+        raise InputError(f"{path} does not fit {settings.model}: it holds no classifier")
+    depth = _blocks(name.removeprefix("vit.") for name in tensors)
+    vit = _create(settings, depth, n_classes=len(tensors["vit.head.bias"]))
     classifier = Classifier(vit, settings, pretrained=False)
     try:
         classifier.load_state_dict(tensors)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import overload
+from typing import SupportsIndex, overload
 
 from hamsynth_utils.core.errors import InputError
 
@@ -53,12 +53,12 @@ class ClassList(Sequence[str]):
             )
 
     @overload
-    def __getitem__(self, label: int) -> str: ...
+    def __getitem__(self, label: SupportsIndex) -> str: ...
 
     @overload
     def __getitem__(self, label: slice) -> tuple[str, ...]: ...
 
-    def __getitem__(self, label: int | slice) -> str | tuple[str, ...]:
+    def __getitem__(self, label: SupportsIndex | slice) -> str | tuple[str, ...]:
         return self.names[label]
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ averaging of weights. No setting is chosen by the score of an arm.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.data.augmentation import augment
 from hamsynth_utils.data.lesion_set import (
-    CLASSES,
     LesionSet,
     to_uint8,
     to_unit_range,
@@ -75,8 +75,8 @@ def training_set(
             )
         return synthetic
     if ratio is not None:
-        return real + first_of_each(synthetic, ratio_counts(real.labels, minority_fraction, ratio))
-    return real + first_of_each(synthetic, top_up_counts(real.labels, minority_fraction))
+        return real + first_of_each(synthetic, ratio_counts(real.counts, minority_fraction, ratio))
+    return real + first_of_each(synthetic, top_up_counts(real.counts, minority_fraction))
 
 
 def training_settings(arm: str, settings: TrainingSettings, real_images: int) -> TrainingSettings:
@@ -93,17 +93,24 @@ def training_settings(arm: str, settings: TrainingSettings, real_images: int) ->
     return settings.model_copy(update=changes)
 
 
-def class_weights(arm: str, labels: Tensor) -> Tensor:
-    """[7], how much an image of each class counts in the loss of an arm trained on `labels` [N].
+def class_weights(arm: str, counts: dict[str, int]) -> Tensor:
+    """How much an image of each class counts in the loss of an arm.
 
-    For `weighted` N / (K n_c) with the n_c images of class c, where K classes have any ("balanced" in
-    scikit-learn), so that in all each class counts alike, and 0 for a class without any; otherwise one.
+    For the arm `weighted` the weight of class c is N / (K n_c), with n_c of the N images, where K classes
+    have any image ("balanced" in scikit-learn). So each class counts alike in total.
+
+    Args:
+        arm: the arm.
+        counts: number of training images of each class, in the order of the labels.
+
+    Returns:
+        float32 [K]; ones for every other arm, 0 for a class without images.
     """
     if arm != "weighted":
-        return torch.ones(len(CLASSES))
-    counts = torch.bincount(labels, minlength=len(CLASSES)).double()
+        return torch.ones(len(counts))
+    images = torch.tensor(list(counts.values()), dtype=torch.float64)
     return torch.where(
-        counts > 0, len(labels) / ((counts > 0).sum() * counts.clamp(min=1)), 0
+        images > 0, images.sum() / ((images > 0).sum() * images.clamp(min=1)), 0
     ).float()
 
 
@@ -151,46 +158,74 @@ def trivial_augment(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def requested_counts(
-    labels: Tensor, minority_fraction: float, evaluation_images: int, largest_ratio: float = 0.0
+    counts: dict[str, int],
+    minority_fraction: float,
+    evaluation_images: int,
+    largest_ratio: float = 0.0,
 ) -> dict[str, int]:
-    """How many synthetic images of each class to draw, given the labels of the real training images.
+    """How many synthetic images of each class a run needs.
 
-    Enough to bring every class up to `minority_fraction` of the largest one, to draw `evaluation_images` in the
-    real proportions of the classes, and to give minority classes `largest_ratio` times their real images.
+    Args:
+        counts: number of real training images of each class.
+        minority_fraction: every class is brought up to this fraction of the largest class.
+        evaluation_images: number of images that are drawn in the real proportions of the classes.
+        largest_ratio: largest number of synthetic images per real image of a minority class.
+
+    Returns:
+        For each class, the largest of the three numbers.
     """
-    counts = np.bincount(labels.numpy(), minlength=len(CLASSES))
-    share = np.ceil(evaluation_images * counts / counts.sum()).astype(int)
     wanted = [
-        top_up_counts(labels, minority_fraction),
-        ratio_counts(labels, minority_fraction, largest_ratio),
+        _proportional_counts(counts, evaluation_images, np.ceil),
+        top_up_counts(counts, minority_fraction),
+        ratio_counts(counts, minority_fraction, largest_ratio),
     ]
-    return {
-        name: max(int(share[label]), *(each[name] for each in wanted))
-        for label, name in enumerate(CLASSES)
-    }
+    return {name: max(each[name] for each in wanted) for name in counts}
 
 
-def top_up_counts(labels: Tensor, minority_fraction: float) -> dict[str, int]:
-    """Images that each class lacks to have `minority_fraction` of the largest class's number."""
-    counts = np.bincount(labels.numpy(), minlength=len(CLASSES))
-    target = round(minority_fraction * counts.max())
-    return {name: max(0, int(target - counts[label])) for label, name in enumerate(CLASSES)}
+def top_up_counts(counts: dict[str, int], minority_fraction: float) -> dict[str, int]:
+    """How many images each class lacks.
+
+    Args:
+        counts: number of real training images of each class.
+        minority_fraction: in [0, 1], of the largest class.
+
+    Returns:
+        For each class, the images to add to reach this fraction of the largest class.
+    """
+    target = round(minority_fraction * max(counts.values()))
+    return {name: max(0, target - count) for name, count in counts.items()}
 
 
-def ratio_counts(labels: Tensor, minority_fraction: float, ratio: float) -> dict[str, int]:
-    """`ratio` images for each real one of the classes below `minority_fraction` of the largest."""
-    counts = np.bincount(labels.numpy(), minlength=len(CLASSES))
-    lacking = top_up_counts(labels, minority_fraction)
-    return {
-        name: round(ratio * counts[label]) if lacking[name] else 0
-        for label, name in enumerate(CLASSES)
-    }
+def ratio_counts(counts: dict[str, int], minority_fraction: float, ratio: float) -> dict[str, int]:
+    """How many images to add at a fixed ratio to the real ones of the minority classes.
+
+    Args:
+        counts: number of real training images of each class.
+        minority_fraction: a class below this fraction of the largest class is a minority class.
+        ratio: synthetic images per real image.
+
+    Returns:
+        The images to add, 0 for any class that is not a minority class.
+    """
+    lacking = top_up_counts(counts, minority_fraction)
+    return {name: round(ratio * counts[name]) if lacking[name] else 0 for name in counts}
 
 
 def first_of_each(synthetic: LesionSet, counts: dict[str, int]) -> LesionSet:
-    """The first `counts[dx]` images of each class; raises InputError if the set holds fewer."""
+    """Select the first images of each class.
+
+    Args:
+        synthetic: the images to select from.
+        counts: how many of each class; none of a class that is left out.
+
+    Returns:
+        The selected images, class by class.
+
+    Raises:
+        InputError: if the set holds fewer.
+    """
     index = []
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(synthetic.classes):
         here = np.flatnonzero(synthetic.labels.numpy() == label)
         if len(here) < counts.get(name, 0):
             raise InputError(
@@ -200,8 +235,29 @@ def first_of_each(synthetic: LesionSet, counts: dict[str, int]) -> LesionSet:
     return synthetic.subset(np.concatenate(index))
 
 
-def in_proportion(synthetic: LesionSet, labels: Tensor, images: int) -> LesionSet:
-    """About `images` synthetic images in the proportions of the classes in `labels`, none twice."""
-    counts = np.bincount(labels.numpy(), minlength=len(CLASSES))
-    share = np.floor(images * counts / counts.sum() + 0.5).astype(int)
-    return first_of_each(synthetic, dict(zip(CLASSES, share.tolist(), strict=True)))
+def in_proportion(synthetic: LesionSet, counts: dict[str, int], images: int) -> LesionSet:
+    """Select synthetic images in the real proportions of the classes.
+
+    Args:
+        synthetic: the images to select from.
+        counts: number of real images of each class.
+        images: about how many to select.
+
+    Returns:
+        The selected images, none twice.
+
+    Raises:
+        InputError: if the set holds too few of a class.
+    """
+    return first_of_each(
+        synthetic, _proportional_counts(counts, images, lambda share: np.floor(share + 0.5))
+    )
+
+
+def _proportional_counts(
+    counts: dict[str, int], images: int, rounded: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, int]:
+    """`images` distributed over the classes in proportion to `counts`, each share rounded."""
+    real = np.array(list(counts.values()))
+    shares = rounded(images * real / real.sum()).astype(int)
+    return dict(zip(counts, shares.tolist(), strict=True))

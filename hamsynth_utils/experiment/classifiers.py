@@ -92,8 +92,8 @@ def fine_tune(
     images = training_set(arm, real, synthetic, run.profile.synthesis.minority_fraction)
     with run.shared_stage_dir(run.paths.classifier(arm, seed, split_by)) as folder:
         record = folder / PROVENANCE
-        classifier, provenance = build_classifier(settings, seed)
-        classifier.to(run.device).class_weights.copy_(class_weights(arm, images.labels))
+        classifier, provenance = build_classifier(settings, seed, len(real.classes))
+        classifier.to(run.device).class_weights.copy_(class_weights(arm, images.counts))
         source, tokens = _frozen_views(run, classifier, arm, images, synthetic, progress_bar)
         training = train(
             classifier,
@@ -222,7 +222,9 @@ def run_probes(
         shared = ProbeRunner(run, progress)
         for job in tqdm(missing, "probes", disable=not progress):
             shared.train(job)
-    return {job: read_predictions(job.predictions(run, "test")) for job in jobs}
+    return {
+        job: read_predictions(job.predictions(run, "test"), run.dataset.classes) for job in jobs
+    }
 
 
 def pretrained_vit(run: Run) -> tuple[Classifier, Provenance]:
@@ -230,7 +232,7 @@ def pretrained_vit(run: Run) -> tuple[Classifier, Provenance]:
     settings = run.profile.classifier.model_copy(
         update={"frozen_blocks": 0, "tta_views": run.profile.probe.tta_views}
     )
-    vit, origin = build_classifier(settings, seed=0)
+    vit, origin = build_classifier(settings, seed=0, n_classes=len(run.dataset.classes))
     return vit.to(run.device), origin
 
 
@@ -288,8 +290,10 @@ class ProbeRunner:
             )
         with run.stage_dir(job.folder(run)) as folder:
             torch.manual_seed(job.seed)
-            probe = Probe(tokens.dimensions, self.vit.settings).to(run.device)
-            probe.class_weights.copy_(class_weights(job.arm, images.labels))
+            probe = Probe(tokens.dimensions, self.vit.settings, len(run.dataset.classes)).to(
+                run.device
+            )
+            probe.class_weights.copy_(class_weights(job.arm, images.counts))
             length = training_settings(job.arm, run.profile.probe.training, len(real))
             train(
                 probe,

@@ -244,4 +244,6 @@ def _predictions(run: Run, arm: str, seed: int, sha256: str, lesions: LesionSet)
         classifier = load_classifier(run.profile.classifier, weights).to(run.device)
         with atomic_path(target) as path:
             predict(classifier, lesions).to_csv(path, index=False)
-    return lesions.table[["image_id"]].merge(read_predictions(target), validate="one_to_one")
+    return lesions.table[["image_id"]].merge(
+        read_predictions(target, lesions.classes), validate="one_to_one"
+    )

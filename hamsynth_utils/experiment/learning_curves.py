@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.weights import read_weights, write_weights
-from hamsynth_utils.data.lesion_set import CLASSES, to_uint8
+from hamsynth_utils.data.lesion_set import to_uint8
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import autoencoder_seconds
 from hamsynth_utils.generators.base import Generator
@@ -106,7 +106,9 @@ def snapshot_distances(
             rows = []
             for step, weights in training.snapshots.items():
                 logged = training.history[training.history["step"] <= step].iloc[-1]
-                found = evaluator.distance_of(load_generator(weights, name).to(run.device))
+                found = evaluator.distance_of(
+                    load_generator(weights, name, run.dataset.classes).to(run.device)
+                )
                 minutes = (before + logged["seconds"]) / 60
                 loss, real = logged["loss"], evaluator.real_baseline["mean"]
                 rows.append(
@@ -140,9 +142,12 @@ def snapshot_samples(
     Returns:
         Float [K * per_class, 3, S, S] in [-1, 1] by step, with K classes.
     """
-    labels = torch.arange(len(CLASSES)).repeat_interleave(per_class)
+    labels = torch.arange(len(run.dataset.classes)).repeat_interleave(per_class)
     return {
-        step: load_generator(weights, name).to(run.device).sample(labels, run.seed).cpu()
+        step: load_generator(weights, name, run.dataset.classes)
+        .to(run.device)
+        .sample(labels, run.seed)
+        .cpu()
         for step, weights in training.snapshots.items()
     }
 
@@ -183,7 +188,9 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
             _set_guidance(diffusion, best)
             weights = run.paths.generator_weights(diffusion.name)
             tensors, metadata = read_weights(weights)
-            write_weights(weights, tensors, {**metadata, **checkpoint_metadata(diffusion)})
+            write_weights(
+                weights, tensors, {**metadata, **checkpoint_metadata(diffusion, run.dataset)}
+            )
             with atomic_path(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
         curves = pd.read_csv(path)

@@ -410,7 +410,8 @@ class Run:
             InputError: if the classifier is not finished.
         """
         path = self.paths.predictions(arm, part, seed, split_by)
-        return read_predictions(self.require(path, f"06_vit with arm {arm!r} and seed {seed}"))
+        path = self.require(path, f"06_vit with arm {arm!r} and seed {seed}")
+        return read_predictions(path, self.dataset.classes)
 
     def read_table(self, name: str, made_by: str) -> pd.DataFrame:
         """The table `metrics/<name>.csv`.

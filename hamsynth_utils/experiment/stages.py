@@ -81,7 +81,9 @@ def train_generator(
     lesions = run.training_images()
     torch.manual_seed(run.seed + seed)
     with run.shared_stage_dir(run.paths.generator(name, seed)) as folder:
-        generator = generator_class(name)(run.profile.data.image_size, settings)
+        generator = generator_class(name)(
+            run.profile.data.image_size, settings, len(lesions.classes)
+        )
         space = getattr(generator, "representation", None)
         if isinstance(space, Autoencoder) and not (folder / WEIGHTS).is_file():
             autoencoder = train_autoencoder(run, name, progress_bar, seed).module
@@ -98,7 +100,7 @@ def train_generator(
             folder,
             seed=run.seed + seed,
             augment=flip_and_turn,
-            description={**checkpoint_metadata(generator), **about},
+            description={**checkpoint_metadata(generator, run.dataset), **about},
             progress_bar=progress_bar,
         )
 
@@ -211,7 +213,7 @@ def make_synthetic(run: Run, name: str, progress_bar: bool = True, seed: int = 0
             return run.load_once(folder, lambda: read_synthetic(folder, run.dataset.classes))
         settings = run.profile.synthesis
         counts = requested_counts(
-            run.images("train").labels,
+            run.images("train").counts,
             settings.minority_fraction,
             settings.evaluation_images,
             max(run.profile.probe.ratios),
@@ -286,7 +288,7 @@ def install_released_checkpoint(run: Run, name: str) -> bool:
     }
     if any(metadata[key] != value for key, value in right.items()):
         return False
-    generator = load_generator(path, name)
+    generator = load_generator(path, name, run.dataset.classes)
     for table in generator.tables:
         _write(folder / f"{table}.csv", metadata[table])
     if isinstance(generator, LatentGenerator) and AUTOENCODER_HISTORY in metadata:

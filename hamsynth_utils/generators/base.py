@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.settings import Settings
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.training.module import TrainableModule
 
 ExportPart = tuple[Callable[..., Tensor], dict[str, Tensor]]
@@ -29,6 +28,7 @@ class Generator(TrainableModule):
         tables: CSV files of the generator's stage that a released checkpoint keeps.
         sampling_options: what `sample` takes besides labels and seed.
         image_size: S, height and width in pixels.
+        n_classes: K, the number of classes; labels lie in 0 to K - 1.
         noise_shape: the shape of the noise for one image; the constructor sets it.
     """
 
@@ -39,9 +39,9 @@ class Generator(TrainableModule):
     sampling_options: ClassVar[tuple[str, ...]] = ()
     noise_shape: tuple[int, ...]
 
-    def __init__(self, image_size: int, settings: Any) -> None:
+    def __init__(self, image_size: int, settings: Any, n_classes: int) -> None:
         super().__init__()
-        self.image_size, self.settings = image_size, settings
+        self.image_size, self.settings, self.n_classes = image_size, settings, n_classes
 
     @abstractmethod
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -150,9 +150,9 @@ class Generator(TrainableModule):
         """
         if labels.dtype != torch.int64 or labels.ndim != 1:
             raise InputError(f"labels must be int64 [N], not {labels.dtype} {tuple(labels.shape)}")
-        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(CLASSES)):
+        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.n_classes):
             raise InputError(
-                f"labels must lie in 0 to {len(CLASSES) - 1}, but span "
+                f"labels must lie in 0 to {self.n_classes - 1}, but span "
                 f"{int(labels.min())} to {int(labels.max())}"
             )
         return labels.to(self.device)

@@ -42,8 +42,8 @@ class Diffusion(LatentGenerator):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
     time_dtype: ClassVar[torch.dtype] = torch.int64
 
-    def __init__(self, image_size: int, settings: DiffusionSettings) -> None:
-        super().__init__(image_size, settings)
+    def __init__(self, image_size: int, settings: DiffusionSettings, n_classes: int) -> None:
+        super().__init__(image_size, settings, n_classes)
         if settings.sampling_steps > settings.timesteps:
             raise InputError(
                 f"diffusion.sampling_steps ({settings.sampling_steps}) must not exceed "

@@ -39,8 +39,8 @@ class Flow(LatentGenerator):
     solvers: ClassVar[tuple[str, ...]] = SOLVERS
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
-    def __init__(self, image_size: int, settings: FlowSettings) -> None:
-        super().__init__(image_size, settings)
+    def __init__(self, image_size: int, settings: FlowSettings, n_classes: int) -> None:
+        super().__init__(image_size, settings, n_classes)
         self.network = self.new_network()
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from hamsynth_utils.core.generator_settings import GANSettings
 from hamsynth_utils.core.settings import Settings
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.perceptual import MAP_CHANNELS, feature_maps
 
@@ -46,11 +45,13 @@ class GAN(Generator):
     membership_statistic: ClassVar[str] = "discriminator"
     betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
 
-    def __init__(self, image_size: int, settings: GANSettings) -> None:
-        super().__init__(image_size, settings)
+    def __init__(self, image_size: int, settings: GANSettings, n_classes: int) -> None:
+        super().__init__(image_size, settings, n_classes)
         self.noise_shape = (settings.latent_size,)
-        self.synthesis = SynthesisNetwork(image_size, settings.latent_size, settings.width)
-        self.discriminator = ProjectedDiscriminator(image_size)
+        self.synthesis = SynthesisNetwork(
+            image_size, settings.latent_size, settings.width, n_classes
+        )
+        self.discriminator = ProjectedDiscriminator(image_size, n_classes)
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the losses of both players, from the same generated batch of the same classes.
@@ -180,10 +181,10 @@ class SynthesisNetwork(nn.Module):
     later map up to S/2 (Perez et al. 2018). Two thin convolutions after a smooth enlargement make the image.
     """
 
-    def __init__(self, image_size: int, latent_size: int, width: int) -> None:
+    def __init__(self, image_size: int, latent_size: int, width: int, n_classes: int) -> None:
         super().__init__()
         channels = _channels(image_size // 2, width)[::-1]
-        self.class_embedding = nn.Embedding(len(CLASSES), latent_size)  # [N] -> [N, latent]
+        self.class_embedding = nn.Embedding(n_classes, latent_size)  # [N] -> [N, latent]
         self.style = nn.Sequential(
             nn.Linear(2 * latent_size, 256),  # [N, 2 latent] -> [N, 256]
             nn.LeakyReLU(0.2),
@@ -241,15 +242,17 @@ class ProjectedDiscriminator(nn.Module):
     mixed = 64
     width = 64
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, n_classes: int) -> None:
         super().__init__()
         rng = torch.Generator().manual_seed(0)
         for level, channels in enumerate(MAP_CHANNELS):
             mixing = torch.randn(self.mixed, channels, 1, 1, generator=rng) / channels**0.5
             self.register_buffer(f"mixing_{level}", mixing, persistent=False)
         sizes = [max(1, math.ceil(image_size / stride)) for stride in (4, 8, 16, 32)]
-        self.critics = nn.ModuleList(Critic(self.mixed, self.width, size) for size in sizes)
-        self.pixel_critic = Critic(3, self.width, image_size // 2)
+        self.critics = nn.ModuleList(
+            Critic(self.mixed, self.width, size, n_classes) for size in sizes
+        )
+        self.pixel_critic = Critic(3, self.width, image_size // 2, n_classes)
 
     def forward(self, inputs: list[Tensor], labels: Tensor) -> Tensor:
         *maps, pixels = inputs  # [N, C, S/4, S/4] to [N, C, S/32, S/32], and [N, 3, S/2, S/2]
@@ -270,7 +273,7 @@ class Critic(nn.Module):
     Each part scores psi(phi) + <embedding(y), phi> (Miyato & Koyama 2018).
     """
 
-    def __init__(self, channels: int, width: int, size: int) -> None:
+    def __init__(self, channels: int, width: int, size: int, n_classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         while size > 4:
@@ -285,7 +288,7 @@ class Critic(nn.Module):
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
         self.features = nn.Sequential(*layers)  # [N, C, H, H] -> [N, width, 4, 4]
         self.score = nn.Conv2d(width, 1, 1)  # [N, width, 4, 4] -> [N, 1, 4, 4]
-        self.class_embedding = nn.Embedding(len(CLASSES), width)  # [N] -> [N, width]
+        self.class_embedding = nn.Embedding(n_classes, width)  # [N] -> [N, width]
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         features = self.features(x).float()  # [N, width, 4, 4]

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import LatentSettings
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import ExportPart, Generator, seeded_noise
 
@@ -76,8 +75,8 @@ class LatentGenerator(Generator):
     solvers: ClassVar[tuple[str, ...]]
     time_dtype: ClassVar[torch.dtype] = torch.float32
 
-    def __init__(self, image_size: int, settings: LatentSettings) -> None:
-        super().__init__(image_size, settings)
+    def __init__(self, image_size: int, settings: LatentSettings, n_classes: int) -> None:
+        super().__init__(image_size, settings, n_classes)
         self.representation = (
             PixelUnshuffle(settings.patch)
             if settings.autoencoder is None
@@ -95,7 +94,7 @@ class LatentGenerator(Generator):
             dim=self.settings.width,
             dim_mults=self.settings.dim_mults,
             channels=self.representation.channels,
-            num_classes=len(CLASSES),
+            num_classes=self.n_classes,
             cond_drop_prob=self.settings.cond_drop_prob,
         )
 

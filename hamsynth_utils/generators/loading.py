@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.weights import read_weights
-from hamsynth_utils.data.lesion_set import CLASSES
+from hamsynth_utils.data.dataset_info import DatasetInfo
 from hamsynth_utils.generators.base import Generator
 
 if TYPE_CHECKING:
@@ -33,34 +34,60 @@ def generator_class(generator_name: str) -> type[Generator]:
     return getattr(module, REGISTRY[generator_name].class_name)
 
 
-def build_generator(generator_name: str, profile: Profile) -> Generator:
-    """An untrained generator of the profile's image size.
+def build_generator(generator_name: str, profile: Profile, n_classes: int) -> Generator:
+    """An untrained generator of the profile's image size, for so many classes.
 
     Raises:
         InputError: the profile has no such generator.
     """
     settings = profile.generator_settings(generator_name)
-    return generator_class(generator_name)(profile.data.image_size, settings)
+    return generator_class(generator_name)(profile.data.image_size, settings, n_classes)
 
 
-def checkpoint_metadata(generator: Generator) -> dict[str, str]:
-    """The metadata of a checkpoint from which `load_generator` can rebuild the generator."""
+def checkpoint_metadata(generator: Generator, dataset: DatasetInfo) -> dict[str, str]:
+    """The metadata of a checkpoint from which `load_generator` can rebuild the generator.
+
+    Args:
+        generator: the generator whose weights are saved.
+        dataset: the data set of its training images.
+    """
     return {
         "format": FORMAT,
         "made_with": ", ".join(f"{name} {version(name)}" for name in MADE_WITH),
         "generator": generator.name,
         "settings": json.dumps(generator.settings.model_dump(mode="json")),
         "image_size": str(generator.image_size),
-        "classes": ",".join(CLASSES),
+        "dataset": dataset.to_json(),
     }
 
 
-def load_generator(path: Path, generator_name: str | None = None) -> Generator:
+def dataset_of(path: Path, metadata: dict[str, str]) -> DatasetInfo:
+    """The data set of a checkpoint's training images.
+
+    Args:
+        path: the file, for the message.
+        metadata: the file's metadata, see `read_metadata`.
+
+    Raises:
+        InputError: the metadata do not describe a data set.
+    """
+    try:
+        return DatasetInfo.from_json(metadata.get("dataset", ""))
+    except InputError as error:
+        raise InputError(
+            f"{path} does not say which classes it was trained on ({error}): train anew"
+        ) from error
+
+
+def load_generator(
+    path: Path, generator_name: str | None = None, classes: Sequence[str] | None = None
+) -> Generator:
     """The trained generator in a .safetensors file, in evaluation mode on the CPU.
 
     Args:
         path: the file.
         generator_name: refuse a file that holds another generator.
+        classes: refuse a generator that was trained on other classes.
 
     Raises:
         InputError: the file is missing or damaged, holds no generator or another one, or has another format,
@@ -68,6 +95,11 @@ def load_generator(path: Path, generator_name: str | None = None) -> Generator:
     """
     tensors, metadata = read_weights(path)
     _require_readable(path, metadata, generator_name)
+    trained_on = dataset_of(path, metadata).classes
+    if classes is not None and tuple(classes) != trained_on.names:
+        raise InputError(
+            f"{path} was trained on the classes {trained_on}, not {', '.join(classes)}"
+        )
     made_with = metadata.get("made_with", "another version")
     cls = generator_class(metadata["generator"])
     try:
@@ -77,7 +109,7 @@ def load_generator(path: Path, generator_name: str | None = None) -> Generator:
         raise InputError(
             f"{path} was made with {made_with}, whose settings this version does not know: {unknown}"
         ) from error
-    generator = cls(int(metadata["image_size"]), settings)
+    generator = cls(int(metadata["image_size"]), settings, len(trained_on))
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:
@@ -89,7 +121,7 @@ def load_generator(path: Path, generator_name: str | None = None) -> Generator:
 
 
 def _require_readable(path: Path, metadata: dict[str, str], generator_name: str | None) -> None:
-    """Refuse a checkpoint of another generator, format or class list."""
+    """Refuse a checkpoint of another generator or format."""
     stored_name = metadata.get("generator")
     if stored_name not in REGISTRY:
         raise InputError(f"{path} holds no generator (its metadata says {stored_name!r})")
@@ -100,8 +132,4 @@ def _require_readable(path: Path, metadata: dict[str, str], generator_name: str 
         raise InputError(
             f"{path} was made with {made_with}, in format {metadata.get('format')}; this is "
             f"hamsynth {version('hamsynth')}, which reads format {FORMAT}: use that version, or train anew"
-        )
-    if metadata["classes"] != ",".join(CLASSES):
-        raise InputError(
-            f"{path} was trained on the classes {metadata['classes']}, not {','.join(CLASSES)}"
         )

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.weights import read_metadata, sha256_of, sha256_of_bytes
-from hamsynth_utils.data.dataset_info import HAM10000
-from hamsynth_utils.data.lesion_set import CLASSES, LesionSet, to_uint8
-from hamsynth_utils.data.synthetic import LABELS, LICENCE, MANIFEST, NOTICE, read_synthetic
-from hamsynth_utils.generators.loading import load_generator
+from hamsynth_utils.data.dataset_info import ClassList
+from hamsynth_utils.data.lesion_set import LesionSet, to_uint8
+from hamsynth_utils.data.synthetic import LABELS, MANIFEST, NOTICE, read_synthetic
+from hamsynth_utils.generators.loading import dataset_of, load_generator
 
 
 def synthesize(
@@ -59,18 +59,17 @@ def synthesize(
     """
     if folder.exists():
         raise InputError(f"{folder} exists already: name a new folder, or delete it")
-    _require_valid_counts(per_class)
-    generator = load_generator(checkpoint, generator_name)
+    generator, metadata = load_generator(checkpoint, generator_name), read_metadata(checkpoint)
+    dataset = dataset_of(checkpoint, metadata)
+    _require_valid_counts(per_class, dataset.classes)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     generator.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     unknown = [option for option in sampling_kwargs if option not in generator.sampling_options]
     if unknown:
         raise InputError(f"a {generator.name} has no {' and no '.join(unknown)}: leave it out")
-    metadata = read_metadata(checkpoint)
     _require_trained_classes(checkpoint, metadata, per_class)
-    labels = torch.cat(
-        [torch.full((per_class.get(dx, 0),), label) for label, dx in enumerate(CLASSES)]
-    )
+    counts = torch.tensor([per_class.get(dx, 0) for dx in dataset.classes])
+    labels = torch.arange(len(counts)).repeat_interleave(counts)
     provenance = {
         "generator": generator.name,
         # Checkpoints of version 0.1.0, where a generator was trained once, do not name its seed.
@@ -80,7 +79,7 @@ def synthesize(
         "sampling": " ".join(f"{key}={value}" for key, value in sampling_kwargs.items())
         or "checkpoint's own",
     }
-    rows = []
+    rows, licence = [], dataset.licence
     with (
         atomic_path(folder) as temporary,
         tqdm(total=len(labels), unit="image", disable=not progress) as bar,
@@ -90,17 +89,19 @@ def synthesize(
             batch = labels[start : start + batch_size]
             images = to_uint8(generator.sample(batch, seed + start, **sampling_kwargs)).cpu()
             for number, (image, label) in enumerate(zip(images, batch, strict=True), start):
-                dx = CLASSES[int(label)]
-                rows.append(_write_image(temporary, image, dx, number, seed + number, provenance))
+                dx = dataset.classes[int(label)]
+                rows.append(
+                    _write_image(temporary, image, dx, number, seed + number, provenance, licence)
+                )
             bar.update(len(batch))
         pd.DataFrame(rows)[MANIFEST].to_csv(temporary / "manifest.csv", index=False)
-    return read_synthetic(folder, HAM10000.classes)
+    return read_synthetic(folder, dataset.classes)
 
 
-def _require_valid_counts(per_class: dict[str, int]) -> None:
-    unknown = sorted(set(per_class) - set(CLASSES))
+def _require_valid_counts(per_class: dict[str, int], classes: ClassList) -> None:
+    unknown = sorted(set(per_class) - set(classes))
     if unknown:
-        raise InputError(f"unknown class {unknown[0]!r}; known are {', '.join(CLASSES)}")
+        raise InputError(f"unknown class {unknown[0]!r}; known are {classes}")
     if min(per_class.values(), default=0) < 0 or sum(per_class.values()) == 0:
         raise InputError(
             f"the number of images per class must not be negative, nor 0 for all: {per_class}"
@@ -121,25 +122,31 @@ def _require_trained_classes(
 
 
 def _write_image(
-    folder: Path, image: Tensor, dx: str, number: int, seed: int, provenance: dict[str, str]
+    folder: Path,
+    image: Tensor,
+    dx: str,
+    number: int,
+    seed: int,
+    provenance: dict[str, str],
+    licence: str,
 ) -> dict[str, str | int]:
     """Write one labelled PNG; returns its row of the manifest."""
     image_id = f"SYN_{provenance['generator']}_{dx}_{number:06d}"
-    content = _png(image, {**provenance, "class": dx, "seed": str(seed)})
+    content = _png(image, {**provenance, "class": dx, "seed": str(seed)}, licence)
     file = f"images/{image_id}.png"
     (folder / file).write_bytes(content)
     names: dict[str, str | int] = {"file": file, "image_id": image_id, "dx": dx, "seed": seed}
     return {**names, **provenance, "sha256": sha256_of_bytes(content)}
 
 
-def _png(image: Tensor, provenance: dict[str, str]) -> bytes:
+def _png(image: Tensor, provenance: dict[str, str], licence: str) -> bytes:
     """uint8 [3, H, W] -> the bytes of a PNG that is labelled as synthetic."""
     text = PngImagePlugin.PngInfo()
     text.add_text("hamsynth:synthetic", "true")
     for label in LABELS:
         text.add_text(f"hamsynth:{label}", provenance[label])
     text.add_text("Comment", NOTICE)
-    text.add_text("Copyright", LICENCE)
+    text.add_text("Copyright", licence)
     buffer = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from hamsynth_utils.core.generator_settings import VAESettings
 from hamsynth_utils.core.profile_sections import DPSettings
 from hamsynth_utils.core.settings import Settings, TrainingSettings
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.generators.perceptual import perceptual_distance
 
@@ -43,8 +42,8 @@ class VAE(Generator):
     settings_class: ClassVar[type[Settings]] = VAESettings
     membership_statistic: ClassVar[str] = "elbo"
 
-    def __init__(self, image_size: int, settings: VAESettings) -> None:
-        super().__init__(image_size, settings)
+    def __init__(self, image_size: int, settings: VAESettings, n_classes: int) -> None:
+        super().__init__(image_size, settings, n_classes)
         width, latent = settings.width, settings.latent_size
         self.noise_shape = (latent,)
         channels = [width, 2 * width, 4 * width, 4 * width]  # after each halving of the size
@@ -59,15 +58,15 @@ class VAE(Generator):
             *encoder, nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Flatten()
         )
         # [N, features + classes] -> [N, 2 latent], mean and log variance
-        self.to_posterior = nn.Linear(features + len(CLASSES), 2 * latent)
+        self.to_posterior = nn.Linear(features + n_classes, 2 * latent)
 
-        self.class_mean = nn.Parameter(torch.zeros(len(CLASSES), latent))
-        self.class_log_deviation = nn.Parameter(torch.zeros(len(CLASSES), latent))
+        self.class_mean = nn.Parameter(torch.zeros(n_classes, latent))
+        self.class_log_deviation = nn.Parameter(torch.zeros(n_classes, latent))
         if settings.fitted_prior:
-            self.prior_mean = nn.Parameter(torch.zeros(len(CLASSES), latent))
+            self.prior_mean = nn.Parameter(torch.zeros(n_classes, latent))
             self.prior_whitening = nn.Parameter(torch.zeros(latent, latent))
         # [N, latent + classes] -> [N, 4 width * (S/16)^2]
-        self.from_latent = nn.Linear(latent + len(CLASSES), features)
+        self.from_latent = nn.Linear(latent + n_classes, features)
         decoder: list[nn.Module] = []
         for before, after in zip(channels[::-1], [*channels[-2::-1], width], strict=True):
             decoder += [
@@ -90,7 +89,7 @@ class VAE(Generator):
         Returns:
             Mean and log variance, each [N, latent_size].
         """
-        features = torch.cat([self.encoder(images), _one_hot(labels)], dim=1)
+        features = torch.cat([self.encoder(images), _one_hot(labels, self.n_classes)], dim=1)
         mean, log_variance = self.to_posterior(features).float().chunk(2, dim=1)  # [N, latent] each
         log_deviation = self.class_log_deviation[labels]
         whitened = (mean - self.class_mean[labels]) / log_deviation.exp()
@@ -107,7 +106,7 @@ class VAE(Generator):
             Images [N, 3, S, S], in [-1, 1] up to the network's error.
         """
         latent = self.class_mean[labels] + self.class_log_deviation[labels].exp() * latent
-        features = self.from_latent(torch.cat([latent, _one_hot(labels)], dim=1))
+        features = self.from_latent(torch.cat([latent, _one_hot(labels, self.n_classes)], dim=1))
         maps = features.view(len(latent), -1, self.grid, self.grid)  # [N, 4 width, S/16, S/16]
         return self.decoder(maps).float()
 
@@ -274,12 +273,12 @@ def gaussian_negative_log_likelihood(images: Tensor, mean: Tensor, log_sigma: Te
     return per_value.flatten(1).sum(1)
 
 
-def _one_hot(labels: Tensor) -> Tensor:
+def _one_hot(labels: Tensor, n_classes: int) -> Tensor:
     """[N] -> float [N, classes]."""
-    return nn.functional.one_hot(labels, len(CLASSES)).float()
+    return nn.functional.one_hot(labels, n_classes).float()
 
 
-def private_vae(image_size: int, settings: DPSettings) -> VAE:
+def private_vae(image_size: int, settings: DPSettings, n_classes: int) -> VAE:
     """A small VAE for private training: it consists of convolutions, linear layers and GroupNorm.
 
     The priors of the classes stay N(0, I), and the deviation of p(x | z) is fixed. No term of the loss is
@@ -297,6 +296,7 @@ def private_vae(image_size: int, settings: DPSettings) -> VAE:
     vae = VAE(
         image_size,
         VAESettings(latent_size=settings.latent_size, width=settings.width, training=length),
+        n_classes,
     )
     for fixed in (vae.class_mean, vae.class_log_deviation, vae.log_sigma):
         fixed.requires_grad_(False)

@@ -11,8 +11,12 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES, labels_of
-from hamsynth_utils.metrics.classification import PROBABILITIES, check_predictions
+from hamsynth_utils.metrics.classification import (
+    check_predictions,
+    class_names,
+    probabilities,
+    true_labels,
+)
 
 BINS = 15
 """Bins of the expected calibration error, as in Guo et al. (2017)."""
@@ -86,11 +90,10 @@ def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFr
         raise InputError(f"a temperature must be above 0, but it is {temperature}")
     p, _ = _probabilities(predictions)
     scaled = softmax(np.log(np.maximum(p, np.finfo(float).tiny)) / temperature, axis=1)
-    return predictions.assign(**dict(zip(PROBABILITIES, scaled.T, strict=True)))
+    columns = [f"p_{name}" for name in class_names(predictions)]
+    return predictions.assign(**dict(zip(columns, scaled.T, strict=True)))
 
 
 def _probabilities(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     check_predictions(predictions)
-    return predictions[list(PROBABILITIES)].to_numpy(dtype=float), labels_of(
-        predictions["dx"], CLASSES
-    )
+    return probabilities(predictions), true_labels(predictions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
@@ -11,10 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval
 from hamsynth_utils.metrics.classification import (
-    PROBABILITIES,
     confusion,
     resampled_confusion,
     scores_from_confusion,
@@ -52,16 +52,18 @@ def fit_probe(
     )
 
 
-def probe_predictions(probe: Pipeline, features: np.ndarray, table: pd.DataFrame) -> pd.DataFrame:
+def probe_predictions(
+    probe: Pipeline, features: np.ndarray, table: pd.DataFrame, classes: Sequence[str]
+) -> pd.DataFrame:
     """The probe's predictions table, see `metrics.classification`; dx is the class that `table` says.
 
     For synthetic images that is the requested one. A class that the probe has never seen has probability 0.
     """
     if len(features) != len(table):
         raise InputError(f"{len(features)} rows of features for {len(table)} rows of the table")
-    probabilities = np.zeros((len(features), len(CLASSES)))
+    probabilities = np.zeros((len(features), len(classes)))
     probabilities[:, probe.classes_] = probe.predict_proba(features)
-    named = pd.DataFrame(probabilities, columns=list(PROBABILITIES))
+    named = pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes])
     return pd.concat([table[["image_id", "dx"]].reset_index(drop=True), named], axis=1)
 
 

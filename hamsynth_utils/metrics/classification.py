@@ -1,11 +1,13 @@
-"""How well a classifier tells the seven diagnoses apart, with intervals over lesions.
+"""How well a classifier tells the diagnoses apart, with intervals over lesions.
 
-A predictions table has one row an image: image_id, dx (the true diagnosis) and the seven probabilities
-p_akiec to p_vasc in the order of `CLASSES`. The most probable class is the predicted one.
+A predictions table has one row per image: image_id, dx (the true diagnosis) and one column `p_<class>` per
+class, with its probability. The columns name the K classes of the table, in the order of the labels. The
+most probable class is the predicted one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,8 @@ import pandas as pd
 from sklearn.metrics import average_precision_score
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES, labels_of
+from hamsynth_utils.data.lesion_set import labels_of
 from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval
-
-PROBABILITIES = tuple(f"p_{name}" for name in CLASSES)
-
 
 METRICS = (
     "accuracy",
@@ -31,41 +30,114 @@ METRICS = (
 )
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
-    """The predictions table in a .csv file, checked; raises InputError naming the file and what is wrong."""
+def class_names(predictions: pd.DataFrame) -> list[str]:
+    """The classes of a predictions table.
+
+    Args:
+        predictions: a predictions table.
+
+    Returns:
+        The K short names, in the order of the columns `p_<class>`.
+    """
+    return [column[2:] for column in predictions.columns if column.startswith("p_")]
+
+
+def probabilities(predictions: pd.DataFrame) -> np.ndarray:
+    """The probabilities of a predictions table.
+
+    Args:
+        predictions: a predictions table of N images and K classes.
+
+    Returns:
+        float64 [N, K], in the order of `class_names`.
+    """
+    columns = [f"p_{name}" for name in class_names(predictions)]
+    return predictions[columns].to_numpy(dtype=np.float64)
+
+
+def true_labels(predictions: pd.DataFrame) -> np.ndarray:
+    """The true labels of a predictions table.
+
+    Args:
+        predictions: a predictions table of N images.
+
+    Returns:
+        int64 [N], positions in `class_names`.
+
+    Raises:
+        InputError: if a diagnosis has no column of probabilities.
+    """
+    return labels_of(predictions["dx"], class_names(predictions))
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> pd.DataFrame:
+    """Read and check a predictions table.
+
+    Args:
+        path: a .csv file.
+        classes: the classes that the table must have.
+
+    Returns:
+        The table, one row per image.
+
+    Raises:
+        InputError: naming the file, if it is missing or `check_predictions` refuses its table.
+    """
     if not path.is_file():
         raise InputError(f"no predictions at {path}: run 06_vit for this arm and seed first")
     predictions = pd.read_csv(path, dtype={"image_id": "object", "dx": "object"})
     try:
-        return check_predictions(predictions)
+        return check_predictions(predictions, classes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The same table, if it is sound.
+def check_predictions(
+    predictions: pd.DataFrame, classes: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Check a predictions table.
 
-    Raises InputError for a missing column, no rows, an unknown diagnosis, an image_id that is missing or
-    occurs twice, or probabilities that are not finite, not in [0, 1] or do not sum to 1 (within 0.001).
+    Args:
+        predictions: the table.
+        classes: the classes that the table must have, in this order; if left out, any two or more.
+
+    Returns:
+        The same table.
+
+    Raises:
+        InputError: for a missing column, a column of another class, no rows, an unknown diagnosis, an
+            image_id that is missing or occurs twice, or probabilities that are not finite, not in
+            [0, 1] or do not sum to 1 (within 0.001).
     """
-    missing = [column for column in ("image_id", "dx", *PROBABILITIES) if column not in predictions]
+    found = class_names(predictions)
+    expected = found if classes is None else classes
+    needed = ["image_id", "dx", *(f"p_{name}" for name in expected)]
+    missing = [column for column in needed if column not in predictions]
     if missing:
         raise InputError(f"predictions lack the column(s) {', '.join(missing)}")
-    unknown = [c for c in predictions if str(c).startswith("p_") and c not in PROBABILITIES]
+    unknown = [name for name in found if name not in expected]
     if unknown:
         raise InputError(
-            f"predictions have the column {unknown[0]!r}, but that is none of the seven classes"
+            f"predictions have the column 'p_{unknown[0]}', but that is none of the classes "
+            f"{', '.join(expected)}"
+        )
+    if len(found) < 2 or found != list(expected):
+        raise InputError(
+            f"predictions must have the columns of {', '.join(expected) or 'two or more classes'} "
+            f"in this order, but they have {', '.join(found) or 'none'}"
         )
     if predictions.empty:
         raise InputError("predictions hold no row: nothing can be measured")
-    labels_of(predictions["dx"], CLASSES)
+    true_labels(predictions)
     ids = predictions["image_id"]
     _refuse(predictions, ids.isna().to_numpy(), "have no image_id")
     _refuse(predictions, ids.duplicated().to_numpy(), "repeat an image_id that is there already")
-    p = predictions[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    p = probabilities(predictions)
     _refuse(predictions, ~np.isfinite(p).all(1), "have a probability that is not a number")
-    _refuse(predictions, ((p < 0) | (p > 1)).any(1), "have a probability outside 0 to 1")
-    _refuse(predictions, np.abs(p.sum(1) - 1) > 1e-3, "have probabilities that do not sum to 1")
+    _refuse(predictions, np.any((p < 0) | (p > 1), axis=1), "have a probability outside 0 to 1")
+    _refuse(
+        predictions, np.abs(p.sum(axis=1) - 1.0) > 1e-3, "have probabilities that do not sum to 1"
+    )
     return predictions
 
 
@@ -85,11 +157,10 @@ def align_table(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def confusion(predictions: pd.DataFrame) -> np.ndarray:
-    """Counts int64 [7, 7]: rows are the true, columns the predicted classes, in the order of `CLASSES`."""
+    """Counts int64 [K, K]: rows are the true, columns the predicted classes, in the order of `class_names`."""
     true, predicted = _true_and_predicted(predictions)
-    return np.bincount(true * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2).reshape(
-        len(CLASSES), -1
-    )
+    size = len(class_names(predictions))
+    return np.bincount(true * size + predicted, minlength=size**2).reshape(size, size)
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
@@ -106,7 +177,7 @@ def scores(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def scores_from_confusion(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """The `METRICS` of confusion matrices [..., 7, 7] (see `scores`), each [...]; NaN where empty."""
+    """The `METRICS` of confusion matrices [..., K, K] (see `scores`), each [...]; NaN where empty."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     true, predicted = counts.sum(-1), counts.sum(-2)
     recall, precision = _ratio(hits, true), _ratio(hits, predicted)
@@ -141,11 +212,11 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
         average_precision_score(predictions["dx"] == name, predictions[f"p_{name}"])
         if n
         else np.nan
-        for name, n in zip(CLASSES, true, strict=True)
+        for name, n in zip(class_names(predictions), true, strict=True)
     ]
     return pd.DataFrame(
         {
-            "class": CLASSES,
+            "class": class_names(predictions),
             "n": true,
             "precision": _ratio(hits, predicted),
             "recall": np.where(occurs, _ratio(hits, true), np.nan),
@@ -156,19 +227,20 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def resampled_confusion(predictions: pd.DataFrame, bootstrap: ClusterBootstrap) -> np.ndarray:
-    """Confusion matrices int64 [B, 7, 7] of the resamples of `bootstrap`, whose images are the predicted ones.
+    """Confusion matrices int64 [B, K, K] of the resamples of `bootstrap`, whose images are the predicted ones.
 
     Raises InputError for unsound predictions.
     """
     true, predicted = _true_and_predicted(predictions)
     # The confusion counts of a lesion's images add up, so that a resample needs only the counts per lesion.
-    cells = len(CLASSES) ** 2
+    size = len(class_names(predictions))
+    cells = size**2
     per_lesion = np.bincount(
-        (bootstrap.codes * len(CLASSES) + true) * len(CLASSES) + predicted,
+        (bootstrap.codes * size + true) * size + predicted,
         minlength=bootstrap.n_clusters * cells,
     )
     counts = bootstrap.counts.astype(np.float64) @ per_lesion.reshape(-1, cells)
-    return counts.astype(np.int64).reshape(-1, len(CLASSES), len(CLASSES))
+    return counts.astype(np.int64).reshape(-1, size, size)
 
 
 def bootstrap_scores(
@@ -192,9 +264,7 @@ def bootstrap_scores(
 
 def _true_and_predicted(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     check_predictions(predictions)
-    return labels_of(predictions["dx"], CLASSES), predictions[
-        list(PROBABILITIES)
-    ].to_numpy().argmax(1)
+    return true_labels(predictions), probabilities(predictions).argmax(1)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -210,7 +280,7 @@ def _refuse(predictions: pd.DataFrame, bad: np.ndarray, what: str) -> None:
         )
 
 
-def confident_mistakes(predictions: pd.DataFrame, first: str = "mel") -> pd.DataFrame:
+def confident_mistakes(predictions: pd.DataFrame, first: str) -> pd.DataFrame:
     """One row for each image that is called wrong: image_id, truth, predicted, probability, of_truth.
 
     predictions: a table as in `metrics.classification`. probability: that of the predicted class; of_truth:
@@ -218,10 +288,10 @@ def confident_mistakes(predictions: pd.DataFrame, first: str = "mel") -> pd.Data
     Raises InputError for unsound predictions.
     """
     check_predictions(predictions)
-    p = predictions[list(PROBABILITIES)].to_numpy(dtype=float)
-    predicted = np.array(CLASSES)[p.argmax(1)]
+    p = probabilities(predictions)
+    predicted = np.array(class_names(predictions))[p.argmax(1)]
     truth = predictions["dx"].to_numpy()
-    of_truth = p[np.arange(len(p)), [CLASSES.index(dx) for dx in truth]]
+    of_truth = p[np.arange(len(p)), true_labels(predictions)]
     table = pd.DataFrame(
         {
             "image_id": predictions["image_id"].to_numpy(),

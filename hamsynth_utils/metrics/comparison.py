@@ -18,7 +18,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES, labels_of
+from hamsynth_utils.data.dataset_info import ClassList
 from hamsynth_utils.metrics import ranking
 from hamsynth_utils.metrics.bootstrap import (
     ClusterBootstrap,
@@ -30,9 +30,11 @@ from hamsynth_utils.metrics.bootstrap import (
 from hamsynth_utils.metrics.calibration import brier_score, expected_calibration_error
 from hamsynth_utils.metrics.classification import (
     METRICS,
-    PROBABILITIES,
     check_predictions,
+    class_names,
+    probabilities,
     scores_from_confusion,
+    true_labels,
 )
 
 Name = TypeVar("Name")
@@ -43,7 +45,7 @@ Statistic = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
 
 
 SPECIFICITIES = (0.8, 0.9)
-"""At which the sensitivity for melanoma is measured."""
+"""At which the sensitivity for the focus class is measured."""
 
 
 UPWARD_BIASED = (expected_calibration_error,)
@@ -70,25 +72,31 @@ class Estimate:
     resampled: tuple = field(repr=False)
 
 
-def statistics() -> dict[str, Statistic]:
-    """Every statistic that an arm gets, by name.
+def statistics(classes: ClassList) -> dict[str, Statistic]:
+    """Every statistic that an arm gets.
 
-    The `METRICS` of classification; `recall_<dx>`, `auroc_<dx>` and `average_precision_<dx>` of each class
-    against the others, and the mean AUROC; the sensitivity for melanoma at each of `SPECIFICITIES`; Brier
-    score and expected calibration error.
+    Args:
+        classes: the classes of the predictions tables.
+
+    Returns:
+        The statistics by name: the `METRICS` of classification; `recall_<dx>`, `auroc_<dx>` and
+        `average_precision_<dx>` of each class against the others, and the mean AUROC; the sensitivity
+        for the focus class at each of `SPECIFICITIES`; Brier score and expected calibration error.
     """
-    named: dict[str, Statistic] = {name: partial(_score, name=name) for name in METRICS}
-    named |= {f"recall_{dx}": partial(_recall, label=label) for label, dx in enumerate(CLASSES)}
+    named: dict[str, Statistic] = {
+        name: partial(classification_score, name=name) for name in METRICS
+    }
+    named |= {f"recall_{dx}": partial(_recall, label=label) for label, dx in enumerate(classes)}
     for name, function in (
         ("auroc", ranking.auroc),
         ("average_precision", ranking.average_precision),
     ):
-        named |= {f"{name}_{dx}": partial(_ranked, dx=dx, function=function) for dx in CLASSES}
+        named |= {f"{name}_{dx}": partial(_ranked, dx=dx, function=function) for dx in classes}
     named["auroc_macro"] = _mean_auroc
     for share in SPECIFICITIES:
         sensitivity = partial(ranking.sensitivity_at, share)
-        named[f"mel_sensitivity_at_{100 * share:.0f}"] = partial(
-            _ranked, dx="mel", function=sensitivity
+        named[f"{classes.focus}_sensitivity_at_{100 * share:.0f}"] = partial(
+            _ranked, dx=classes.focus, function=sensitivity
         )
     return {**named, "brier": brier_score, "calibration_error": expected_calibration_error}
 
@@ -229,8 +237,7 @@ def mcnemar_test(arm: pd.DataFrame, reference: pd.DataFrame, lesion_ids: Ids) ->
     codes, _ = factorize_lesions(lesion_ids, len(arm))
     first = np.unique(codes, return_index=True)[1]
     right, rights = (
-        (p[list(PROBABILITIES)].to_numpy().argmax(1) == labels_of(p["dx"], CLASSES))[first]
-        for p in (arm, reference)
+        (probabilities(p).argmax(1) == true_labels(p))[first] for p in (arm, reference)
     )
     table = np.array([[np.sum(a & b) for b in (rights, ~rights)] for a in (right, ~right)])
     only_arm, only_reference = int(table[0, 1]), int(table[1, 0])
@@ -250,15 +257,23 @@ def mcnemar_test(arm: pd.DataFrame, reference: pd.DataFrame, lesion_ids: Ids) ->
 
 
 def _confusion(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-    """Confusion matrices [B, 7, 7] of weighted images: rows are the true, columns the predicted classes."""
-    size = len(CLASSES)
-    cell = labels_of(predictions["dx"], CLASSES) * size + predictions[
-        list(PROBABILITIES)
-    ].to_numpy().argmax(1)
+    """Confusion matrices [B, K, K] of weighted images: rows are the true, columns the predicted classes."""
+    size = len(class_names(predictions))
+    cell = true_labels(predictions) * size + probabilities(predictions).argmax(1)
     return (np.atleast_2d(weights) @ np.eye(size**2)[cell]).reshape(-1, size, size)
 
 
-def _score(predictions: pd.DataFrame, weights: np.ndarray, name: str) -> np.ndarray:
+def classification_score(predictions: pd.DataFrame, weights: np.ndarray, name: str) -> np.ndarray:
+    """One of the `METRICS` of classification, as a `Statistic`.
+
+    Args:
+        predictions: a predictions table of N images.
+        weights: [B, N], how often an image counts.
+        name: the metric.
+
+    Returns:
+        The metric of each weighting, [B].
+    """
     return scores_from_confusion(_confusion(predictions, weights))[name]
 
 
@@ -281,23 +296,25 @@ def _ranked(
 
 def _mean_auroc(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Of the classes that a weighting has."""
-    values = np.stack([_ranked(predictions, weights, dx, ranking.auroc) for dx in CLASSES])
+    values = np.stack(
+        [_ranked(predictions, weights, dx, ranking.auroc) for dx in class_names(predictions)]
+    )
     return np.nansum(values, axis=0) / (~np.isnan(values)).sum(0)
 
 
-def minority_statistics(minority: np.ndarray) -> dict[str, Statistic]:
-    """The mean recall of the classes that `minority` (bool [7]) marks, and that mean less the others'.
+def minority_statistics(minority: np.ndarray, classes: ClassList) -> dict[str, Statistic]:
+    """The mean recall of the classes that `minority` (bool [K]) marks, and that mean less the others'.
 
     Neither where no class is marked, and no second one where all are. A class of which a weighting has no
     image is left out.
     """
-    recalls = statistics()
+    recalls = statistics(classes)
 
     def mean_recall(
         predictions: pd.DataFrame, weights: np.ndarray, these: np.ndarray
     ) -> np.ndarray:
         each = [
-            recalls[f"recall_{CLASSES[label]}"](predictions, weights)
+            recalls[f"recall_{classes[label]}"](predictions, weights)
             for label in np.flatnonzero(these)
         ]
         return np.nanmean(each, axis=0)

@@ -14,17 +14,16 @@ import numpy as np
 import pandas as pd
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.metrics.bootstrap import factorize_lesions
 from hamsynth_utils.metrics.calibration import brier_score, expected_calibration_error
-from hamsynth_utils.metrics.classification import PROBABILITIES, align_table
+from hamsynth_utils.metrics.classification import align_table, class_names, probabilities
 from hamsynth_utils.metrics.comparison import (
     Estimate,
     Statistic,
+    classification_score,
     difference,
     estimates,
     holm,
-    statistics,
 )
 
 ATTRIBUTES = ("sex", "age_band", "localization", "dataset")
@@ -73,22 +72,34 @@ def calibration_error_of(predictions: pd.DataFrame, weights: np.ndarray, dx: str
     )
 
 
-_GENERAL = statistics()
+MEASURES = (
+    "accuracy",
+    "balanced_accuracy",
+    "recall",
+    "false_positive_rate",
+    "brier",
+    "calibration_error",
+)
+"""What a group gets. Recall and false positives are those of the focus class; balanced accuracy is the mean
+recall of the classes that the group has; a calibration error is biased upwards where images are few."""
 
 
-MEASURES: dict[str, Statistic] = {
-    "accuracy": _GENERAL["accuracy"],
-    "balanced_accuracy": _GENERAL["balanced_accuracy"],
-    "recall": partial(recall, dx="mel"),
-    "false_positive_rate": partial(false_positive_rate, dx="mel"),
+GENERAL_MEASURES: dict[str, Statistic] = {
+    "accuracy": partial(classification_score, name="accuracy"),
+    "balanced_accuracy": partial(classification_score, name="balanced_accuracy"),
     "brier": brier_score,
     "calibration_error": expected_calibration_error,
 }
-"""What a group gets. Recall and false positives are those of melanoma (`MELANOMA`); balanced accuracy is the
-mean recall of the classes that the group has; a calibration error is biased upwards where images are few."""
+"""The measures of all classes together; the other `MEASURES` are those of one class."""
 
 
-MELANOMA = {"recall": "mel", "false_positive_rate": "mel"}
+def _measures(focus: str) -> dict[str, Statistic]:
+    """The statistic of each of `MEASURES`, where `focus` is the focus class."""
+    of_focus = {
+        "recall": partial(recall, dx=focus),
+        "false_positive_rate": partial(false_positive_rate, dx=focus),
+    }
+    return {name: (GENERAL_MEASURES | of_focus)[name] for name in MEASURES}
 
 
 def age_band(age: pd.Series) -> pd.Series:
@@ -159,7 +170,8 @@ def group_scores(
             keys.append((attribute, NOT_AVAILABLE, "", ""))
             records.append({**empty, **sizes})
         for group, inside in members.items():
-            for (measure, dx), statistic in _statistics(attribute == EVERYBODY).items():
+            statistics = _statistics(class_names(first), attribute == EVERYBODY)
+            for (measure, dx), statistic in statistics.items():
                 keys.append((attribute, group, dx, measure))
                 named[keys[-1]] = restrict_to(statistic, inside)
                 over = inside & denominator_mask(first, measure, dx)
@@ -178,16 +190,16 @@ def group_scores(
     return pd.concat([about, pd.DataFrame(records, columns=columns)], axis=1)
 
 
-def _statistics(of_all: bool) -> dict[tuple[str, str], Statistic]:
+def _statistics(classes: Sequence[str], of_all: bool) -> dict[tuple[str, str], Statistic]:
     """What `group_scores` measures, by measure and class."""
-    named = {(name, ""): MEASURES[name] for name in MEASURES if name not in MELANOMA}
+    named = {(name, ""): statistic for name, statistic in GENERAL_MEASURES.items()}
     by_class = {"recall": recall, "false_positive_rate": false_positive_rate}
     if of_all:
         by_class |= {
             "balanced_accuracy": balanced_accuracy_of,
             "calibration_error": calibration_error_of,
         }
-    return named | {(name, dx): partial(f, dx=dx) for name, f in by_class.items() for dx in CLASSES}
+    return named | {(name, dx): partial(f, dx=dx) for name, f in by_class.items() for dx in classes}
 
 
 def denominator_mask(predictions: pd.DataFrame, measure: str, dx: str) -> np.ndarray:
@@ -215,7 +227,7 @@ def restrict_to(statistic: Statistic, inside: np.ndarray) -> Statistic:
 
 
 def _predicted_as(predictions: pd.DataFrame, dx: str) -> np.ndarray:
-    return predictions[list(PROBABILITIES)].to_numpy().argmax(1) == CLASSES.index(dx)
+    return probabilities(predictions).argmax(1) == class_names(predictions).index(dx)
 
 
 def _share(hit: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -247,16 +259,32 @@ class Gap:
 def largest_gaps(
     by_seed: Predictions,
     table: pd.DataFrame,
+    focus: str,
     n_resamples: int,
     seed: int,
     least: int = MIN_GROUP_SIZE,
 ) -> list[Gap]:
-    """The `Gap` of each attribute and measure, in their order. Raises InputError as `group_scores` does."""
+    """The largest gap of each attribute and measure.
+
+    Args:
+        by_seed: predictions by the seed of the training, of the same images in the same order.
+        table: the table of the `LesionSet`.
+        focus: the class whose recall and false-positive rate are compared.
+        n_resamples: number of bootstrap resamples.
+        seed: seed of the resamples.
+        least: smallest number of images of a group that is compared.
+
+    Returns:
+        One `Gap` per attribute and measure, in the order of `ATTRIBUTES` and `MEASURES`.
+
+    Raises:
+        InputError: as `group_scores`, or if the focus class is none of the predicted classes.
+    """
     first = next(iter(by_seed.values()))
-    rows = align_table(first, table)
-    compared = _compared(first, rows, least)
+    rows, measures = align_table(first, table), _measures(focus)
+    compared = _compared(first, rows, focus, least)
     named = {
-        key: _spread(MEASURES[key[1]], list(members.values()))
+        key: _spread(measures[key[1]], list(members.values()))
         for key, members in compared.items()
         if len(members) > 1
     }
@@ -266,10 +294,10 @@ def largest_gaps(
     for key, members in compared.items():
         attribute, measure = key
         over = np.any([*members.values()], axis=0) if members else np.zeros(len(rows), dtype=bool)
-        over &= denominator_mask(first, measure, MELANOMA.get(measure, ""))
+        over &= denominator_mask(first, measure, "" if measure in GENERAL_MEASURES else focus)
         values = {
             name: np.mean(
-                [restrict_to(MEASURES[measure], inside)(p, whole)[0] for p in by_seed.values()]
+                [restrict_to(measures[measure], inside)(p, whole)[0] for p in by_seed.values()]
             )
             for name, inside in members.items()
         }
@@ -295,20 +323,32 @@ def largest_gaps(
 def chance_gaps(
     by_seed: Predictions,
     table: pd.DataFrame,
+    focus: str,
     n_permutations: int,
     seed: int,
     least: int = MIN_GROUP_SIZE,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """The largest gaps of groups that differ in nothing but chance and mix: [n_permutations] by (attribute, measure).
+    """The largest gaps of groups that differ in nothing but chance and their mix of diagnoses.
 
-    The names of the groups are dealt out anew among the lesions of each diagnosis, so that every group keeps
-    its mix of diagnoses and loses all else that might set it apart.
+    The group names are permuted among the lesions of each diagnosis. So every group keeps its mix of
+    diagnoses and loses everything else that might set the group apart.
+
+    Args:
+        by_seed, table, focus, least: as for `largest_gaps`.
+        n_permutations: number of permutations.
+        seed: seed of the permutations.
+
+    Returns:
+        The gaps, [n_permutations], by (attribute, measure), where two groups can be compared.
+
+    Raises:
+        InputError: as `largest_gaps`.
     """
     first = next(iter(by_seed.values()))
     rows = align_table(first, table)
     codes, _ = factorize_lesions(rows["lesion_id"], len(rows))
     one = np.unique(codes, return_index=True)[1]  # image of each lesion
-    compared = _compared(first, rows, least)
+    compared = _compared(first, rows, focus, least)
     diagnoses = rows["dx"].to_numpy()[one]
     result = {}
     for attribute in ATTRIBUTES:
@@ -322,7 +362,7 @@ def chance_gaps(
             dealt[:, own] = rng.permuted(np.tile(own_group[own], (n_permutations, 1)), axis=1)
         # Membership is a weighting of the images, one a deal, so that no loop over deals is needed.
         member = {name: (dealt == k)[:, codes].astype(float) for k, name in enumerate(groups)}
-        for measure, statistic in MEASURES.items():
+        for measure, statistic in _measures(focus).items():
             names = compared[attribute, measure]
             if len(names) > 1:
                 with np.errstate(invalid="ignore"):
@@ -396,14 +436,20 @@ def gap_changes(
 
 
 def _compared(
-    predictions: pd.DataFrame, rows: pd.DataFrame, least: int
+    predictions: pd.DataFrame, rows: pd.DataFrame, focus: str, least: int
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """The groups of each attribute that are large enough for each measure."""
+    if focus not in class_names(predictions):
+        raise InputError(
+            f"the focus class {focus!r} is none of the predicted {', '.join(class_names(predictions))}"
+        )
     result = {}
     for attribute in ATTRIBUTES:
         groups = groups_of(rows, attribute)
         for measure in MEASURES:
-            over = denominator_mask(predictions, measure, MELANOMA.get(measure, ""))
+            over = denominator_mask(
+                predictions, measure, "" if measure in GENERAL_MEASURES else focus
+            )
             result[attribute, measure] = {
                 name: inside for name, inside in groups.items() if (inside & over).sum() >= least
             }

@@ -115,7 +115,7 @@ class ViTFeatures(nn.Module):
 
     def __init__(self, settings: ClassifierSettings) -> None:
         super().__init__()
-        self.classifier, origin = build_classifier(settings, seed=0)
+        self.classifier, origin = build_classifier(settings, seed=0, n_classes=0)
         self.identity = (
             f"{origin.source} {origin.detail} {settings.model_dump_json(exclude={'training'})}"
         )

@@ -20,7 +20,6 @@ from hamsynth_utils.core.paths import (
 )
 from hamsynth_utils.core.weights import read_metadata, read_weights, sha256_of, write_weights
 from hamsynth_utils.data.ham10000 import data_of
-from hamsynth_utils.data.lesion_set import CLASSES
 from hamsynth_utils.experiment.arms import in_proportion
 from hamsynth_utils.experiment.model_card import LIMITS, budget_table, facts
 from hamsynth_utils.experiment.run import Run
@@ -121,7 +120,7 @@ def _measured(run: Run, name: str) -> str:
     """Distances, precision to coverage, and whether a probe names the requested class."""
     train, validation, test = (run.images(part) for part in ("train", "validation", "test"))
     made, settings = run.synthetic_set(name), run.profile.evaluation
-    in_order = in_proportion(made, train.labels, run.profile.synthesis.evaluation_images)
+    in_order = in_proportion(made, train.counts, run.profile.synthesis.evaluation_images)
     with run.stage_dir(run.paths.features) as folder:
         real, held, tested, drawn, asked = (
             cached_features(each.images, EXTRACTOR, folder / f"{EXTRACTOR}.npz", run.device)
@@ -137,8 +136,8 @@ def _measured(run: Run, name: str) -> str:
     own["real_baseline"] = floor.set_index("measure")["mean"]
     probe = fit_probe(real, train.labels, held, validation.labels)
     named, truth = (
-        probe_predictions(probe, asked, made.table),
-        probe_predictions(probe, tested, test.table),
+        probe_predictions(probe, asked, made.table, made.classes),
+        probe_predictions(probe, tested, test.table, test.classes),
     )
     classes = class_consistency(
         named, truth, test.table["lesion_id"], settings.n_resamples, run.seed
@@ -193,10 +192,14 @@ def _pictures(run: Run, name: str, path: Path) -> None:
     for step, minutes in zip(budget["step"], budget["minutes"], strict=True):
         moment = folder / SNAPSHOTS / f"{step}.safetensors"
         generator = load_generator(moment if moment.is_file() else folder / WEIGHTS)
-        rows[f"{minutes:.1f} min"] = generator.sample(torch.arange(len(CLASSES)), run.seed)
-    labels = torch.arange(len(CLASSES)).repeat_interleave(8)
+        rows[f"{minutes:.1f} min"] = generator.sample(
+            torch.arange(len(run.dataset.classes)), run.seed
+        )
+    labels = torch.arange(len(run.dataset.classes)).repeat_interleave(8)
     samples = load_generator(path).sample(labels, run.seed).split(8)
-    classes = {f"synthetic {dx}": images for dx, images in zip(CLASSES, samples, strict=True)}
+    classes = {
+        f"synthetic {dx}": images for dx, images in zip(run.dataset.classes, samples, strict=True)
+    }
     for kind, shown in (("moments", rows), ("classes", classes)):
         with atomic_path(path.with_name(f"{path.stem}-{kind}.png")) as temporary:
             plots.image_rows(shown).savefig(temporary, format="png")

@@ -149,7 +149,7 @@ def own_networks(folder: Path, names: tuple[str, ...] = GENERATORS) -> Path:
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     torch.manual_seed(0)
     for name in names:
-        generator = build_generator(name, load_profile(str(folder / "tiny.yaml")))
+        generator = build_generator(name, load_profile(str(folder / "tiny.yaml")), n_classes=7)
         with torch.no_grad():
             for parameter in generator.parameters():
                 # Not as they begin, where a prior is the standard one and an output layer may be zero.
@@ -157,7 +157,7 @@ def own_networks(folder: Path, names: tuple[str, ...] = GENERATORS) -> Path:
         room = folder / f"generators/{name}/seed-0"
         counts = json.dumps(dict.fromkeys(CLASSES, 10))
         about = {
-            **checkpoint_metadata(generator),
+            **checkpoint_metadata(generator, HAM10000),
             "trained_on": "abc",
             "counts": counts,
             "seed": "3",

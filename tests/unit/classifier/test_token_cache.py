@@ -13,7 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from hamsynth_utils.classifier import token_cache as module
-from hamsynth_utils.classifier.model import PROBABILITIES, last_block_class_token_only
+from hamsynth_utils.classifier.model import last_block_class_token_only
 from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier
 from hamsynth_utils.classifier.token_cache import CachedTokenData, cached_tokens
@@ -21,10 +21,13 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.data.augmentation import views
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.experiment.arms import trivial_augment
 from hamsynth_utils.training.loop import train
+
+PROBABILITIES = HAM10000.classes.probability_columns
 
 LESIONS = make_phantom(150, seed=0).subset(np.arange(40))
 
@@ -48,7 +51,7 @@ def build(tiny_profile, tmp_path):
             "drop_path": 0.0,
             **change,
         }
-        return build_classifier(settings.model_copy(update=change), seed)[0]
+        return build_classifier(settings.model_copy(update=change), seed, n_classes=7)[0]
 
     return made
 

@@ -10,6 +10,7 @@ from hamsynth_utils.core.arm_names import ARMS, GENERATORS, generator_of
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.settings import TrainingSettings
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.experiment.arms import (
     augment_for_classifier,
@@ -75,14 +76,16 @@ def test_every_arm_makes_as_many_steps_as_the_real_one():
 
 
 def test_class_weights_are_scikit_learns_balanced_ones():
-    weights = class_weights("weighted", LESIONS.labels)
+    weights = class_weights("weighted", LESIONS.counts)
     present = np.unique(LESIONS.labels)
     expected = compute_class_weight("balanced", classes=present, y=LESIONS.labels.numpy())
     assert weights[present].tolist() == pytest.approx(expected)
-    only_two = class_weights("weighted", torch.tensor([0, 0, 0, 4]))
+    only_two = class_weights(
+        "weighted", dict.fromkeys(HAM10000.classes, 0) | {"akiec": 3, "mel": 1}
+    )
     assert only_two.tolist() == pytest.approx([4 / 6, 0, 0, 0, 2, 0, 0])
     assert all(
-        torch.equal(class_weights(arm, LESIONS.labels), torch.ones(7))
+        torch.equal(class_weights(arm, LESIONS.counts), torch.ones(7))
         for arm in ARMS
         if arm != "weighted"
     )
@@ -91,7 +94,7 @@ def test_class_weights_are_scikit_learns_balanced_ones():
 def test_weights_change_the_loss_as_repeated_images_would(tiny_profile):
     settings = load_profile(tiny_profile).classifier
     assert settings.label_smoothing > 0
-    model, _ = build_classifier(settings, seed=0)
+    model, _ = build_classifier(settings, seed=0, n_classes=7)
     model.eval()
     images, labels = torch.rand(3, 3, 64, 64), torch.tensor([0, 4, 4])
     repeated = model(images[[0, 0, 0, 1, 2]], labels[[0, 0, 0, 1, 2]])["loss"]

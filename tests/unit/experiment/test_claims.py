@@ -24,9 +24,9 @@ from hamsynth_utils.experiment.claims import (
     verdict_table,
 )
 from hamsynth_utils.metrics import comparison
-from hamsynth_utils.metrics.classification import PROBABILITIES
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 PASSES = {"vae": 20.0, "gan": 20.0, "diffusion": 20.0, "vit": 6.0}
 UNTESTABLE = VERDICTS[3]
@@ -235,7 +235,7 @@ def test_the_books_verdict_follows_what_was_planted_in_the_predictions(
 ):
     """From the predictions by way of the estimates to the claim that GAN images raise the accuracy."""
     arms = {arm: by_seed for arm, by_seed in planted(right, wrong).items() if arm != dropped}
-    accuracy, lesions = comparison.statistics()["accuracy"], np.arange(1000) // 2
+    accuracy, lesions = comparison.statistics(HAM10000.classes)["accuracy"], np.arange(1000) // 2
     own = {
         arm: comparison.estimate(accuracy, by_seed, lesions, 300, 0)
         for arm, by_seed in arms.items()
@@ -292,7 +292,9 @@ def judged_accuracy(lesions: LesionSet, split: Split, near_duplicates: pd.DataFr
     """The ledger's row on a claim that the accuracy is above 0.35, from the images by way of predictions and estimates."""
     predictions = centroid_predictions(lesions, split)
     ids = lesions.table["lesion_id"].iloc[split.test]
-    found = comparison.estimate(comparison.statistics()["accuracy"], {0: predictions}, ids, 300, 0)
+    found = comparison.estimate(
+        comparison.statistics(HAM10000.classes)["accuracy"], {0: predictions}, ids, 300, 0
+    )
     table = estimates(("accuracy", "real", None, found.value, found.low, found.high))
     above = claim(arm="real", reference=..., above=0.35, models=["vit"])
     leak = leaked_share(lesions.table, split, near_duplicates)

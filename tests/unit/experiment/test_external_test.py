@@ -16,18 +16,20 @@ import torch
 from conftest import isic_ids, picture, write_isic_test_set
 
 from hamsynth_utils.classifier import pretrained
-from hamsynth_utils.classifier.model import PROBABILITIES
 from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier, load_classifier
 from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import write_weights
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.experiment import external_test as module
 from hamsynth_utils.experiment.external_test import read_opening, run_external_test
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.report.pages.run_summary import run_page
+
+PROBABILITIES = HAM10000.classes.probability_columns
 
 PHANTOM = make_phantom(42, 64, seed=5)
 IDS = isic_ids(PHANTOM)
@@ -44,7 +46,7 @@ def folder(tmp_path) -> Path:
 
 
 def finish(run: Run, arm: str, seed: int) -> Path:
-    classifier, _ = build_classifier(run.profile.classifier, seed)
+    classifier, _ = build_classifier(run.profile.classifier, seed, n_classes=7)
     torch.nn.init.normal_(classifier.vit.head.weight, generator=torch.Generator().manual_seed(seed))
     path = run.folder / f"classifiers/{arm}/seed-{seed}/weights.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +234,7 @@ def test_the_page_of_the_run_says_whether_it_was_opened(run, folder):
 def test_a_finished_classifier_is_loaded_without_pretrained_weights(run, tmp_path, monkeypatch):
     lesions = make_phantom(20, 64, seed=3)
     settings = run.profile.classifier
-    classifier, _ = build_classifier(settings, 4)
+    classifier, _ = build_classifier(settings, 4, n_classes=7)
     torch.nn.init.normal_(classifier.vit.head.weight)
     path = tmp_path / "weights.safetensors"
     write_weights(path, classifier.state_dict(), {})

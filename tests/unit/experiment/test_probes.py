@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from hamsynth_utils.classifier.model import PROBABILITIES, Probe
+from hamsynth_utils.classifier.model import Probe
 from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.token_cache import CachedTokenData, CachedTokens
 from hamsynth_utils.core.arm_names import ARMS
@@ -22,6 +22,7 @@ from hamsynth_utils.experiment.stages import make_synthetic, train_generator
 from hamsynth_utils.training.loop import train
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_probe_separates_what_is_linearly_separable(tiny_profile, tmp_path):
     settings = TrainingSettings(
         steps=200, batch_size=64, learning_rate=3e-2, class_balance_power=1.0
     )
-    probe = Probe(7, classifier)
+    probe = Probe(7, classifier, n_classes=7)
     train(probe, CachedTokenData(lesions, tokens), settings, tmp_path, seed=0, progress_bar=False)
     frame = predict(probe, lesions, tokens=tokens)
     assert (frame[PROBABILITIES].to_numpy().argmax(1) == lesions.labels.numpy()).all()

@@ -137,7 +137,7 @@ def assert_measured_again(run: Run, text: str) -> None:
         run.images("train"),
         read_synthetic(run.folder / "generators/diffusion/seed-0/synthetic", HAM10000.classes),
     )
-    shown = in_proportion(made, real.labels, run.profile.synthesis.evaluation_images)
+    shown = in_proportion(made, real.counts, run.profile.synthesis.evaluation_images)
     n, n_subsets = min(len(shown), int(0.45 * len(real))), run.profile.evaluation.n_subsets
     extractor = load_extractor("efficientnet_lite0")
     features = [extract(each.images, extractor) for each in (real, shown)]

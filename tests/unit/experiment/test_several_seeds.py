@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 from conftest import ROOT, TINY, merged
 
-from hamsynth_utils.classifier.model import PROBABILITIES
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.external import read_external
 from hamsynth_utils.data.lesion_set import labels_of
@@ -24,6 +23,7 @@ from hamsynth_utils.experiment.claims import ESTIMATES
 from hamsynth_utils.experiment.run import Run
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 SEEDS = (0, 5)
 RIGHT = {  # the share of right answers on the parts

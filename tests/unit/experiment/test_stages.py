@@ -42,9 +42,14 @@ def put_synthetic_set(run: Run, rows: np.ndarray) -> None:
     """A set of the run's GAN, whose checkpoint says that it was trained on the images in these rows."""
     ids = sorted(run.lesions().table["image_id"].iloc[rows])
     about = {"trained_on": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
-    gan, room = build_generator("gan", run.profile), run.folder / "generators/gan/seed-0"
+    gan, room = (
+        build_generator("gan", run.profile, n_classes=7),
+        run.folder / "generators/gan/seed-0",
+    )
     write_weights(
-        room / "weights.safetensors", gan.state_dict(), {**checkpoint_metadata(gan), **about}
+        room / "weights.safetensors",
+        gan.state_dict(),
+        {**checkpoint_metadata(gan, HAM10000), **about},
     )
     counts = dict.fromkeys(CLASSES, 40)
     synthesize(room / "weights.safetensors", counts, 0, room / "synthetic", progress=False)
@@ -87,8 +92,8 @@ def test_images_split_and_synthetic_images_are_read_once(run, monkeypatch):
 
 
 def test_settings_are_read_without_tensors(run, monkeypatch):
-    gan = build_generator("gan", run.profile)
-    about = {**checkpoint_metadata(gan), "released": "true"}
+    gan = build_generator("gan", run.profile, n_classes=7)
+    about = {**checkpoint_metadata(gan, HAM10000), "released": "true"}
     write_weights(run.paths.generator_weights("gan"), gan.state_dict(), about)
     for name in ("read_weights", "load_generator"):
         monkeypatch.setattr(stages, name, lambda *_: pytest.fail("tensors were read"))

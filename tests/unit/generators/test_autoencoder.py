@@ -90,7 +90,7 @@ def test_a_profile_without_autoencoder_has_none_to_train(edited_tiny, tmp_path):
     with pytest.raises(InputError, match="no autoencoder"):
         train_autoencoder(run)
     images = blobs(2)
-    folded = build_generator("diffusion", run.profile).representation
+    folded = build_generator("diffusion", run.profile, n_classes=7).representation
     assert torch.equal(folded.decode(folded.encode(images)), images)
 
 

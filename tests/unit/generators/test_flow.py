@@ -20,7 +20,7 @@ LABELS = torch.arange(7)
 def flow(edited_tiny) -> Flow:
     torch.manual_seed(0)
     change = {"flow": {"autoencoder": None, "cond_drop_prob": 0.5}, "data": {"image_size": 32}}
-    return build_generator("flow", load_profile(edited_tiny(change))).eval()
+    return build_generator("flow", load_profile(edited_tiny(change)), n_classes=7).eval()
 
 
 def best_velocity(x: torch.Tensor, t: torch.Tensor | float) -> torch.Tensor:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -10,7 +11,7 @@ from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import write_weights
-from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.dataset_info import HAM10000, ClassList
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.generators.gan import FINITE_DIFFERENCE_SIGMA, GAN, augment_differentiably
 from hamsynth_utils.generators.latent import LatentGenerator
@@ -30,7 +31,7 @@ def profile(tiny_profile):
 @pytest.fixture(params=GENERATORS)
 def generator(request, profile):
     torch.manual_seed(0)
-    return build_generator(request.param, profile).eval()
+    return build_generator(request.param, profile, n_classes=7).eval()
 
 
 def test_samples_have_the_shape_range_and_classes_asked_for(generator):
@@ -86,7 +87,7 @@ def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     }[name]
     torch.manual_seed(0)
     generator = build_generator(
-        name, load_profile(edited_tiny({name: {**change, **extra}}))
+        name, load_profile(edited_tiny({name: {**change, **extra}})), n_classes=7
     ).train()
     labels = torch.arange(8) % 2 + 2
     images = (
@@ -108,7 +109,7 @@ def test_the_gan_learns_which_class_is_striped_which_way(edited_tiny):
     """Its critic sees shapes rather than flat colours: upright stripes for one class, level ones for another."""
     torch.manual_seed(0)
     change = {"gan": {"width": 16, "r1_r2_gamma": 2.0, "mode_seeking": 0.0}}
-    gan = build_generator("gan", load_profile(edited_tiny(change))).train()
+    gan = build_generator("gan", load_profile(edited_tiny(change)), n_classes=7).train()
     wave = 0.7 * torch.sin(torch.arange(64) * 2 * torch.pi / 16)
     labels = torch.arange(8) % 2 + 2
     images = torch.where(
@@ -145,7 +146,7 @@ def test_the_reconstruction_term_is_torchs():
 
 
 def test_the_vae_loss_is_reconstruction_kl_and_the_priors_fit_per_pixel_value(profile):
-    vae = build_generator("vae", profile)
+    vae = build_generator("vae", profile, n_classes=7)
     losses = vae(torch.rand(4, 3, 64, 64), LABELS[:4])
     total = losses["reconstruction"] + losses["kl"] + losses["prior"]
     torch.testing.assert_close(losses["loss"].detach() * 3 * 64 * 64, total)
@@ -154,7 +155,7 @@ def test_the_vae_loss_is_reconstruction_kl_and_the_priors_fit_per_pixel_value(pr
 def test_the_vaes_fitted_prior_learns_the_latents_it_is_shown(edited_tiny):
     """Density and draws of the fitted prior against the distribution that the latents came from."""
     change = {"vae": {"latent_size": 3}}
-    vae = build_generator("vae", load_profile(edited_tiny(change)))
+    vae = build_generator("vae", load_profile(edited_tiny(change)), n_classes=7)
     root = torch.tensor([[0.5, 0.0, 0.0], [0.4, 1.0, 0.0], [-0.3, 0.2, 0.8]])
     means = torch.arange(7.0)[:, None] * torch.tensor([0.2, -0.1, 0.3])
     draw = torch.Generator().manual_seed(0)
@@ -191,7 +192,7 @@ def test_the_gans_penalty_is_the_mean_squared_gradient(profile):
 
 
 def test_the_gans_players_get_their_own_gradients_only(profile):
-    gan = build_generator("gan", profile)
+    gan = build_generator("gan", profile, n_classes=7)
     assert isinstance(gan, GAN)
     images = torch.rand(8, 3, 64, 64) * 2 - 1
     torch.manual_seed(5)
@@ -213,7 +214,7 @@ def test_the_gans_players_get_their_own_gradients_only(profile):
 
 
 def test_sameness_is_the_quotient_of_distances_and_highest_for_a_collapsed_generator(profile):
-    gan = build_generator("gan", profile)
+    gan = build_generator("gan", profile, n_classes=7)
     torch.manual_seed(0)
     latent, labels = torch.randn(6, gan.settings.latent_size), torch.arange(6)
     with torch.no_grad():
@@ -248,6 +249,7 @@ def test_the_diffusion_loss_is_the_librarys(edited_tiny, objective):
     diffusion = build_generator(
         "diffusion",
         load_profile(edited_tiny({"diffusion": {"objective": objective, "autoencoder": None}})),
+        n_classes=7,
     )
     images, labels = torch.rand(6, 3, 64, 64) * 2 - 1, torch.arange(6)
     torch.manual_seed(4)
@@ -264,7 +266,7 @@ def test_the_diffusion_loss_is_the_librarys(edited_tiny, objective):
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
 def test_the_perceptual_term_of_a_perfect_prediction_is_nothing(edited_tiny, objective):
     change = {"diffusion": {"objective": objective, "perceptual_weight": 1.0, "autoencoder": None}}
-    diffusion = build_generator("diffusion", load_profile(edited_tiny(change)))
+    diffusion = build_generator("diffusion", load_profile(edited_tiny(change)), n_classes=7)
     images, labels = torch.rand(6, 3, 64, 64) * 2 - 1, torch.arange(6)
     assert diffusion.training_step(images, labels)["perceptual"] > 0.05
     folded, noise = F.pixel_unshuffle(images, 4), torch.randn(6, 48, 16, 16)
@@ -281,7 +283,7 @@ def test_ddim_through_every_time_agrees_with_the_librarys(edited_tiny):
     """Our sampler without guidance against denoising-diffusion-pytorch's ddim_sample at eta 0, same noise."""
     torch.manual_seed(0)
     change = {"diffusion": {"schedule_shift": 1.0, "autoencoder": None}}
-    diffusion = build_generator("diffusion", load_profile(edited_tiny(change)))
+    diffusion = build_generator("diffusion", load_profile(edited_tiny(change)), n_classes=7)
     process = diffusion.eval().process
     torch.nn.init.normal_(process.model.final_conv.weight, std=0.3)
     labels = torch.tensor([1, 5])
@@ -301,7 +303,7 @@ def test_ddim_through_every_time_agrees_with_the_librarys(edited_tiny):
 def test_shifted_times_divide_the_signal_to_noise_ratio(edited_tiny):
     def snr(shift):
         change = {"diffusion": {"schedule_shift": shift, "timesteps": 1000}}
-        diffusion = build_generator("diffusion", load_profile(edited_tiny(change)))
+        diffusion = build_generator("diffusion", load_profile(edited_tiny(change)), n_classes=7)
         signal = diffusion.process.alphas_cumprod[
             diffusion.shifted_timesteps(torch.linspace(0.2, 0.8, 5))
         ]
@@ -312,7 +314,7 @@ def test_shifted_times_divide_the_signal_to_noise_ratio(edited_tiny):
 
 def test_guidance_moves_away_from_the_unconditional_guess(edited_tiny):
     change = {"diffusion": {"autoencoder": None}}
-    diffusion = build_generator("diffusion", load_profile(edited_tiny(change))).eval()
+    diffusion = build_generator("diffusion", load_profile(edited_tiny(change)), n_classes=7).eval()
     torch.nn.init.normal_(diffusion.process.model.final_conv.weight, std=0.05)
     x, t, labels = torch.randn(3, 48, 16, 16), torch.full((3,), 20), torch.tensor([0, 1, 2])
     with_class = diffusion.process.model(x, t, labels, cond_drop_prob=0.0)
@@ -325,7 +327,7 @@ def test_dpm_solver_is_nearer_the_exact_path_than_ddim_which_is_of_first_order(e
     """Where the data are N(m, s^2) the best guess and the path (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2),
     which is constant, are known."""
     change = {"diffusion": {"autoencoder": None, "timesteps": 1000, "schedule_shift": 1.0}}
-    diffusion = build_generator("diffusion", load_profile(edited_tiny(change))).eval()
+    diffusion = build_generator("diffusion", load_profile(edited_tiny(change)), n_classes=7).eval()
     signal, mean, deviation = diffusion.process.alphas_cumprod.double(), 0.3, 0.5
 
     def best_guess(x, t, labels, guidance):
@@ -365,12 +367,12 @@ def test_dpm_solver_is_nearer_the_exact_path_than_ddim_which_is_of_first_order(e
 )
 def test_a_wrong_guidance_number_of_steps_or_solver_is_refused(profile, bad):
     with pytest.raises(InputError, match=r"must|no solver is called 'euler'; there are ddim, dpm"):
-        build_generator("diffusion", profile).sample(LABELS[:1], 0, **bad)
+        build_generator("diffusion", profile, n_classes=7).sample(LABELS[:1], 0, **bad)
 
 
 def test_weights_round_trip(generator, tmp_path):
     path = tmp_path / "weights.safetensors"
-    write_weights(path, generator.state_dict(), checkpoint_metadata(generator))
+    write_weights(path, generator.state_dict(), checkpoint_metadata(generator, HAM10000))
     loaded = load_generator(path)
     assert loaded.name == generator.name
     assert torch.equal(loaded.sample(LABELS, 1), generator.sample(LABELS, 1))
@@ -380,7 +382,7 @@ def test_bad_checkpoints_are_refused(generator, tmp_path):
     path = tmp_path / "weights.safetensors"
     with pytest.raises(InputError, match="no weights at"):
         load_generator(path)
-    write_weights(path, generator.state_dict(), checkpoint_metadata(generator))
+    write_weights(path, generator.state_dict(), checkpoint_metadata(generator, HAM10000))
     other = next(name for name in GENERATORS if name != generator.name)
     with pytest.raises(InputError, match=f"holds a {generator.name}, not a {other}"):
         load_generator(path, other)
@@ -388,31 +390,40 @@ def test_bad_checkpoints_are_refused(generator, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="damaged"):
         load_generator(path)
-    write_weights(
-        path, generator.state_dict(), {**checkpoint_metadata(generator), "classes": "a,b"}
-    )
-    with pytest.raises(InputError, match="trained on the classes a,b"):
+    names = ("a", "b", "c", "d", "e", "f", "g")
+    other_classes = ClassList(names, dict(zip(names, names, strict=True)), "a")
+    about = checkpoint_metadata(generator, replace(HAM10000, classes=other_classes))
+    write_weights(path, generator.state_dict(), about)
+    assert load_generator(path).n_classes == 7
+    with pytest.raises(InputError, match="trained on the classes a, b, c, d, e, f, g, not akiec, "):
+        load_generator(path, classes=HAM10000.classes)
+    write_weights(path, generator.state_dict(), about | {"dataset": "akiec,bcc"})
+    with pytest.raises(InputError, match=r"does not say which classes .*: train anew"):
         load_generator(path)
-    write_weights(path, generator.state_dict(), {**checkpoint_metadata(generator), "format": "0"})
+    write_weights(
+        path, generator.state_dict(), {**checkpoint_metadata(generator, HAM10000), "format": "0"}
+    )
     with pytest.raises(InputError, match=r"made with hamsynth .*, in format 0; this is hamsynth"):
         load_generator(path)
-    settings = {**json.loads(checkpoint_metadata(generator)["settings"]), "wings": 2}
+    settings = {**json.loads(checkpoint_metadata(generator, HAM10000)["settings"]), "wings": 2}
     write_weights(
         path,
         generator.state_dict(),
-        {**checkpoint_metadata(generator), "settings": json.dumps(settings)},
+        {**checkpoint_metadata(generator, HAM10000), "settings": json.dumps(settings)},
     )
     with pytest.raises(InputError, match=r"whose settings this version does not know: .*wings"):
         load_generator(path)
     write_weights(
-        path, generator.state_dict(), {**checkpoint_metadata(generator), "image_size": "128"}
+        path,
+        generator.state_dict(),
+        {**checkpoint_metadata(generator, HAM10000), "image_size": "128"},
     )
     if not isinstance(generator, LatentGenerator):  # whose network fits any size
         with pytest.raises(InputError, match=r"does not fit this version's"):
             load_generator(path)
     state = generator.state_dict()
     state.pop(next(iter(state)))
-    write_weights(path, state, checkpoint_metadata(generator))
+    write_weights(path, state, checkpoint_metadata(generator, HAM10000))
     with pytest.raises(InputError, match="does not fit"):
         load_generator(path)
     write_weights(path, generator.state_dict(), {})
@@ -422,14 +433,16 @@ def test_bad_checkpoints_are_refused(generator, tmp_path):
 
 def test_an_unknown_generator_is_refused(profile):
     with pytest.raises(InputError, match="no generator is called 'dream'"):
-        build_generator("dream", profile)
+        build_generator("dream", profile, n_classes=7)
 
 
 def test_the_sizes_64_and_128_both_work(edited_tiny):
     for size in (64, 128):
         profile = load_profile(edited_tiny({"data": {"image_size": size}}))
         for name in GENERATORS:
-            assert build_generator(name, profile).eval().sample(LABELS[:1], 0).shape == (
+            assert build_generator(name, profile, n_classes=7).eval().sample(
+                LABELS[:1], 0
+            ).shape == (
                 1,
                 3,
                 size,

@@ -33,10 +33,10 @@ class Toy(Generator):
     name: ClassVar[str] = "toy"
     settings_class: ClassVar[type[Settings]] = ToySettings
 
-    def __init__(self, image_size: int, settings: ToySettings) -> None:
-        super().__init__(image_size, settings)
+    def __init__(self, image_size: int, settings: ToySettings, n_classes: int) -> None:
+        super().__init__(image_size, settings, n_classes)
         self.noise_shape = (3, image_size, image_size)
-        self.colour = nn.Parameter(torch.zeros(7, 3))
+        self.colour = nn.Parameter(torch.zeros(n_classes, 3))
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {"loss": (images.mean((2, 3)) - self.colour[labels]).square().mean()}

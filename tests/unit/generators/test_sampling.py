@@ -26,10 +26,12 @@ COUNTS = {"df": 3, "mel": 2, "vasc": 1}
 @pytest.fixture
 def checkpoint(tiny_profile, tmp_path):
     torch.manual_seed(0)
-    generator = build_generator("gan", load_profile(tiny_profile))
+    generator = build_generator("gan", load_profile(tiny_profile), n_classes=7)
     path = tmp_path / "gan.safetensors"
     about = {"trained_on": "abc", "counts": json.dumps({dx: int(dx != "bcc") for dx in CLASSES})}
-    write_weights(path, generator.state_dict(), {**checkpoint_metadata(generator), **about})
+    write_weights(
+        path, generator.state_dict(), {**checkpoint_metadata(generator, HAM10000), **about}
+    )
     return path
 
 
@@ -210,9 +212,9 @@ def test_a_diffusion_models_sampling_is_chosen_by_command_and_recorded(
     tiny_profile, tmp_path, capsys
 ):
     torch.manual_seed(0)
-    diffusion = build_generator("diffusion", load_profile(tiny_profile))
+    diffusion = build_generator("diffusion", load_profile(tiny_profile), n_classes=7)
     path = tmp_path / "diffusion.safetensors"
-    write_weights(path, diffusion.state_dict(), checkpoint_metadata(diffusion))
+    write_weights(path, diffusion.state_dict(), checkpoint_metadata(diffusion, HAM10000))
     arguments = [
         "sample",
         "--generator",
@@ -237,8 +239,8 @@ def test_a_diffusion_models_sampling_is_chosen_by_command_and_recorded(
 
 
 def test_counts_bring_minorities_up_and_leave_the_majority():
-    labels = torch.tensor([5] * 100 + [4] * 30 + [3] * 2)
-    assert top_up_counts(labels, 0.2) == {
+    real = dict.fromkeys(CLASSES, 0) | {"nv": 100, "mel": 30, "df": 2}
+    assert top_up_counts(real, 0.2) == {
         "akiec": 20,
         "bcc": 20,
         "bkl": 20,
@@ -247,14 +249,14 @@ def test_counts_bring_minorities_up_and_leave_the_majority():
         "nv": 0,
         "vasc": 20,
     }
-    counts = requested_counts(labels, 0.2, 66)
+    counts = requested_counts(real, 0.2, 66)
     assert counts["nv"] == 50 and counts["mel"] == 15 and counts["df"] == 18
 
 
 def test_a_proportional_draw_has_the_real_shares_and_no_repeat(synthetic):
     lesions = read_synthetic(synthetic, HAM10000.classes)
-    drawn = in_proportion(lesions, torch.tensor([3] * 2 + [4] * 2), 4)
+    drawn = in_proportion(lesions, {"df": 2, "mel": 2}, 4)
     assert drawn.counts["df"] == 2 and drawn.counts["mel"] == 2
     assert drawn.table["image_id"].is_unique
     with pytest.raises(InputError, match="holds 2 images of mel, but 4 are needed"):
-        in_proportion(lesions, torch.tensor([4]), 4)
+        in_proportion(lesions, {"mel": 1}, 4)

@@ -16,7 +16,7 @@ from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.metrics import comparison, fairness
 from hamsynth_utils.metrics.bootstrap import lesion_mean
 from hamsynth_utils.metrics.class_consistency import class_consistency
-from hamsynth_utils.metrics.classification import PROBABILITIES, bootstrap_scores
+from hamsynth_utils.metrics.classification import bootstrap_scores
 from hamsynth_utils.metrics.comparison import SplitPredictions, compare_splits, minority_statistics
 from hamsynth_utils.metrics.power_spectrum import power_ratio
 from hamsynth_utils.metrics.privacy.membership_inference import guess_members
@@ -31,6 +31,7 @@ from hamsynth_utils.metrics.ranking import precision_band
 from hamsynth_utils.metrics.skin_tone import agreement
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 FROZEN = Path(__file__).with_name("bootstrap_regression.json")
 N, N_RESAMPLES, SEED = 120, 100, 5
@@ -71,7 +72,9 @@ def classification() -> dict:
 
 
 def arms() -> dict:
-    named = comparison.statistics() | minority_statistics(np.arange(7) < 3)
+    named = comparison.statistics(HAM10000.classes) | minority_statistics(
+        np.arange(7) < 3, HAM10000.classes
+    )
     ours, theirs = (
         comparison.estimates(named, arm(skill), LESIONS, N_RESAMPLES, SEED) for skill in (1.5, 1.0)
     )
@@ -84,7 +87,9 @@ def arms() -> dict:
 def splits() -> dict:
     image = SplitPredictions(arm(2.0), LESIONS, np.arange(N) % 3 == 0)
     lesion = SplitPredictions(arm(1.0, n=90), LESIONS[:90], np.zeros(90, dtype=bool))
-    named = {name: comparison.statistics()[name] for name in ("accuracy", "auroc_mel")}
+    named = {
+        name: comparison.statistics(HAM10000.classes)[name] for name in ("accuracy", "auroc_mel")
+    }
     return {"splits": compare_splits(lesion, image, named, N_RESAMPLES, SEED)}
 
 
@@ -95,10 +100,10 @@ def bands() -> dict:
 
 def groups() -> dict:
     gaps = {
-        name: fairness.largest_gaps(arm(skill), patients(), N_RESAMPLES, SEED, 10)
+        name: fairness.largest_gaps(arm(skill), patients(), "mel", N_RESAMPLES, SEED, 10)
         for name, skill in (("real", 1.5), ("gan", 2.5))
     }
-    chance = fairness.chance_gaps(arm(1.5), patients(), 20, SEED, 10)
+    chance = fairness.chance_gaps(arm(1.5), patients(), "mel", 20, SEED, 10)
     return {
         "groups": fairness.group_scores(arm(1.5), patients(), N_RESAMPLES, SEED, 10),
         "gaps": fairness.gap_table("real", gaps["real"]),

@@ -6,13 +6,15 @@ from sklearn.metrics import log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.calibration import (
     brier_score,
     expected_calibration_error,
     fit_temperature,
     with_temperature,
 )
-from hamsynth_utils.metrics.classification import PROBABILITIES
+
+PROBABILITIES = HAM10000.classes.probability_columns
 
 
 def ones(predictions):

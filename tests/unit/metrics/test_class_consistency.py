@@ -8,10 +8,10 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.metrics.class_consistency import class_consistency, fit_probe, probe_predictions
-from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.features import extract, load_extractor
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 COUNTS = [40, 60, 120, 30, 120, 600, 30]
 
@@ -38,9 +38,13 @@ def consistency(
     probe, features: np.ndarray, table: pd.DataFrame, seed: int = 0
 ) -> dict[str, float]:
     test, _, test_table = lesions(2)
-    real = probe_predictions(probe, test, test_table)
+    real = probe_predictions(probe, test, test_table, HAM10000.classes)
     return class_consistency(
-        probe_predictions(probe, features, table), real, test_table["lesion_id"], 400, seed
+        probe_predictions(probe, features, table, HAM10000.classes),
+        real,
+        test_table["lesion_id"],
+        400,
+        seed,
     )
 
 
@@ -80,7 +84,7 @@ def test_a_class_drawn_as_another_is_seen(probe):
     spoilt[labels == 3] = lesions(4)[0][labels == 5][:30]
     good, bad = (consistency(probe, x, table)["synthetic"] for x in (features, spoilt))
     assert bad < good - 0.05
-    named = probe_predictions(probe, spoilt, table)
+    named = probe_predictions(probe, spoilt, table, HAM10000.classes)
     of_df = named.loc[named["dx"] == "df", list(PROBABILITIES)].to_numpy().argmax(1)
     assert np.mean(of_df == 3) < 0.3
 
@@ -115,8 +119,8 @@ def test_on_the_phantom_other_lesions_pass_and_swapped_classes_do_not():
     sets = [make_phantom(n, seed=seed) for seed, n in enumerate((700, 250, 350))]
     found = [extract(one.images, extractor) for one in sets]
     probe = fit_probe(found[0], sets[0].labels, found[1], sets[1].labels)
-    real = probe_predictions(probe, found[1], sets[1].table)
-    other = probe_predictions(probe, found[2], sets[2].table)
+    real = probe_predictions(probe, found[1], sets[1].table, HAM10000.classes)
+    other = probe_predictions(probe, found[2], sets[2].table, HAM10000.classes)
     swapped = other.assign(
         dx=other["dx"].map(dict(zip(CLASSES, CLASSES[1:] + CLASSES[:1], strict=True)))
     )
@@ -131,7 +135,7 @@ def test_a_class_without_training_images_has_probability_zero():
     features, labels, table = lesions(0)
     kept = (labels != 3).numpy()
     probe = fit_probe(features[kept], labels[kept], features, labels)
-    named = probe_predictions(probe, features, table)
+    named = probe_predictions(probe, features, table, HAM10000.classes)
     assert (named["p_df"] == 0).all() and np.allclose(named[list(PROBABILITIES)].sum(axis=1), 1)
 
 
@@ -142,4 +146,4 @@ def test_bad_input_is_refused(probe):
     with pytest.raises(InputError, match="at least two"):
         fit_probe(features[:40], labels[:40], features, labels)
     with pytest.raises(InputError, match="999 rows of features for 1000 rows"):
-        probe_predictions(probe, features[1:], table)
+        probe_predictions(probe, features[1:], table, HAM10000.classes)

@@ -10,7 +10,6 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.classification import (
     METRICS,
-    PROBABILITIES,
     align_table,
     bootstrap_scores,
     check_predictions,
@@ -22,6 +21,7 @@ from hamsynth_utils.metrics.classification import (
 )
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 
 def truth_and_prediction(predictions: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
@@ -184,7 +184,7 @@ def test_unsound_predictions_are_refused(change, message, tmp_path):
             function(broken)
     broken.to_csv(tmp_path / "predictions.csv", index=False)
     with pytest.raises(InputError, match=rf"predictions.csv: .*{message}"):
-        read_predictions(tmp_path / "predictions.csv")
+        read_predictions(tmp_path / "predictions.csv", HAM10000.classes)
 
 
 def test_missing_lesions_and_files_are_refused(tmp_path):
@@ -198,14 +198,16 @@ def test_missing_lesions_and_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="needs at least one lesion"):
         bootstrap_scores(predictions[:0], [], 100, 0)
     with pytest.raises(InputError, match="no predictions at"):
-        read_predictions(tmp_path / "predictions.csv")
+        read_predictions(tmp_path / "predictions.csv", HAM10000.classes)
 
 
 def test_predictions_survive_their_file_and_find_their_rows(tmp_path):
     predictions = make_predictions(30)
     predictions.to_csv(tmp_path / "predictions.csv", index=False)
     pd.testing.assert_frame_equal(
-        read_predictions(tmp_path / "predictions.csv"), predictions, check_dtype=False
+        read_predictions(tmp_path / "predictions.csv", HAM10000.classes),
+        predictions,
+        check_dtype=False,
     )
     table = pd.DataFrame(
         {"image_id": predictions["image_id"], "lesion_id": [f"L{i}" for i in range(30)]}

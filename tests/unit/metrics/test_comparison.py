@@ -7,7 +7,7 @@ from sklearn import metrics
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
-from hamsynth_utils.metrics.classification import PROBABILITIES, bootstrap_scores, scores
+from hamsynth_utils.metrics.classification import bootstrap_scores, scores
 from hamsynth_utils.metrics.comparison import (
     difference,
     estimate,
@@ -18,8 +18,9 @@ from hamsynth_utils.metrics.comparison import (
 )
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
-STATISTICS = statistics()
+STATISTICS = statistics(HAM10000.classes)
 LESIONS = np.repeat(np.arange(150), 2)
 
 

@@ -4,9 +4,10 @@ import pytest
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
-from hamsynth_utils.metrics.classification import PROBABILITIES, confident_mistakes
+from hamsynth_utils.metrics.classification import confident_mistakes
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 
 def made(*rows: tuple[str, str, float]) -> pd.DataFrame:
@@ -29,7 +30,7 @@ def test_missed_melanomas_come_first_and_the_surest_before_the_rest():
         ("mel", "bcc", 0.8),
         ("df", "nv", 0.7),
     )
-    found = confident_mistakes(predictions)
+    found = confident_mistakes(predictions, "mel")
     assert found["image_id"].tolist() == ["i4", "i1", "i0", "i5"]
     assert found.loc[0, ["image_id", "truth", "predicted"]].tolist() == ["i4", "mel", "bcc"]
     np.testing.assert_allclose(found["probability"], [0.8, 0.6, 0.99, 0.7])
@@ -39,6 +40,6 @@ def test_missed_melanomas_come_first_and_the_surest_before_the_rest():
 
 
 def test_a_classifier_without_mistakes_has_an_empty_table():
-    assert confident_mistakes(made(("nv", "nv", 0.9))).empty
+    assert confident_mistakes(made(("nv", "nv", 0.9)), "mel").empty
     with pytest.raises(InputError, match="sum to 1"):
-        confident_mistakes(made(("nv", "nv", 0.9)).assign(p_df=0.5))
+        confident_mistakes(made(("nv", "nv", 0.9)).assign(p_df=0.5), "mel")

@@ -6,7 +6,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_scor
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
-from hamsynth_utils.metrics.classification import PROBABILITIES, align_table
+from hamsynth_utils.metrics.classification import align_table
 from hamsynth_utils.metrics.fairness import (
     EVERYBODY,
     age_band,
@@ -19,6 +19,7 @@ from hamsynth_utils.metrics.fairness import (
 )
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 
 def make(
@@ -82,7 +83,9 @@ def test_every_score_is_fairlearns():
         assert mine.loc["false_positive_rate", "n"] == (sex == group).sum() - true.sum()
         assert mine.loc["accuracy", "lesions"] == (sex == group).sum() / 2
     gaps = {
-        gap.measure: gap for gap in largest_gaps(by_seed, table, 200, 0) if gap.attribute == "sex"
+        gap.measure: gap
+        for gap in largest_gaps(by_seed, table, "mel", 200, 0)
+        if gap.attribute == "sex"
     }
     between = np.mean([frame.difference()["accuracy"] for frame in frames])
     assert gaps["accuracy"].estimate.value == pytest.approx(between)
@@ -111,10 +114,10 @@ def test_a_planted_gap_is_found_and_beyond_chance_and_an_absent_one_is_not():
         predictions, table = make(women=women)
         (gap,) = [
             g
-            for g in largest_gaps({0: predictions}, table, 300, 0)
+            for g in largest_gaps({0: predictions}, table, "mel", 300, 0)
             if (g.attribute, g.measure) == ("sex", "accuracy")
         ]
-        chance = chance_gaps({0: predictions}, table, 300, 0)["sex", "accuracy"]
+        chance = chance_gaps({0: predictions}, table, "mel", 300, 0)["sex", "accuracy"]
         assert (gap.estimate.value > np.quantile(chance, 0.95)) == found
         assert chance.min() >= 0 and np.median(chance) > 0.01, "by chance alone a gap is above zero"
         if found:
@@ -137,10 +140,10 @@ def test_a_gap_that_the_diagnoses_explain_is_no_more_than_chance():
     table = table.assign(localization=group)
     (gap,) = [
         g
-        for g in largest_gaps({0: predictions}, table, 100, 0)
+        for g in largest_gaps({0: predictions}, table, "mel", 100, 0)
         if (g.attribute, g.measure) == ("localization", "accuracy")
     ]
-    chance = chance_gaps({0: predictions}, table, 300, 0)["localization", "accuracy"]
+    chance = chance_gaps({0: predictions}, table, "mel", 300, 0)["localization", "accuracy"]
     assert gap.estimate.value > 0.03 and gap.estimate.value < np.quantile(chance, 0.95)
     assert np.median(chance) > 0.03
 
@@ -154,16 +157,16 @@ def test_dealing_keeps_lesions_whole_and_groups_in_size():
         label = CLASSES.index(even["dx"][row])
         even.loc[row, PROBABILITIES[label if number == 150 else (label + 1) % 7]] = 1.0
     sizes = {name: inside.sum() for name, inside in groups_of(rows, "sex").items()}
-    gaps = chance_gaps({0: even}, table, 200, 0)["sex", "accuracy"]
+    gaps = chance_gaps({0: even}, table, "mel", 200, 0)["sex", "accuracy"]
     assert set(np.round(gaps, 6)) <= {round(2 / size, 6) for size in sizes.values()}
 
 
 def test_change_of_a_gap_is_paired_and_corrected():
     table = make()[1]
     gaps = {
-        "real": largest_gaps({s: make(seed=s)[0] for s in (0, 1)}, table, 400, 0),
-        "vae": largest_gaps({s: make(seed=s, women=0.9)[0] for s in (0, 1)}, table, 400, 0),
-        "gan": largest_gaps({s: make(seed=s)[0] for s in (0, 1)}, table, 400, 0),
+        "real": largest_gaps({s: make(seed=s)[0] for s in (0, 1)}, table, "mel", 400, 0),
+        "vae": largest_gaps({s: make(seed=s, women=0.9)[0] for s in (0, 1)}, table, "mel", 400, 0),
+        "gan": largest_gaps({s: make(seed=s)[0] for s in (0, 1)}, table, "mel", 400, 0),
     }
     changes = gap_changes(gaps, ["accuracy"]).set_index(["arm", "attribute"])
     assert set(changes.index) == {(arm, a) for arm in ("vae", "gan") for a in ("sex", "age_band")}
@@ -180,7 +183,7 @@ def test_small_groups_are_flagged_and_kept_out_of_gaps():
     row = result[result["measure"] == "accuracy"].set_index("group")
     assert row.loc["ear", "n"] == 5
     assert not row.loc["ear", "enough"] and row.loc["back", "enough"]
-    rows = gap_table("real", largest_gaps({0: predictions}, table, 100, 0))
+    rows = gap_table("real", largest_gaps({0: predictions}, table, "mel", 100, 0))
     assert list(rows.columns) == [
         "arm",
         "attribute",
@@ -194,7 +197,7 @@ def test_small_groups_are_flagged_and_kept_out_of_gaps():
     ]
     place = rows[rows["attribute"] == "localization"]
     assert place[["value", "low", "high"]].isna().all(axis=None) and (place["seeds"] == 0).all()
-    wide = gap_table("real", largest_gaps({0: predictions}, table, 100, 0, least=5))
+    wide = gap_table("real", largest_gaps({0: predictions}, table, "mel", 100, 0, least=5))
     assert (
         wide.set_index(["attribute", "measure"]).loc[
             ("localization", "largest_gap_accuracy"), "value"
@@ -254,8 +257,11 @@ def test_an_attribute_without_data_says_so():
     assert (scores["group"] == "not available").sum() == 4 and (
         scores["attribute"] == EVERYBODY
     ).sum() > 4
-    gaps = largest_gaps(by_seed, nothing, 100, 0)
-    assert all(gap.estimate is None for gap in gaps) and chance_gaps(by_seed, nothing, 10, 0) == {}
+    gaps = largest_gaps(by_seed, nothing, "mel", 100, 0)
+    assert (
+        all(gap.estimate is None for gap in gaps)
+        and chance_gaps(by_seed, nothing, "mel", 10, 0) == {}
+    )
     assert gap_changes({"real": gaps, "vae": gaps}, ["accuracy"]).empty
 
 
@@ -268,4 +274,6 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match="no lesion id"):
         group_scores({0: predictions}, table.assign(lesion_id=np.nan), 100, 0)
     with pytest.raises(InputError, match="same images"):
-        largest_gaps({0: predictions, 1: predictions[::-1].reset_index(drop=True)}, table, 100, 0)
+        largest_gaps(
+            {0: predictions, 1: predictions[::-1].reset_index(drop=True)}, table, "mel", 100, 0
+        )

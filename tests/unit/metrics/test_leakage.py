@@ -4,13 +4,13 @@ import pytest
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
-from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.comparison import SplitPredictions, compare_splits, estimate, statistics
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 NAMED = {
-    name: statistics()[name]
+    name: statistics(HAM10000.classes)[name]
     for name in ("accuracy", "balanced_accuracy", "recall_mel", "recall_nv")
 }
 SHARES = {"mel": 0.5, "nv": 0.9}

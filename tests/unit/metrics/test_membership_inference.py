@@ -105,7 +105,9 @@ class Overfitted(dict[str, Generator]):
         torch.manual_seed(0)
         if name == "vae":
             generator: Generator = VAE(
-                SIZE, VAESettings(latent_size=16, width=8, training=training(160, 5e-3))
+                SIZE,
+                VAESettings(latent_size=16, width=8, training=training(160, 5e-3)),
+                n_classes=7,
             )
         elif name == "gan":
             self[name] = gan_with_perfect_generator(self.few)
@@ -118,7 +120,7 @@ class Overfitted(dict[str, Generator]):
                 guidance=1.0,
                 training=training(160, 5e-3),
             )
-            generator = Flow(SIZE, settings)
+            generator = Flow(SIZE, settings, n_classes=7)
         else:
             generator = Diffusion(
                 SIZE,
@@ -132,6 +134,7 @@ class Overfitted(dict[str, Generator]):
                     guidance=1.0,
                     training=training(160, 5e-3),
                 ),
+                n_classes=7,
             )
         how = generator.settings.training
         train(generator, self.few, how, self.folder / name, seed=0, progress_bar=False)
@@ -145,7 +148,7 @@ def gan_with_perfect_generator(few: LesionSet) -> GAN:
     To get there by training both players takes minutes.
     """
     once = TrainingSettings(steps=1, batch_size=1, learning_rate=1e-3)
-    gan = GAN(SIZE, GANSettings(latent_size=16, width=8, training=once))
+    gan = GAN(SIZE, GANSettings(latent_size=16, width=8, training=once), n_classes=7)
     fresh = swatches(40, 7)
     with torch.no_grad():
         real, made = (discriminator_inputs(to_unit_range(each.images)) for each in (few, fresh))
@@ -307,7 +310,7 @@ def test_diffusion_with_an_autoencoder_has_its_error_too(lesions):
         autoencoder=AutoencoderSettings(channels=4, width=8, training=training),
     )
     torch.manual_seed(0)
-    diffusion, some = Diffusion(SIZE, settings).eval(), lesions.subset(np.arange(3))
+    diffusion, some = Diffusion(SIZE, settings, n_classes=7).eval(), lesions.subset(np.arange(3))
     found = per_image_losses(diffusion, some, 0)
     with torch.no_grad():
         images = to_unit_range(some.images)

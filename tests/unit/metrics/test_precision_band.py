@@ -6,8 +6,10 @@ from scipy import stats
 from sklearn import metrics
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.metrics.classification import PROBABILITIES
+from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.ranking import precision_band
+
+PROBABILITIES = HAM10000.classes.probability_columns
 
 RECALL = np.linspace(0, 1, 6)
 

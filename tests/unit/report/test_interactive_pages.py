@@ -27,12 +27,12 @@ from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.generators.sampling import synthesize
-from hamsynth_utils.metrics.classification import PROBABILITIES
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_aligned
 from hamsynth_utils.report import build
 from hamsynth_utils.report.interactive import gallery, quiz
 
 CLASSES = HAM10000.classes.names
+PROBABILITIES = HAM10000.classes.probability_columns
 
 MADE = 12
 
@@ -58,7 +58,7 @@ def run(tmp_path_factory) -> Run:
             room / "synthetic",
             progress=False,
         )
-    classifier, _ = build_classifier(run.profile.classifier, 0)
+    classifier, _ = build_classifier(run.profile.classifier, 0, n_classes=7)
     with torch.no_grad():
         for parameter in classifier.vit.head.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(0))

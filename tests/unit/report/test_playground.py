@@ -142,7 +142,9 @@ def test_a_runs_own_networks_survive_half_precision(own_site, monkeypatch) -> No
 )
 def test_a_page_that_does_what_it_is_told_goes_the_solvers_way(edited_tiny, name, solver) -> None:
     """With a network that is not linear in x, in the place of the real one."""
-    generator = build_generator(name, load_profile(edited_tiny({name: {"solver": solver}})))
+    generator = build_generator(
+        name, load_profile(edited_tiny({name: {"solver": solver}})), n_classes=7
+    )
     noise, shown = (
         torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
         [],

@@ -215,8 +215,8 @@ def test_a_training_repeats_itself_and_is_then_found(tmp_path):
 
     def trained(folder: str, budget: float, seed: int = 0):
         torch.manual_seed(9)
-        vae = private_vae(32, SETTINGS)
-        about = checkpoint_metadata(vae)
+        vae = private_vae(32, SETTINGS, n_classes=7)
+        about = checkpoint_metadata(vae, HAM10000)
         return train_privately(
             vae, lesions, SETTINGS, tmp_path / folder, budget=budget, seed=seed, description=about
         )
@@ -239,7 +239,7 @@ def test_a_training_repeats_itself_and_is_then_found(tmp_path):
         trained("a", 3.0, seed=1)
 
     torch.manual_seed(9)
-    fresh, plain = private_vae(32, SETTINGS).state_dict(), trained("plain", NO_BOUND)
+    fresh, plain = private_vae(32, SETTINGS, n_classes=7).state_dict(), trained("plain", NO_BOUND)
     for training in (first, plain):
         weights = training.module.state_dict()
         same = {name for name, value in weights.items() if torch.equal(value, fresh[name])}
@@ -256,7 +256,7 @@ def test_a_training_repeats_itself_and_is_then_found(tmp_path):
 def test_the_gradient_of_a_photo_in_the_vae_depends_on_no_other():
     """Without its noise, Opacus' per-sample gradients are those of each photo alone, by autograd."""
     torch.manual_seed(0)
-    vae = private_vae(32, SETTINGS)
+    vae = private_vae(32, SETTINGS, n_classes=7)
     vae.shard = Silent()
     images, labels = torch.rand(3, 3, 32, 32) * 2 - 1, torch.tensor([0, 3, 3])
     alone = []
@@ -284,7 +284,12 @@ def test_what_would_void_the_guarantee_is_refused(tmp_path):
     two_photos = swatches(8, photos=2)
     with pytest.raises(InputError, match="one image of each lesion"):
         train_privately(
-            private_vae(32, SETTINGS), two_photos, SETTINGS, tmp_path, budget=1.0, seed=0
+            private_vae(32, SETTINGS, n_classes=7),
+            two_photos,
+            SETTINGS,
+            tmp_path,
+            budget=1.0,
+            seed=0,
         )
     with pytest.raises(InputError, match=r"dp\.delta is 0\.1 for 10 lesions"):
         guarantee_of(SETTINGS.model_copy(update={"delta": 0.1}), 10, 1.0)

@@ -148,7 +148,7 @@ KILLED = textwrap.dedent("""
     profile, name, folder = load_profile(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     settings = profile.generator_settings(name)
     torch.manual_seed(0)
-    train(build_generator(name, profile), make_phantom(120, seed=0), settings.training, folder, seed=4,
+    train(build_generator(name, profile, n_classes=7), make_phantom(120, seed=0), settings.training, folder, seed=4,
           augment=flip_and_turn, progress_bar=False)
 """)
 
@@ -224,7 +224,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(edited_tiny, 
     for number, seed in enumerate([0, 0, 1]):
         (tmp_path / str(number)).mkdir()
         torch.manual_seed(0)
-        vae = build_generator("vae", profile)
+        vae = build_generator("vae", profile, n_classes=7)
         train(
             vae,
             LESIONS,
