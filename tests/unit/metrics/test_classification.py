@@ -165,7 +165,29 @@ def test_bootstrap_is_fast_and_repeats_with_its_seed():
     ("change", "message"),
     [
         (lambda p: p.drop(columns="p_mel"), "lack.*p_mel"),
-        (lambda p: p.assign(p_wart=0.0), "p_wart"),
+        (lambda p: p.assign(p_wart=0.0), "'p_wart', but that is none of the classes akiec, bcc"),
+        (
+            lambda p: p[["image_id", "dx", *PROBABILITIES[::-1]]],
+            "in this order, but they have vasc",
+        ),
+    ],
+)
+def test_predictions_of_other_classes_are_refused(change, message, tmp_path):
+    broken = change(make_predictions(10, 1))
+    broken.to_csv(tmp_path / "predictions.csv", index=False)
+    with pytest.raises(InputError, match=message):
+        check_predictions(broken, HAM10000.classes)
+    with pytest.raises(InputError, match=rf"predictions\.csv: .*{message}"):
+        read_predictions(tmp_path / "predictions.csv", HAM10000.classes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda p: p.drop(columns="p_mel"),
+            "unknown diagnosis 'mel'|lack.*p_mel",
+        ),
         (lambda p: p[:0], "no row"),
         (lambda p: p.assign(dx=p["dx"].where(p.index != 2, "wart")), "unknown diagnosis 'wart'"),
         (
