@@ -134,7 +134,8 @@ def bars_with_intervals(
         axes.text(1.01, level, name, transform=axes.get_yaxis_transform(), va="center")
     axes.margins(y=0.12)
     axes.set(ylabel=ylabel, xlim=(-0.5, n - 0.5))
-    if axes.dataLim.ymin >= 0:
+    levels = rows[["value", "low", "claim"]].to_numpy().ravel()
+    if np.nanmin([0, *levels, reference[0] if reference else 0]) == 0:
         axes.set_ylim(bottom=0)
     _name_bars(axes, arm_names(labels))
     return figure

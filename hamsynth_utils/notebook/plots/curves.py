@@ -183,7 +183,7 @@ def distance_curves(points: pd.DataFrame, x: str, ylabel: str, series: str | Non
     baseline = float(points["real_baseline"].mean())
     axes.axhline(baseline, color=GREY, **DASHED)
     axes.set_ylim(bottom=0)
-    name_ends(axes, [*_ends(rows, x), (baseline, "real images", GREY)])
+    name_ends(axes, [*(_ends(rows, x) if series else ()), (baseline, "real images", GREY)])
     return figure
 
 

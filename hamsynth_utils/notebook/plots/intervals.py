@@ -41,7 +41,8 @@ def draw_estimates(
     value = "y" if orient == "x" else "x"
     ends = {f"{value}min": "low", f"{value}max": "high"}
     group = "group" if "group" in rows else None
-    rows = rows.reset_index(drop=True)  # seaborn.objects needs a unique index
+    numbers = dict.fromkeys((over, "value", "low", "high"), float)  # objects would be categories
+    rows = rows.reset_index(drop=True).astype(numbers)  # seaborn.objects needs a unique index
     plot = so.Plot(rows, **{orient: over, value: "value"}, color="colour", group=group)
     plot = plot.scale(color=None).theme(THEME).on(axes)  # type: ignore[arg-type]
     for mark in marks:

@@ -289,6 +289,9 @@ def test_negative_bars_and_absent_values_stay_within_the_axes() -> None:
     assert low < -4 < 0 <= high and left <= -0.5 and right >= 1.5
     assert texts(figure) == ["-2.50", "no value"]
     assert axes.texts[0].xy == (0, 0)  # above the bar, not in it
+    for values in ([0.0, np.nan], [np.nan, np.nan]):
+        bottom, top = plots.bars_with_intervals(["real", "vae"], values).axes[0].get_ylim()
+        assert bottom == 0 < top
 
 
 def test_estimates_are_rows_from_top_to_bottom() -> None:
@@ -317,7 +320,7 @@ def test_curves_have_intervals_names_and_what_they_are_compared_with() -> None:
     assert [text.get_text() for text in axes.texts] == ["real images", "a", "b"]
     assert axes.get_ylim()[0] == 0 and axes.get_xticks().tolist() == [4, 8]
     gains = points.rename(columns={"mean": "value"}).assign(arm=["vae", "gan"] * 2)
-    (axes,) = plots.gain_curves(gains, "steps", "points").axes
+    (axes,) = plots.gain_curves(gains.astype({"value": object}), "steps", "points").axes
     curves = {to_hex(line.get_color()).upper(): list(line.get_ydata()) for line in axes.lines}
     assert curves == {
         plots.ARM_COLOURS["vae"]: [9, 7],
