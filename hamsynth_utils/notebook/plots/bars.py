@@ -201,10 +201,10 @@ def group_bars(
     for axes, (name, part) in zip(panels, parts, strict=True):
         enough = part["enough"].to_numpy(dtype=bool)
         ink = np.where(enough, INK, GREY)
-        drawn = part.assign(place=range(len(part)), colour=np.where(enough, PALETTE[0], FAINT))
+        rows = part.assign(place=range(len(part)), colour=np.where(enough, PALETTE[0], FAINT))
         bar = so.Bar(width=0.7, alpha=1, edgewidth=0)
-        draw_estimates(axes, drawn, "place", bar, *INTERVAL, orient="y")
-        axes.set_yticks(drawn["place"], part["group"].astype(str))
+        draw_estimates(axes, rows, "place", bar, *INTERVAL, orient="y")
+        axes.set_yticks(rows["place"], part["group"].astype(str))
         for y, (label, n) in enumerate(zip(axes.get_yticklabels(), part["n"], strict=True)):
             label.set_color(ink[y])
             axes.text(1.02, y, f"n = {n:,}", va="center", fontsize=11, color=ink[y])

@@ -88,16 +88,16 @@ def estimate_rows(
     """
     require_rows(rows, "arm", "value", "low", "high")
     figure, (axes,) = new_axes(0.9 + 0.42 * len(rows))
-    drawn = rows.assign(place=range(len(rows)), colour=arm_colours(rows["arm"]))
+    rows = rows.assign(place=range(len(rows)), colour=arm_colours(rows["arm"]))
     marks = so.Range(linewidth=3, alpha=0.6), so.Dot(pointsize=8)
-    draw_estimates(axes, drawn, "place", *marks, orient="y")
+    draw_estimates(axes, rows, "place", *marks, orient="y")
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     for place, (value, high) in enumerate(zip(rows["value"], rows["high"], strict=True)):
         end = np.nanmax([value, high]), place
         axes.annotate(f"{value:.{digits}f}", end, (6, -4), fontsize=10, bbox=box, **OFFSET)
     if reference is not None:
         axes.axvline(reference, color=INK, **DASHED)
-    axes.set_yticks(drawn["place"], arm_names(rows["arm"]))
+    axes.set_yticks(rows["place"], arm_names(rows["arm"]))
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.1)
     axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
@@ -133,10 +133,10 @@ def class_panels(
     step = len(arms) + 1.5  # rows of a class, and the gap to the next class
     start = step * np.arange(len(classes))
     place = rows["dx"].map(dict(zip(classes, start, strict=True))) + rows["arm"].map(arms.index)
-    drawn = rows.assign(place=place, colour=arm_colours(rows["arm"]))
+    rows = rows.assign(place=place, colour=arm_colours(rows["arm"]))
     height = 1.0 + 0.14 * step * len(classes)
     figure, panels = new_axes(height, columns=rows["measure"].nunique(), sharey=True)
-    for axes, (measure, part) in zip(panels, drawn.groupby("measure", sort=False), strict=True):
+    for axes, (measure, part) in zip(panels, rows.groupby("measure", sort=False), strict=True):
         marks = so.Range(linewidth=2, alpha=0.6), so.Dot(pointsize=4.5)
         draw_estimates(axes, part, "place", *marks, orient="y")
         for top, dx in zip(start - 1.25, classes, strict=True):
