@@ -19,7 +19,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.dataset_info import HAM10000, PHANTOM, describe_data
+from hamsynth_utils.data.dataset_info import HAM10000, PHANTOM
 from hamsynth_utils.data.layouts import (
     NOT_A_LESION,
     find_layout,
@@ -220,8 +219,3 @@ def _decode(content: bytes, image_size: int) -> np.ndarray:
             box=(left, top, left + short, top + short),
         )
     return np.asarray(square).transpose(2, 0, 1)
-
-
-def data_of(record: dict[str, Any]) -> str:
-    """The data of a run in words; record: what its `run.yaml` holds."""
-    return describe_data(record["data"]).description

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.dataset_info import HAM10000, ClassList
-
-CLASSES, CLASS_NAMES = HAM10000.classes.names, HAM10000.classes.long_names
-
+from hamsynth_utils.data.dataset_info import ClassList
 
 COLUMNS = ("image_id", "lesion_id", "dx", "age", "sex", "localization", "dataset", "synthetic")
 

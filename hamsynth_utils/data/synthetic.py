@@ -37,9 +37,6 @@ NOTICE = (
 )
 
 
-LICENCE = "CC BY-NC-SA 4.0"
-
-
 LABELS = ("generator", "checkpoint", "seed", "sampling", "class", "trained_on")
 """What each PNG's metadata says, each key with the prefix `hamsynth:`."""
 

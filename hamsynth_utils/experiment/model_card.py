@@ -17,14 +17,14 @@ import yaml
 from hamsynth_utils.core.arm_names import ARM_NAMES, ARMS, generator_of
 from hamsynth_utils.core.paths import PROVENANCE, TEST_PREDICTIONS, RunPaths
 from hamsynth_utils.core.weights import read_metadata, sha256_of
-from hamsynth_utils.data.ham10000 import data_of
+from hamsynth_utils.data.dataset_info import describe_data
 from hamsynth_utils.notebook.tables import markdown_table
 
 FACTS = """- Data: {data}, the training part of the split by {split_by} with seed {seed}:
   {counts}.
   No image of the validation or test part was trained on; validation images chose a guidance scale, where
   there is one.
-- Licence: CC BY-NC-SA 4.0, as the data; so are the images it makes.
+- Licence: {licence}, as the data; so are the images it makes.
 - Training: {steps} steps of {batch} images, seed {seed}, {minutes:.0f} minutes on {threads} thread(s) of:
   {device}.
 - Made with {made_with}.
@@ -69,6 +69,7 @@ LEARNED = {
 def model_cards(folder: Path) -> str:
     """The book's page of model cards, in MyST Markdown: one for each generator and each arm of the run."""
     record = yaml.safe_load(RunPaths(folder).record.read_text())
+    dataset = describe_data(record["data"])
     cards = [
         generator_card(folder, name, "##", seed)
         for name, seed in sorted(
@@ -82,7 +83,7 @@ def model_cards(folder: Path) -> str:
         "\n\n".join(
             [
                 "# Model cards",
-                f"One card for each model of the run `{folder.name}`, trained on {data_of(record)}, in the form of "
+                f"One card for each model of the run `{folder.name}`, trained on {dataset.description}, in the form of "
                 "{cite:t}`mitchell2019cards`. Every number is this run's; low to high is a 95 % interval.",
                 *(cards or ["This run has no trained model."]),
             ]
@@ -120,6 +121,7 @@ def generator_card(folder: Path, name: str, heading: str = "#", seed: int = 0) -
     weights = paths.generator_weights(name, seed)
     metadata = read_metadata(weights)
     record = yaml.safe_load(RunPaths(folder).record.read_text())
+    dataset = describe_data(record["data"])
     history = pd.read_csv(paths.generator_history(name, seed))
     minutes = history["seconds"].iloc[-1] / 60
     if paths.snapshot_distances(name, seed).is_file():
@@ -137,7 +139,7 @@ def generator_card(folder: Path, name: str, heading: str = "#", seed: int = 0) -
         "learned from real images names the class that was asked for; for privacy, how near images are to "
         "training images and whether an attacker can tell what was trained on.",
         "Evaluation data": "Held-out lesions, validation and test together, none of which was trained on.",
-        "Training data": f"The training part of {data_of(record)}; see its datasheet.",
+        "Training data": f"The training part of {dataset.description}; see its datasheet.",
         "Quantitative analyses": "\n\n".join(
             [
                 _table(
@@ -226,9 +228,11 @@ def facts(
     metadata, sha256: of its weights; history: its losses; minutes: of its training, with what it stands on;
     record: what the run's `run.yaml` holds.
     """
+    dataset = describe_data(record["data"])
     losses = history.iloc[-1].drop(["step", "seconds"])
     return FACTS.format(
-        data=data_of(record),
+        data=dataset.description,
+        licence=dataset.licence,
         split_by=record["profile"]["data"]["split_by"],
         seed=metadata["seed"],
         counts=", ".join(f"{count} {dx}" for dx, count in json.loads(metadata["counts"]).items()),

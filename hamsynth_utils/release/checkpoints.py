@@ -19,7 +19,7 @@ from hamsynth_utils.core.paths import (
     checkpoint_of,
 )
 from hamsynth_utils.core.weights import read_metadata, read_weights, sha256_of, write_weights
-from hamsynth_utils.data.ham10000 import data_of
+from hamsynth_utils.data.dataset_info import describe_data
 from hamsynth_utils.experiment.arms import in_proportion
 from hamsynth_utils.experiment.model_card import LIMITS, budget_table, facts
 from hamsynth_utils.experiment.run import Run
@@ -101,7 +101,7 @@ def card(run: Run, name: str, path: Path) -> str:
     )
     record = yaml.safe_load(run.paths.record.read_text())
     return CARD.format(
-        data=data_of(record),
+        data=describe_data(record["data"]).description,
         title=ARM_NAMES[name],
         name=name,
         profile=metadata["profile"],

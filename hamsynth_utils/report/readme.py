@@ -14,8 +14,8 @@ from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.paths import checkpoint_of, project_root
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
-from hamsynth_utils.data.synthetic import LICENCE, NOTICE
+from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.synthetic import NOTICE
 from hamsynth_utils.generators.loading import load_generator
 from hamsynth_utils.notebook.plots.images import pixels
 from hamsynth_utils.report.reference import short_answer
@@ -106,18 +106,20 @@ def tile_at(row: int, column: int) -> tuple[int, int, int, int]:
 
 def samples(name: str) -> np.ndarray:
     """One image of each class, in their order, by a committed checkpoint: uint8 [7, S, S, 3]."""
-    return pixels(load_generator(checkpoint_of(name)).sample(torch.arange(len(CLASSES)), SEED))
+    return pixels(
+        load_generator(checkpoint_of(name)).sample(torch.arange(len(HAM10000.classes)), SEED)
+    )
 
 
 def sample_sheet() -> Image.Image:
     """One row a released generator, one column a class, and in words that nothing in it is a photograph."""
     released = [name for name in GENERATORS if checkpoint_of(name).is_file()]
-    _, _, right, bottom = tile_at(len(released) - 1, len(CLASSES) - 1)
+    _, _, right, bottom = tile_at(len(released) - 1, len(HAM10000.classes) - 1)
     sheet = Image.new("RGB", (right + GAP, bottom + FOOT), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for column, dx in enumerate(CLASSES):
+    for column, dx in enumerate(HAM10000.classes):
         left, top, right, _ = tile_at(0, column)
-        name = CLASS_NAMES[dx].replace(" ", "\n", 1)
+        name = HAM10000.classes.long_names[dx].replace(" ", "\n", 1)
         draw.multiline_text(
             ((left + right) / 2, top - 4), name, "black", font, "md", align="center"
         )
@@ -127,7 +129,7 @@ def sample_sheet() -> Image.Image:
             sheet.paste(tile, tile_at(row, column))
         _, top, _, bottom = tile_at(row, 0)
         draw.text((LEFT - 10, (top + bottom) / 2), ARM_NAMES[generator], "black", font, "rm")
-    said = f"SYNTHETIC: drawn by {NUMBERS[len(released)]} generators. {LICENCE}."
+    said = f"SYNTHETIC: drawn by {NUMBERS[len(released)]} generators. {HAM10000.licence}."
     draw.text((LEFT, sheet.height - FOOT / 2), said, "black", font, "lm")
     return sheet
 
@@ -144,4 +146,4 @@ def update_documents() -> None:
 def write_picture() -> None:
     """Draw the README's picture again, from the released checkpoints."""
     with atomic_path(project_root() / PICTURE) as temporary:
-        sample_sheet().save(temporary, "JPEG", quality=90, comment=f"{NOTICE} {LICENCE}")
+        sample_sheet().save(temporary, "JPEG", quality=90, comment=f"{NOTICE} {HAM10000.licence}")

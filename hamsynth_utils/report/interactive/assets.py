@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
 from hamsynth_utils.core.profile import parse_profile
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
-from hamsynth_utils.data.synthetic import LICENCE, NOTICE, read_manifest, verified_image
+from hamsynth_utils.data.dataset_info import DatasetInfo
+from hamsynth_utils.data.synthetic import NOTICE, read_manifest, verified_image
 from hamsynth_utils.experiment.run import Run
 
 
@@ -52,16 +52,16 @@ def load_synthetic_sets(folder: Path, record: dict[str, Any]) -> SyntheticSets |
     return SyntheticSets(run, manifests)
 
 
-def write_script(path: Path, name: str, value: dict[str, Any]) -> None:
+def write_script(path: Path, name: str, value: dict[str, Any], dataset: DatasetInfo) -> None:
     """`window.<name> = value;`, beside what every such page says of classes and generators.
 
     A script and not JSON, since a page that is opened from the file system may read nothing else.
     """
     value |= {
-        "classes": [{"dx": dx, "name": CLASS_NAMES[dx]} for dx in CLASSES],
+        "classes": [{"dx": dx, "name": name} for dx, name in dataset.classes.long_names.items()],
         "titles": {name: ARM_NAMES[name] for name in GENERATORS},
         "notice": NOTICE,
-        "licence": LICENCE,
+        "licence": dataset.licence,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"window.{name} = {json.dumps(value, allow_nan=False)};\n")

@@ -15,6 +15,7 @@ from hamsynth_utils.classifier.model import Classifier
 from hamsynth_utils.classifier.pretrained import load_classifier
 from hamsynth_utils.core.paths import WEIGHTS, RunPaths
 from hamsynth_utils.data.augmentation import views
+from hamsynth_utils.data.dataset_info import describe_data
 from hamsynth_utils.data.lesion_set import labels_of, to_unit_range
 from hamsynth_utils.data.synthetic import MANIFEST
 from hamsynth_utils.metrics.privacy.nearest_neighbours import NEAR_QUANTILE, nearest_aligned
@@ -40,10 +41,10 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
     Real images are only measured against, and are not written. A run without synthetic sets or without the
     classifier of real images gets a page that says so.
     """
-    exhibits = load_synthetic_sets(folder, record)
+    exhibits, dataset = load_synthetic_sets(folder, record), describe_data(record["data"])
     weights = RunPaths(folder).classifier("real", record["profile"]["seeds"][0]) / WEIGHTS
     if exhibits is None or not weights.is_file():
-        return write_script(target / "gallery.js", "hamsynthGallery", {"images": []})
+        return write_script(target / "gallery.js", "hamsynthGallery", {"images": []}, dataset)
     classifier = load_classifier(exhibits.run.profile.classifier, weights)
     chosen = {
         name: manifest.groupby("dx", sort=False).head(MOST)
@@ -76,6 +77,7 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
                 "median": round(float(np.median(distances)), 2),
             },
         },
+        dataset,
     )
     for generator, dx in sorted({(image["generator"], image["dx"]) for image in images}):
         files = {

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
 from hamsynth_utils.core.paths import RunPaths, checkpoint_of
 from hamsynth_utils.core.weights import sha256_of
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES
-from hamsynth_utils.data.synthetic import LICENCE, NOTICE
+from hamsynth_utils.data.dataset_info import HAM10000, PHANTOM, DatasetInfo
+from hamsynth_utils.data.synthetic import NOTICE
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import load_generator
@@ -46,7 +46,7 @@ def write_playground(target: Path, folder: Path, data: str) -> None:
         networks, size = _export_all(own, target)
         if size <= LIMIT:
             note = "These are this run's own. They have learned to draw the phantom, which is not skin."
-            return _describe(target, networks, note)
+            return _describe(target, networks, note, PHANTOM)
         why = f"This run's own would take {size / 1e6:.0f} MB, and a page may have {LIMIT / 1e6:.0f} MB."
     elif data == "phantom":
         why = "This run has trained no network of its own."
@@ -58,9 +58,11 @@ def write_playground(target: Path, folder: Path, data: str) -> None:
             f"the released networks take {size / 1e6:.0f} MB, more than a page may have"
         )
     shown = (
-        f"Shown are the released ones, trained on HAM10000; they and their images are {LICENCE}."
+        f"Shown are the released ones, trained on {HAM10000.name}; they and their images are "
+        f"{HAM10000.licence}."
     )
-    _describe(target, networks, f"{why} {shown if networks else 'No released ones are at hand.'}")
+    note = f"{why} {shown if networks else 'No released ones are at hand.'}"
+    _describe(target, networks, note, HAM10000)
 
 
 def export(generator: Generator, target: Path) -> dict[str, Any]:
@@ -179,14 +181,14 @@ def _export_all(paths: dict[str, Path], target: Path) -> tuple[dict[str, Any], i
     return networks, sum(path.stat().st_size for path in target.glob("*.onnx"))
 
 
-def _describe(target: Path, networks: dict[str, Any], note: str) -> None:
+def _describe(target: Path, networks: dict[str, Any], note: str, dataset: DatasetInfo) -> None:
     """As a script and not as JSON, since a page that is opened from the file system may read only those."""
     about = {
         "note": note,
         "notice": NOTICE,
-        "licence": LICENCE,
+        "licence": dataset.licence,
         "networks": networks,
-        "classes": [{"dx": dx, "name": CLASS_NAMES[dx]} for dx in CLASSES],
+        "classes": [{"dx": dx, "name": name} for dx, name in dataset.classes.long_names.items()],
     }
     target.mkdir(parents=True, exist_ok=True)
     (target / "networks.js").write_text(

@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from hamsynth_utils.data.lesion_set import CLASSES, LesionSet
+from hamsynth_utils.data.dataset_info import ClassList, describe_data
+from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.report.interactive.assets import (
     SyntheticSets,
@@ -46,14 +47,19 @@ def write_quiz(target: Path, folder: Path, record: dict[str, Any]) -> None:
     Real images are held-out ones. None is written if the run is marked as not for publication, which does not
     matter on the phantom: it shows nobody. Then, and in a run without synthetic sets, the page says so.
     """
+    dataset = describe_data(record["data"])
     if record["data"] != "phantom" and record.get(MARK):
-        return write_script(target / "quiz.js", "hamsynthQuiz", {"images": [], "marked": True})
+        return write_script(
+            target / "quiz.js", "hamsynthQuiz", {"images": [], "marked": True}, dataset
+        )
     exhibits = load_synthetic_sets(folder, record)
     if exhibits is None:
-        return write_script(target / "quiz.js", "hamsynthQuiz", {"images": [], "marked": False})
+        return write_script(
+            target / "quiz.js", "hamsynthQuiz", {"images": [], "marked": False}, dataset
+        )
     chance = np.random.default_rng(exhibits.run.seed)
     heldout = _heldout(exhibits)
-    real, made = _pairs(heldout.table, exhibits.manifests, chance)
+    real, made = _pairs(heldout.table, heldout.classes, exhibits.manifests, chance)
     shown = torch.cat([heldout.images[real], _made(exhibits, made)])
     truth = [("real", heldout.table["dx"].iloc[row]) for row in real]
     truth += list(zip(made["generator"], made["dx"], strict=True))
@@ -80,6 +86,7 @@ def write_quiz(target: Path, folder: Path, record: dict[str, Any]) -> None:
             "phantom": record["data"] == "phantom",
             "probe": {"extractor": EXTRACTOR, "n": learned, "accuracy": accuracy},
         },
+        dataset,
     )
 
 
@@ -99,7 +106,10 @@ def _heldout(exhibits: SyntheticSets) -> LesionSet:
 
 
 def _pairs(
-    real: pd.DataFrame, manifests: dict[str, pd.DataFrame], chance: np.random.Generator
+    real: pd.DataFrame,
+    class_list: ClassList,
+    manifests: dict[str, pd.DataFrame],
+    chance: np.random.Generator,
 ) -> tuple[list[int], pd.DataFrame]:
     """Rows of held-out images, one a lesion, and as many synthetic images of the same classes.
 
@@ -108,13 +118,13 @@ def _pairs(
     """
     order = real.iloc[chance.permutation(len(real))]
     order = order[~order["lesion_id"].duplicated()]
-    photos = {dx: list(order.index[order["dx"] == dx]) for dx in CLASSES}
+    photos = {dx: list(order.index[order["dx"] == dx]) for dx in class_list}
     rows = {
         (name, dx): list(each.index[each["dx"] == dx])
         for name, each in manifests.items()
-        for dx in CLASSES
+        for dx in class_list
     }
-    classes = [CLASSES[i] for i in chance.permutation(len(CLASSES))]
+    classes = [class_list[i] for i in chance.permutation(len(class_list))]
     found: list[int] = []
     made: list[pd.Series] = []
     for turn in range(PAIRS * len(classes) * len(manifests)):
@@ -145,7 +155,7 @@ def _probe(
     """
     train, each = (
         exhibits.run.images("train"),
-        LEARNED // (len(CLASSES) * len(exhibits.manifests)),
+        LEARNED // (len(exhibits.run.dataset.classes) * len(exhibits.manifests)),
     )
     made = pd.concat(
         [
@@ -154,9 +164,9 @@ def _probe(
         ]
     )
     order = chance.permutation(len(train))
-    of_class = {dx: order[(train.table["dx"] == dx).to_numpy()[order]] for dx in CLASSES}
+    of_class = {dx: order[(train.table["dx"] == dx).to_numpy()[order]] for dx in train.classes}
     # As many of each class on both sides, or the probe would learn what is rare and not what is synthetic.
-    counts = {dx: min(len(of_class[dx]), int((made["dx"] == dx).sum())) for dx in CLASSES}
+    counts = {dx: min(len(of_class[dx]), int((made["dx"] == dx).sum())) for dx in train.classes}
     real = train.subset(np.concatenate([of_class[dx][:count] for dx, count in counts.items()]))
     made = made.sample(frac=1, random_state=exhibits.run.seed)
     made = pd.concat([made[made["dx"] == dx].head(count) for dx, count in counts.items()])

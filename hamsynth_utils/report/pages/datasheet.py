@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from hamsynth_utils.core.paths import RunPaths
-from hamsynth_utils.data.ham10000 import data_of
-from hamsynth_utils.data.lesion_set import CLASS_NAMES, CLASSES, read_table
+from hamsynth_utils.data.dataset_info import ClassList, describe_data
+from hamsynth_utils.data.lesion_set import read_table
 from hamsynth_utils.metrics.fairness import AGE_BANDS, MISSING, age_band
 from hamsynth_utils.notebook.tables import markdown_table
 
@@ -42,9 +42,8 @@ def datasheet_values(folder: Path, record: dict[str, Any]) -> dict[str, str]:
         return dict.fromkeys(names, "This run has not read its data yet.")
     table = read_table(path)
     one = table.drop_duplicates("lesion_id")
-    about = (
-        f"The numbers below are those of this run's copy: {data_of(record)}, {len(table):,} images."
-    )
+    dataset = describe_data(record["data"])
+    about = f"The numbers below are those of this run's copy: {dataset.description}, {len(table):,} images."
     if record["data"] == "phantom":
         about += (
             " **The phantom is not HAM10000**: a program draws it in the same form, so that this page can be "
@@ -54,7 +53,7 @@ def datasheet_values(folder: Path, record: dict[str, Any]) -> dict[str, str]:
     photos = table["lesion_id"].value_counts()
     return {
         "datasheet_about": about,
-        "datasheet_classes": markdown_table(classes(table)),
+        "datasheet_classes": markdown_table(classes(table, dataset.classes)),
         "datasheet_people": "\n\n".join(
             f"**{title}**\n\n{markdown_table(groups(one, attribute))}"
             for attribute, title in ATTRIBUTES.items()
@@ -66,12 +65,12 @@ def datasheet_values(folder: Path, record: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def classes(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a class: how many images and lesions the table [N rows] has of it."""
+def classes(table: pd.DataFrame, class_list: ClassList) -> pd.DataFrame:
+    """One row per class: how many images and lesions the table [N rows] has of the class."""
     lesions = table.drop_duplicates("lesion_id")["dx"]
     rows = [
-        (f"{dx}, {CLASS_NAMES[dx]}", int((table["dx"] == dx).sum()), int((lesions == dx).sum()))
-        for dx in CLASSES
+        (f"{dx}, {name}", int((table["dx"] == dx).sum()), int((lesions == dx).sum()))
+        for dx, name in class_list.long_names.items()
     ]
     return pd.DataFrame(
         [*rows, ("all", len(table), len(lesions))], columns=["class", "images", "lesions"]
