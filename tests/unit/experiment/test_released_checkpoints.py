@@ -30,6 +30,8 @@ from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.metrics.fidelity import distance_with_interval
 from hamsynth_utils.release.checkpoints import release
 
+pytestmark = pytest.mark.slow
+
 CLASSES = HAM10000.classes.names
 
 CHANGE = {

@@ -22,6 +22,8 @@ from hamsynth_utils.data.split import leaked
 from hamsynth_utils.experiment.claims import ESTIMATES
 from hamsynth_utils.experiment.run import Run
 
+pytestmark = pytest.mark.slow
+
 CLASSES = HAM10000.classes.names
 PROBABILITIES = HAM10000.classes.probability_columns
 

@@ -152,8 +152,15 @@ def test_a_set_of_another_run_is_refused(run, edited_tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("arm", "change"),
-    [("weighted", {"frozen_blocks": 0}), ("augment", {"frozen_blocks": 1, "tta_views": 8})],
-    ids=["whole images, weighted classes", "kept tokens"],
+    [
+        pytest.param(
+            "weighted",
+            {"frozen_blocks": 0},
+            id="whole images, weighted classes",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("augment", {"frozen_blocks": 1, "tta_views": 8}, id="kept tokens"),
+    ],
 )
 def test_two_processes_fine_tune_a_classifier_as_one_does(arm, change, edited_tiny, tmp_path):
     """With paths that are dropped at random and a batch whose halves weigh differently."""

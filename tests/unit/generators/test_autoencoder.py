@@ -53,6 +53,7 @@ def test_the_loss_is_absolute_error_plus_perceptual_distance(edited_tiny):
     torch.testing.assert_close(losses["loss"], expected)
 
 
+@pytest.mark.slow
 def test_a_short_training_reconstructs_and_normalises(edited_tiny):
     autoencoder = autoencoder_of(
         edited_tiny({"diffusion": {"autoencoder": {"channels": 8, "width": 16}}})

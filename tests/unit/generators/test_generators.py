@@ -105,6 +105,7 @@ def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     assert high - low > 0.3, f"{low:.2f} and {high:.2f}, but -0.6 and 0.6 were taught"
 
 
+@pytest.mark.slow
 def test_the_gan_learns_which_class_is_striped_which_way(edited_tiny):
     """Its critic sees shapes rather than flat colours: upright stripes for one class, level ones for another."""
     torch.manual_seed(0)

@@ -129,6 +129,7 @@ def in_copy(folder: Path, *arguments: str, **more: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_toy_in_one_file_and_one_line_goes_all_the_way(copied):
     said = json.loads(in_copy(copied, "-c", WAY, "toy.yaml").splitlines()[-1])
     assert said["manifest"] == ["synthetic:toy"] and said["card"]

@@ -114,6 +114,7 @@ def test_regularisation_is_chosen_on_validation():
     assert strengths[1] < strengths[0]
 
 
+@pytest.mark.slow
 def test_on_the_phantom_other_lesions_pass_and_swapped_classes_do_not():
     extractor = load_extractor("efficientnet_lite0")
     sets = [make_phantom(n, seed=seed) for seed, n in enumerate((700, 250, 350))]

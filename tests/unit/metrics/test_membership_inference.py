@@ -186,7 +186,13 @@ def scores(
     return -difficulty_calibrated(found, features(asked), expected, features(reference))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("diffusion", "flow") else name
+        for name in NAMES
+    ],
+)
 def test_the_losses_of_an_overfitted_generator_give_its_images_away(
     name, overfitted, lesions, patients
 ):

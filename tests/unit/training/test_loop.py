@@ -153,7 +153,14 @@ KILLED = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+def slow_but(*quick: str) -> list:
+    """Every generator; all but these are left to the slow tests."""
+    return [
+        name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in GENERATORS
+    ]
+
+
+@pytest.mark.parametrize("name", slow_but("vae", "gan"))
 def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name, edited_tiny, tmp_path):
     """kill -9 in the middle of training, then start again: the weights of an unbroken run."""
     profile = edited_tiny({name: {"training": {"steps": 40, "checkpoint_seconds": 1e-9}}})
@@ -183,7 +190,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name, edited_
     pd.testing.assert_frame_equal(*histories)
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", slow_but("vae"))
 def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
     """The command of the package's own documentation, with two CPU processes, against one."""
     command = [
