@@ -1,14 +1,13 @@
 """The arms of the experiment: what each one's classifier learns from, and how.
 
-- `real`: the real training images, as they are.
-- `weighted`: the same images. The loss weighs an image by the inverse frequency of its class.
-- `oversample`: the same images. Every class is drawn equally often.
-- `augment`: the same images, each with one more random change of colour, contrast or geometry (TrivialAugment).
-- `<generator>`: the same images, and synthetic images of that generator for the rare classes.
-- `<generator>_only`: synthetic images of that generator alone.
+- `real`: the real training images, as they are. - `weighted`: the same images. The loss weighs an
+image by the inverse frequency of its class. - `oversample`: the same images. Every class is drawn
+equally often. - `augment`: the same images, each with one more random change of colour, contrast or
+geometry (TrivialAugment). - `<generator>`: the same images, and synthetic images of that generator
+for the rare classes. - `<generator>_only`: synthetic images of that generator alone.
 
-Everything else is equal: network, first weights, number of optimizer steps, batch size, learning rate and the
-averaging of weights. No setting is chosen by the score of an arm.
+Everything else is equal: network, first weights, number of optimizer steps, batch size, learning
+rate and the averaging of weights. No setting is chosen by the score of an arm.
 """
 
 from __future__ import annotations
@@ -46,18 +45,18 @@ def training_set(
         arm: the arm.
         real: the real training images.
         synthetic: the synthetic set of the arm's generator; None for an arm of real images.
-        minority_fraction: in [0, 1]. A generator's arm brings every class up to this fraction of the
-            largest class.
-        ratio: if given, a generator's arm adds this many synthetic images per real image of each class
-            below `minority_fraction` instead.
+        minority_fraction: in [0, 1]. A generator's arm brings every class up to this fraction of
+            the largest class.
+        ratio: if given, a generator's arm adds this many synthetic images per real image of each
+            class below `minority_fraction` instead.
 
     Returns:
-        The real images; for a generator's arm with synthetic images added; for the arm of a generator
-        alone its whole synthetic set.
+        The real images; for a generator's arm with synthetic images added; for the arm of a
+        generator alone its whole synthetic set.
 
     Raises:
-        InputError: if the arm is unknown, its synthetic set is missing, too small or of another image size,
-            or one of the real images is synthetic.
+        InputError: if the arm is unknown, its synthetic set is missing, too small or of another
+            image size, or one of the real images is synthetic.
     """
     generator = generator_of(known_arm(arm))
     real.require_real("the real training images")
@@ -65,7 +64,8 @@ def training_set(
         return real
     if synthetic is None:
         raise InputError(
-            f"the arm {arm!r} needs the synthetic set of {generator}: run that generator's notebook first"
+            f"the arm {arm!r} needs the synthetic set of {generator}: "
+            "run that generator's notebook first"
         )
     if arm != generator:
         if synthetic.image_size != real.image_size:
@@ -80,7 +80,8 @@ def training_set(
 
 
 def training_settings(arm: str, settings: TrainingSettings, real_images: int) -> TrainingSettings:
-    """The settings of an arm's training; every arm gets the number of steps of the real images alone.
+    """The settings of an arm's training; every arm gets the number of steps of the real images
+    alone.
 
     Args:
         arm: the arm.
@@ -96,8 +97,8 @@ def training_settings(arm: str, settings: TrainingSettings, real_images: int) ->
 def class_weights(arm: str, counts: dict[str, int]) -> Tensor:
     """How much an image of each class counts in the loss of an arm.
 
-    For the arm `weighted` the weight of class c is N / (K n_c), with n_c of the N images, where K classes
-    have any image ("balanced" in scikit-learn). So each class counts alike in total.
+    For the arm `weighted` the weight of class c is N / (K n_c), with n_c of the N images, where K
+    classes have any image ("balanced" in scikit-learn). So each class counts alike in total.
 
     Args:
         arm: the arm.
@@ -140,8 +141,8 @@ def augment_with_trivial(images: Tensor, rng: torch.Generator) -> Tensor:
 def trivial_augment(images: Tensor, rng: torch.Generator) -> Tensor:
     """Change colour, contrast or geometry of each image once, at random.
 
-    This is torchvision's TrivialAugment (Mueller & Hutter 2021). It draws from torch's global random state.
-    The function therefore seeds that state from `rng`, and restores it.
+    This is torchvision's TrivialAugment (Mueller & Hutter 2021). It draws from torch's global
+    random state. The function therefore seeds that state from `rng`, and restores it.
 
     Args:
         images: float [N, 3, S, S] in [-1, 1].
@@ -229,7 +230,8 @@ def first_of_each(synthetic: LesionSet, counts: dict[str, int]) -> LesionSet:
         here = np.flatnonzero(synthetic.labels.numpy() == label)
         if len(here) < counts.get(name, 0):
             raise InputError(
-                f"the synthetic set holds {len(here)} images of {name}, but {counts[name]} are needed"
+                f"the synthetic set holds {len(here)} images of {name}, "
+                f"but {counts[name]} are needed"
             )
         index.append(here[: counts.get(name, 0)])
     return synthetic.subset(np.concatenate(index))

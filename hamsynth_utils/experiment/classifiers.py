@@ -67,16 +67,16 @@ def fine_tune(
         arm: what the classifier learns from.
         seed: the seed of its training, 0 or larger.
         progress_bar: whether to show one.
-        split_by: the split of its data, `lesion` or `image`; the run's own by default. Under the other
-            split only arms of real images are possible, because the generators have seen images of its
-            test part.
+        split_by: the split of its data, `lesion` or `image`; the run's own by default. Under the
+            other split only arms of real images are possible, because the generators have seen
+            images of its test part.
 
     Returns:
         The classifier, its training and its predictions.
 
     Raises:
-        InputError: if the arm or the seed is none, the arm is not possible under the split, or its synthetic
-            set is missing or too small.
+        InputError: if the arm is unknown, the seed is not a whole number from 0 up, the arm is not
+            possible under the split, or its synthetic set is missing or too small.
     """
     generator = generator_of(known_arm(arm))
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -84,14 +84,14 @@ def fine_tune(
     settings, real = run.profile.classifier, run.training_images(split_by)
     if generator and split_by not in (None, run.profile.data.split_by):
         raise InputError(
-            f"the arm {arm} under the split by {split_by}: its generator has seen images of that test part. "
-            f"Take an arm of real images, or a run whose profile says split_by: {split_by}"
+            f"the arm {arm} under the split by {split_by}: its generator has seen images of that "
+            "test part. Take an arm of real images, "
+            f"or a run whose profile says split_by: {split_by}"
         )
     made_by = run.generator_seed_for(seed)
     synthetic = run.synthetic_set(generator, made_by) if generator else None
     images = training_set(arm, real, synthetic, run.profile.synthesis.minority_fraction)
     with run.shared_stage_dir(run.paths.classifier(arm, seed, split_by)) as folder:
-        record = folder / PROVENANCE
         classifier, provenance = build_classifier(settings, seed, len(real.classes))
         classifier.to(run.device).class_weights.copy_(class_weights(arm, images.counts))
         source, tokens = _frozen_views(run, classifier, arm, images, synthetic, progress_bar)
@@ -105,13 +105,8 @@ def fine_tune(
             description={"arm": arm, **({"generator_seed": str(made_by)} if generator else {})},
             progress_bar=progress_bar,
         )
-        state = PartialState()
-        with state.main_process_first():  # the first writes, the others find it written
-            if training.loaded and record.is_file():
-                provenance = Provenance(**json.loads(record.read_text()))
-            elif state.is_main_process:
-                with atomic_path(record) as path:
-                    path.write_text(json.dumps(provenance_json(provenance), indent=1))
+        with PartialState().main_process_first():  # the first writes, the others find the files
+            provenance = _keep_provenance(folder / PROVENANCE, provenance, training.loaded)
             for part in ("validation", "test"):
                 target = run.paths.predictions(arm, part, seed, split_by)
                 if not target.is_file():
@@ -121,6 +116,17 @@ def fine_tune(
         return ClassifierResult(
             classifier, training, run.predictions(arm, "test", seed, split_by), provenance
         )
+
+
+def _keep_provenance(record: Path, provenance: Provenance, loaded: bool) -> Provenance:
+    """Where the first weights came from, as recorded by the training; written by the first
+    process."""
+    if loaded and record.is_file():
+        return Provenance(**json.loads(record.read_text()))
+    if PartialState().is_main_process:
+        with atomic_path(record) as path:
+            path.write_text(json.dumps(provenance_json(provenance), indent=1))
+    return provenance
 
 
 def _frozen_views(
@@ -158,7 +164,8 @@ class ProbeJob:
     Attributes:
         arm: what the probe learns from.
         seed: the seed of its training.
-        ratio: synthetic images per real image of the minority classes; None for the arm's own number.
+        ratio: synthetic images per real image of the minority classes; None for the arm's own
+            number.
         split_by: the split of its data; None for the run's own.
     """
 
@@ -179,8 +186,8 @@ class ProbeJob:
 def jobs_of(run: Run) -> list[ProbeJob]:
     """All probes of a run.
 
-    For each seed these are every arm, each generator with each ratio, and every arm of real images under
-    the other split.
+    For each seed these are every arm, each generator with each ratio, and every arm of real images
+    under the other split.
     """
     settings, arms, generators = (
         run.profile.probe,
@@ -261,7 +268,38 @@ class ProbeRunner:
         self.part = functools.cache(lambda name, split_by: run.images(name, split_by))
 
     def train(self, job: ProbeJob) -> None:
-        """Train one probe and save its predictions on the validation and the test part."""
+        """Train one probe and save its predictions on the validation and the test part.
+
+        Args:
+            job: the probe.
+
+        Raises:
+            InputError: if the arm is not possible under the split, or its synthetic set is missing
+                or too small.
+        """
+        run = self.run
+        images, tokens = self._training_data(job)
+        n_real = len(self.part("train", job.split_by))
+        with run.stage_dir(job.folder(run)) as folder:
+            torch.manual_seed(job.seed)
+            probe = Probe(tokens.dimensions, self.vit.settings, len(run.dataset.classes))
+            probe.to(run.device).class_weights.copy_(class_weights(job.arm, images.counts))
+            train(
+                probe,
+                CachedTokenData(images, tokens),
+                training_settings(job.arm, run.profile.probe.training, n_real),
+                folder,
+                seed=job.seed,
+                description={"arm": job.arm},
+                progress_bar=False,
+            )
+            for part in ("validation", "test"):
+                with atomic_path(job.predictions(run, part)) as path:
+                    tested = self.part(part, job.split_by)
+                    predict(probe, tested, tokens=self.real).to_csv(path, index=False)
+
+    def _training_data(self, job: ProbeJob) -> tuple[LesionSet, CachedTokens]:
+        """The training images of a probe, and the features of these and of all real images."""
         run, generator = self.run, generator_of(job.arm)
         if generator and job.split_by is not None:
             raise InputError(
@@ -288,23 +326,4 @@ class ProbeRunner:
                 self.progress,
                 features=True,
             )
-        with run.stage_dir(job.folder(run)) as folder:
-            torch.manual_seed(job.seed)
-            probe = Probe(tokens.dimensions, self.vit.settings, len(run.dataset.classes)).to(
-                run.device
-            )
-            probe.class_weights.copy_(class_weights(job.arm, images.counts))
-            length = training_settings(job.arm, run.profile.probe.training, len(real))
-            train(
-                probe,
-                CachedTokenData(images, tokens),
-                length,
-                folder,
-                seed=job.seed,
-                description={"arm": job.arm},
-                progress_bar=False,
-            )
-            for part in ("validation", "test"):
-                with atomic_path(job.predictions(run, part)) as path:
-                    tested = self.part(part, job.split_by)
-                    predict(probe, tested, tokens=self.real).to_csv(path, index=False)
+        return images, tokens

@@ -93,18 +93,7 @@ class Run:
             InputError: if a value has a wrong type, the run was made with other values, the data
                 changed since, or the folder cannot be written.
         """
-        for key, value, kind in [
-            ("run", name, str),
-            ("profile", profile, str),
-            ("data", data, str),
-            ("seed", seed, int),
-        ]:
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise InputError(
-                    f"the parameter {key} must be {kind.__name__}, but it is {value!r}"
-                )
-        if not name or name in {".", ".."} or "/" in name or "\\" in name:
-            raise InputError(f"the run's name must be a plain folder name, not {name!r}")
+        _check_parameters(name, profile, data, seed)
         root = root or runs_folder()
         asked = load_profile(profile)
         asked = asked.with_classifiers(
@@ -452,6 +441,20 @@ class Run:
                 f"{full} is not there yet: run {made_by} with the same run, profile, data and seed"
             )
         return full
+
+
+def _check_parameters(name: Any, profile: Any, data: Any, seed: Any) -> None:
+    """Raise InputError for a parameter of another type, or a name that is no plain folder name."""
+    for key, value, kind in [
+        ("run", name, str),
+        ("profile", profile, str),
+        ("data", data, str),
+        ("seed", seed, int),
+    ]:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"the parameter {key} must be {kind.__name__}, but it is {value!r}")
+    if not name or name in {".", ".."} or "/" in name or "\\" in name:
+        raise InputError(f"the run's name must be a plain folder name, not {name!r}")
 
 
 def _source(data: str) -> str:
