@@ -113,10 +113,10 @@ def test_a_run_without_a_model_and_a_generator_that_is_not_there(run, tmp_path):
 
 def test_a_taken_over_checkpoint_says_so(run):
     path = run / f"generators/{GENERATOR}/seed-0/weights.safetensors"
-    assert "took it over" not in generator_card(run, GENERATOR)
+    assert "from a released checkpoint" not in generator_card(run, GENERATOR)
     tensors, metadata = read_weights(path)
     write_weights(path, tensors, {**metadata, "released": "true"})
-    assert "took it over from a released checkpoint" in generator_card(run, GENERATOR)
+    assert "come from a released checkpoint" in generator_card(run, GENERATOR)
 
 
 def people(**columns):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from conftest import TINY, merged
 from scipy import stats
 
@@ -118,12 +119,14 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
     names = {
         "diffusion.safetensors",
         "diffusion.md",
-        "diffusion-moments.png",
+        "diffusion-snapshots.png",
         "diffusion-classes.png",
     }
     assert {path.name for path in out.iterdir()} == names
     text = (out / "diffusion.md").read_text()
     assert sha256_of(out / "diffusion.safetensors") in text and "CC BY-NC-SA 4.0" in text
+    header = ModelCard(text).data
+    assert header.license == "cc-by-nc-sa-4.0" and "synthetic" in header.tags
     assert "trained on the phantom" in text and "HAM10000" not in text
     spent = pd.read_csv(finished.folder / "generators/diffusion/seed-0/snapshot_distances.csv")
     assert all(f"| {round(distance, 1)} |" in text for distance in spent["mean"])
@@ -153,7 +156,7 @@ def assert_measured_again(run: Run, text: str) -> None:
         and images == n
     )
     named = re.search(
-        r"requested class\nof ([\d.]+) % \(([\d.]+) to ([\d.]+)\) of (\d+) synthetic", text
+        r"requested class of\n([\d.]+) % \(([\d.]+) to ([\d.]+)\) of (\d+) synthetic", text
     )
     assert (
         named

@@ -7,9 +7,11 @@ import tomllib
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.paths import project_root
+from hamsynth_utils.core.weights import sha256_of
 
 ROOT = project_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -41,6 +43,9 @@ def test_code_and_checkpoints_have_their_own_licences():
     assert "CC BY-NC-SA 4.0" in weights and "10.1038/sdata.2018.161" in weights
     for card in (ROOT / "checkpoints").glob("*.md"):
         assert "CC BY-NC-SA 4.0" in card.read_text(), card.name
+        header = ModelCard.load(card).data
+        assert header.license == "cc-by-nc-sa-4.0" and header.datasets == ["HAM10000"]
+        assert sha256_of(card.with_suffix(".safetensors")) in card.read_text()
 
 
 def test_the_changelog_begins_with_this_version():
