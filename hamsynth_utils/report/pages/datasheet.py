@@ -1,4 +1,4 @@
-"""What the book's datasheet (Gebru et al. 2021) says in numbers: those of the run's own copy of the data."""
+"""The numbers of the book's datasheet (Gebru et al. 2021): those of the run's own copy of the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.data.dataset_info import ClassList, describe_data
 from hamsynth_utils.data.lesion_set import read_table
 from hamsynth_utils.metrics.fairness import AGE_BANDS, MISSING, age_band
-from hamsynth_utils.notebook.tables import markdown_table
+from hamsynth_utils.notebook.templates import render
 
 ATTRIBUTES = {
     "sex": "Sex",
@@ -21,52 +21,61 @@ ATTRIBUTES = {
 }
 
 
+PARTS = (
+    "datasheet_about",
+    "datasheet_classes",
+    "datasheet_people",
+    "datasheet_alone",
+    "datasheet_photos",
+)
+"""The parts of the datasheet that depend on the run."""
+
+
 SMALL = 30
-"""A group of fewer lesions is marked: little can be said about it, however good the measure."""
+"""A group of fewer lesions is marked, because every measure of a small group is uncertain."""
 
 
 def datasheet_values(folder: Path, record: dict[str, Any]) -> dict[str, str]:
-    """The texts and tables, in Markdown, that stand in the datasheet for its names in braces.
+    """The parts of the datasheet that depend on the run's copy of the data.
 
-    folder: the run; record: what its `run.yaml` holds. A run that has not read its data yet says so.
+    Args:
+        folder: the run folder.
+        record: the content of its `run.yaml`.
+
+    Returns:
+        Markdown by the names in braces of `book/datasheet.md`, each the result of the template of this
+        name. A run that has not read its data yet says so.
     """
     path = RunPaths(folder).lesion_table
-    names = (
-        "datasheet_about",
-        "datasheet_classes",
-        "datasheet_people",
-        "datasheet_alone",
-        "datasheet_photos",
-    )
-    if not path.is_file():
-        return dict.fromkeys(names, "This run has not read its data yet.")
-    table = read_table(path)
-    one = table.drop_duplicates("lesion_id")
-    dataset = describe_data(record["data"])
-    about = f"The numbers below are those of this run's copy: {dataset.description}, {len(table):,} images."
-    if record["data"] == "phantom":
-        about += (
-            " **The phantom is not HAM10000**: a program draws it in the same form, so that this page can be "
-            "rehearsed."
-        )
-    alone = share_alone(one)
-    photos = table["lesion_id"].value_counts()
-    return {
-        "datasheet_about": about,
-        "datasheet_classes": markdown_table(classes(table, dataset.classes)),
-        "datasheet_people": "\n\n".join(
-            f"**{title}**\n\n{markdown_table(groups(one, attribute))}"
-            for attribute, title in ATTRIBUTES.items()
-        ),
-        "datasheet_alone": f"{100 * alone:.1f} % of the {len(one):,} lesions are the only one with their "
-        "combination of age, sex and place.",
-        "datasheet_photos": f"{int((photos > 1).sum()):,} of {len(photos):,} lesions have several photos, "
-        f"up to {photos.max()}.",
-    }
+    values: dict[str, Any] = {"read": path.is_file()}
+    if path.is_file():
+        table = read_table(path)
+        lesions, images = table.drop_duplicates("lesion_id"), table["lesion_id"].value_counts()
+        dataset = describe_data(record["data"])
+        values |= {
+            "dataset": dataset,
+            "phantom": record["data"] == "phantom",
+            "n_images": len(table),
+            "n_lesions": len(lesions),
+            "classes": classes(table, dataset.classes),
+            "groups": {title: groups(lesions, name) for name, title in ATTRIBUTES.items()},
+            "alone": share_alone(lesions),
+            "several": int((images > 1).sum()),
+            "most": int(images.max()),
+        }
+    return {name: render(f"{name}.md", **values).strip() for name in PARTS}
 
 
 def classes(table: pd.DataFrame, class_list: ClassList) -> pd.DataFrame:
-    """One row per class: how many images and lesions the table [N rows] has of the class."""
+    """Images and lesions per class.
+
+    Args:
+        table: the table of the images, N rows.
+        class_list: the classes of the data set.
+
+    Returns:
+        One row per class and one for all, with the columns class, images, lesions.
+    """
     lesions = table.drop_duplicates("lesion_id")["dx"]
     rows = [
         (f"{dx}, {name}", int((table["dx"] == dx).sum()), int((lesions == dx).sum()))
@@ -78,9 +87,15 @@ def classes(table: pd.DataFrame, class_list: ClassList) -> pd.DataFrame:
 
 
 def groups(lesions: pd.DataFrame, attribute: str) -> pd.DataFrame:
-    """One row a group of an attribute: group, lesions, per cent; missing values are the last group.
+    """Lesions per group.
 
-    lesions: one row a lesion. A group that has fewer than `SMALL` lesions is marked with a star.
+    Args:
+        lesions: one row per lesion.
+        attribute: one of the `ATTRIBUTES`.
+
+    Returns:
+        One row per group, with the columns group, lesions and %. Missing values are the last group. A
+        star marks a group of fewer than `SMALL` lesions.
     """
     column = "age" if attribute == "age_band" else attribute
     values = lesions[column] if column in lesions else pd.Series(index=lesions.index, dtype=object)
@@ -108,7 +123,14 @@ def groups(lesions: pd.DataFrame, attribute: str) -> pd.DataFrame:
 
 
 def share_alone(lesions: pd.DataFrame) -> float:
-    """The share of lesions (one row each) that are the only one with their age, sex and place on the body."""
+    """The fraction of lesions that are the only lesion with their age, sex and place on the body.
+
+    Args:
+        lesions: one row per lesion.
+
+    Returns:
+        A fraction in [0, 1].
+    """
     texts = lesions[["age", "sex", "localization"]].astype(object).fillna(MISSING).astype(str)
     combination = texts.agg(" / ".join, axis=1)
     return float((combination.map(combination.value_counts()) == 1).mean())

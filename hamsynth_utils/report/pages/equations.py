@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hamsynth_utils.notebook.templates import render
+
 EQUATION = re.compile(r"^\$\$\n(?P<tex>.+?)\n\$\$(?: \((?P<label>eq-[\w-]+)\))?", re.M | re.S)
 
 
@@ -26,12 +28,6 @@ CHECK = re.compile(
 
 FULL_NAME = re.compile(r"[a-z]\w*(\.\w+)+")
 """Of a function or class in some library."""
-
-
-INTRODUCTION = """# Equations
-
-Every numbered equation of this report: the cell that checks it, what it is compared with there, the function
-of `hamsynth_utils` that computes it, and its paper. *The cell*: only the notebook computes it."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +86,23 @@ def add_check_anchors(notebook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def equations_page(notebooks: Iterable[Mapping[str, Any]]) -> str:
-    """The page as MyST Markdown.
+    """The page of equations.
 
-    notebooks: in the order of the road, each with its anchors. One that no cell checks is listed, too.
+    Args:
+        notebooks: the chapters in the order of the book, each with its anchors.
+
+    Returns:
+        MyST Markdown with one table per chapter. An equation that no cell checks is listed as well.
     """
-    sections = [INTRODUCTION]
+    chapters = []
     for notebook in notebooks:
-        found = {
+        checked = {
             check.label: check for text in _sources(notebook, "code") for check in checks(text)
         }
-        rows = [_row(label, found.get(label)) for label, _ in equations(notebook) if label]
+        rows = [_row(label, checked.get(label)) for label, _ in equations(notebook) if label]
         if rows:
-            head = [
-                "| Equation | Checked | Against | In the package | Paper |",
-                "|---|---|---|---|---|",
-            ]
-            sections.append("\n".join([f"## {_title(notebook)}\n", *head, *rows]))
-    return "\n\n".join(sections) + "\n"
+            chapters.append({"title": _title(notebook), "rows": rows})
+    return render("equations.md", chapters=chapters)
 
 
 def _row(label: str, check: Check | None) -> str:

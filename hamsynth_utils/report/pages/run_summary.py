@@ -1,37 +1,78 @@
-"""The report's page about the run itself: settings, versions, minutes, and what was left out."""
+"""The report's page about the run: settings, versions, minutes, and what was left out."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from hamsynth_utils.core.paths import PROVENANCE, RunPaths, seed_of
 from hamsynth_utils.experiment.external_test import read_opening
 from hamsynth_utils.notebook.tables import markdown_table
+from hamsynth_utils.notebook.templates import render
+
+Minutes = dict[str, tuple[float, float | None]]
+"""Of each executed notebook: its minutes, and its peak memory in GiB or None if it was not measured."""
 
 
 def this_run(folder: Path, record: dict[str, Any]) -> str:
-    """One sentence for the front page: which run this is, and what its numbers speak about."""
-    profile = record["profile"]
-    text = f"`{folder.name}`: {_data(record)}, profile `{profile['name']}`, seed {record['seed']}."
-    if record["data"] == "phantom":
-        text += " The phantom is drawn by a program and is not skin: its numbers test the road, not medicine."
-    return text
+    """Which run the report shows, for the front page.
 
+    Args:
+        folder: the run folder.
+        record: the content of its `run.yaml`.
 
-def run_page(
-    folder: Path, record: dict[str, Any], minutes: dict[str, tuple[float, float | None]]
-) -> str:
-    """The page as MyST Markdown.
-
-    record: what `run.yaml` holds. minutes: of each notebook, its minutes and peak memory in GiB or None.
+    Returns:
+        Markdown in one line.
     """
+    return render(
+        "this_run.md",
+        run=folder.name,
+        data=_data(record),
+        profile=record["profile"]["name"],
+        seed=record["seed"],
+        phantom=record["data"] == "phantom",
+    ).strip()
+
+
+def run_page(folder: Path, record: dict[str, Any], minutes: Minutes) -> str:
+    """The page about the run.
+
+    Args:
+        folder: the run folder.
+        record: the content of its `run.yaml`.
+        minutes: minutes and memory of each executed notebook.
+
+    Returns:
+        MyST Markdown.
+    """
+    times = [
+        (name, f"{length:.1f}", "-" if memory is None else f"{memory:.1f}")
+        for name, (length, memory) in minutes.items()
+    ]
+    total = sum(length for length, _ in minutes.values())
+    return render(
+        "run.md",
+        profile=record["profile"]["name"],
+        facts=_frame(_facts(folder, record), "What", "Value"),
+        times=_frame([*times, ("all", f"{total:.1f}", "")], "Notebook", "Minutes", "GiB"),
+        weights=_frame(_weights(folder), "Arm", "Seed", "Weights"),
+        skipped=_frame(_skipped(folder), "Image", "Why"),
+        unavailable=_frame(_unavailable_extractors(folder), "Extractor", "Why"),
+        versions=_frame(list(record["versions"].items()), "Package", "Version"),
+        settings=yaml.safe_dump(record["profile"], sort_keys=False),
+    )
+
+
+def _facts(folder: Path, record: dict[str, Any]) -> list[tuple[str, Any]]:
     profile = record["profile"]
-    facts = [
+    external = render("external_test.md", record=read_opening(folder)).strip()
+    return [
         ("run", folder.name),
         ("data", _data(record)),
         ("profile", profile["name"]),
@@ -39,43 +80,24 @@ def run_page(
         ("arms of the classifiers", ", ".join(profile["arms"])),
         ("seeds of the classifiers", ", ".join(map(str, profile["seeds"]))),
         ("split", f"by {profile['data']['split_by']}"),
-        ("external test set", _external(folder)),
+        ("external test set", external),
         ("image size", f"{profile['data']['image_size']} pixels"),
         ("device", record["device"]),
         ("threads of a notebook", record["threads"]),
         ("Python", record["python"]),
         ("code", f"commit {record['git_commit']}"),
     ]
-    total = sum(length for length, _ in minutes.values())
-    times = [
-        (name, f"{length:.1f}", "-" if memory is None else f"{memory:.1f}")
-        for name, (length, memory) in minutes.items()
-    ]
-    sections = [
-        "# The run behind this report",
-        markdown_table(facts, ("What", "Value")),
-        "## Minutes",
-        "Wall time of each notebook, and the most memory its kernel held. Notebooks may have run side by "
-        "side; one that was continued after a stop counts only from there.",
-        markdown_table([*times, ("all", f"{total:.1f}", "")], ("Notebook", "Minutes", "GiB")),
-        "## Weights the classifiers started from",
-        _weights(folder),
-        "## What was left out",
-        _skipped(folder),
-        _extractors(folder),
-        "## Versions",
-        markdown_table(record["versions"].items(), ("Package", "Version")),
-        "## All settings",
-        _folded(f"profile {profile['name']}", yaml.safe_dump(profile, sort_keys=False)),
-    ]
-    return "\n\n".join(sections) + "\n"
 
 
-def chapter_minutes(minutes: dict[str, tuple[float, float | None]]) -> str:
-    """The table of minutes and memory for a teacher, in MyST Markdown: one row a chapter, with links.
+def chapter_minutes(minutes: Minutes) -> str:
+    """Minutes and memory of each chapter, for a teacher.
 
-    minutes: as of `run_page`. A chapter that is executed several times has the mean of its minutes, and the
-    most memory of any of them.
+    Args:
+        minutes: minutes and memory of each executed notebook.
+
+    Returns:
+        A Markdown table with one row per chapter, with links. A chapter that is executed several times
+        has the mean of its minutes and the largest of its memories.
     """
     chapters: dict[str, list[tuple[float, float | None]]] = {}
     for name, measured in minutes.items():
@@ -101,55 +123,39 @@ def _data(record: dict[str, Any]) -> str:
     )
 
 
-def _external(folder: Path) -> str:
-    """Whether the run has opened an external test set: which, when, and what was tested on it."""
-    record = read_opening(folder)
-    if record is None:
-        return "none was opened"
-    return (
-        f"{record['folder']}, opened on {record['opened']} for {len(record['classifiers'])} finished "
-        f"classifiers: {record['images']:,} images, sha256 {record['sha256'][:16]}"
-    )
-
-
-def _weights(folder: Path) -> str:
+def _weights(folder: Path) -> list[tuple[str, str, str]]:
+    """Arm, seed and first weights of each classifier."""
     rows = []
     for path in RunPaths(folder).classifier_files(PROVENANCE):
         values = {key: _plain(value) for key, value in json.loads(path.read_text()).items()}
-        said = "; ".join(f"{key}: {value}" for key, value in values.items())
-        rows.append((path.parent.parent.name, str(seed_of(path.parent)), said))
-    return markdown_table(rows, ("Arm", "Seed", "Weights")) if rows else "No record was kept."
+        text = "; ".join(f"{key}: {value}" for key, value in values.items())
+        rows.append((path.parent.parent.name, str(seed_of(path.parent)), text))
+    return rows
 
 
-def _skipped(folder: Path) -> str:
+def _skipped(folder: Path) -> list[tuple[str, str]]:
+    """Name of each image that was skipped, and the reason."""
     path = RunPaths(folder).skipped
-    rows = []
-    if path.is_file():
-        with path.open(newline="") as file:
-            rows = [(row["image_id"], row["reason"]) for row in csv.DictReader(file)]
-    if not rows:
-        return "No image was skipped."
-    said = f"{len(rows)} images could not be read and were skipped."
-    return f"{said}\n\n{markdown_table(rows, ('Image', 'Why'))}"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [(row["image_id"], row["reason"]) for row in csv.DictReader(file)]
 
 
-def _extractors(folder: Path) -> str:
+def _unavailable_extractors(folder: Path) -> list[tuple[str, str]]:
+    """Name of each feature extractor of the profile that could not be used, and the reason."""
     path = RunPaths(folder).extractors
     unavailable = json.loads(path.read_text()) if path.is_file() else {}
-    if not unavailable:
-        return "Every feature extractor of the profile was used."
-    rows = [(name, _plain(reason)) for name, reason in unavailable.items()]
-    return "Feature extractors that could not be used:\n\n" + markdown_table(
-        rows, ("Extractor", "Why")
-    )
+    return [(name, _plain(reason)) for name, reason in unavailable.items()]
 
 
-def _folded(title: str, text: str) -> str:
-    return f"````{{dropdown}} {title}\n```yaml\n{text}```\n````"
+def _frame(rows: Sequence[tuple[Any, ...]], *columns: str) -> pd.DataFrame | None:
+    """The rows as a frame, None if there are none."""
+    return pd.DataFrame(list(rows), columns=list(columns), dtype=object) if rows else None
 
 
 def _plain(value: Any) -> str:
-    """Text without folders: of an absolute path only its last part is anyone's business."""
+    """The value as text. An absolute path is reduced to its last part, so that no folder is published."""
     if isinstance(value, str):
         return Path(value).name if value.startswith("/") else value
     return json.dumps(value)

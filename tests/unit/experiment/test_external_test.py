@@ -223,10 +223,10 @@ def test_the_page_of_the_run_says_whether_it_was_opened(run, folder):
         "git_commit": "abc",
         "versions": {},
     }
-    assert "| external test set | none was opened |" in run_page(run.folder, record, {})
+    assert "| external test set | none was tested |" in run_page(run.folder, record, {})
     finish(run, "real", 0)
     opened = run_external_test(run, str(folder), progress_bar=False).record
-    said = f"| external test set | clinic, opened on {opened['opened']} for 1 finished classifiers: 42 images"
+    said = f"| external test set | clinic, tested on {opened['opened']} for 1 finished classifiers: 42 images"
     assert said in run_page(run.folder, record, {})
     assert str(folder.parent) not in run_page(run.folder, record, {})
 

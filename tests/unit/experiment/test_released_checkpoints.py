@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
 from conftest import TINY, merged
+from huggingface_hub import ModelCard
 from scipy import stats
 
 from hamsynth_utils.cli import main

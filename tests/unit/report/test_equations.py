@@ -122,7 +122,7 @@ def test_the_page_has_a_line_for_each_equation_and_says_which_is_not_checked():
             {"cell_type": "code", "id": "two", "source": ["2"]},
         ]
     }
-    assert equations_page([chapter]).splitlines()[-2:] == [
+    assert equations_page([chapter]).strip().splitlines()[-2:] == [
         "| {eq}`eq-a-b` b | {ref}`cell <check-eq-a-b>` | `numpy.dot` | `classifier.attention.relevance` "
         "| {cite:t}`ho2020ddpm`, {cite:t}`song2021ddim` |",
         "| {eq}`eq-a-c` c | no | | | |",
