@@ -175,10 +175,14 @@ def _pictures(run: Run, name: str, path: Path) -> None:
     for step, minutes in zip(distances["step"], distances["minutes"], strict=True):
         snapshot = folder / SNAPSHOTS / f"{step}.safetensors"
         generator = load_generator(snapshot if snapshot.is_file() else folder / WEIGHTS)
-        rows[f"{minutes:.1f} min"] = generator.sample(torch.arange(len(run.dataset.classes)), run.seed)
+        rows[f"{minutes:.1f} min"] = generator.sample(
+            torch.arange(len(run.dataset.classes)), run.seed
+        )
     labels = torch.arange(len(run.dataset.classes)).repeat_interleave(8)
     samples = load_generator(path).sample(labels, run.seed).split(8)
-    classes = {f"synthetic {dx}": images for dx, images in zip(run.dataset.classes, samples, strict=True)}
+    classes = {
+        f"synthetic {dx}": images for dx, images in zip(run.dataset.classes, samples, strict=True)
+    }
     for title, shown in (("snapshots", rows), ("classes", classes)):
         with atomic_path(path.with_name(f"{path.stem}-{title}.png")) as temporary:
             plots.image_rows(shown).savefig(temporary, format="png")
