@@ -1,7 +1,8 @@
 """Attention maps of a Vision Transformer, and maps over the patches that follow from them.
 
-Rollout uses the attention alone (Abnar & Zuidema 2020). Relevance weights the attention by the gradient of
-one class (Chefer, Gur & Wolf 2021). The module `faithfulness` tests whether such a map explains anything.
+Rollout uses the attention alone (Abnar & Zuidema 2020). Relevance weights the attention by the
+gradient of one class (Chefer, Gur & Wolf 2021). The module `faithfulness` tests whether such a map
+explains anything.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ ATTENTION_METHODS = ("last block", "rollout", "relevance")
 def attention_maps(vit: nn.Module, images: Tensor) -> Tensor:
     """The attention softmax(Q K' / sqrt(d)) of every block (Vaswani et al. 2017, equation 1).
 
-    Dropout and stochastic depth are off while the maps are read; the model is left as it was. Where patches
-    are pooled after some block, the maps of the later blocks are spread over the patches that were pooled.
+    Dropout and stochastic depth are off while the maps are read; the model is left as it was. Where
+    patches are pooled after some block, the maps of the later blocks are spread over the patches
+    that were pooled.
 
     Args:
         vit: a timm VisionTransformer, or a module that holds one.
         images: what `vit` takes, [N, 3, H, W].
 
     Returns:
-        [blocks, N, heads, T, T]. The T tokens are the prefix tokens (class token, registers), then the
-        patches row by row. Entry [..., i, j] is how much token i takes from token j; each row sums to 1.
+        [blocks, N, heads, T, T]. The T tokens are the prefix tokens (class token, registers), then
+        the patches row by row. Entry [..., i, j] is how much token i takes from token j; each row
+        sums to 1.
 
     Raises:
         InputError: the model has no such blocks.
@@ -46,7 +49,7 @@ def attention_maps(vit: nn.Module, images: Tensor) -> Tensor:
 
 
 def attention_gradients(vit: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The `attention_maps`, and the gradients of one logit with respect to them; weights get no gradient.
+    """The `attention_maps` and the gradients of one logit by them; weights get no gradient.
 
     Args:
         vit: as for `attention_maps`.
@@ -70,8 +73,8 @@ def attention_gradients(vit: nn.Module, images: Tensor, labels: Tensor) -> tuple
 def rollout(maps: Tensor) -> Tensor:
     """How much of each input token reaches each output token (Abnar & Zuidema 2020, section 3).
 
-    Each block passes half of a token through its skip connection and half through the mean of its heads:
-    A_block = (mean over heads + I) / 2, rollout = A_last ... A_2 A_1.
+    Each block passes half of a token through its skip connection and half through the mean of its
+    heads: A_block = (mean over heads + I) / 2, rollout = A_last ... A_2 A_1.
 
     Args:
         maps: attention [blocks, N, heads, T, T].
@@ -125,8 +128,8 @@ def patch_maps(
 ) -> dict[str, Tensor]:
     """Maps over the patches of each image by each of the `ATTENTION_METHODS`.
 
-    `last block` is the attention of the last block, averaged over heads, from the tokens from which the
-    model classifies to each patch.
+    `last block` is the attention of the last block, averaged over heads, from the tokens from which
+    the model classifies to each patch.
 
     Args:
         vit: as for `attention_maps`.
@@ -154,9 +157,9 @@ def patch_maps(
 def rollout_image(vit: nn.Module, images: Tensor) -> Tensor:
     """The attention rollout as an image; patches are enlarged bilinearly.
 
-    The rollout is that of the class token if the model classifies by it, else of the mean patch token. What
-    goes to prefix tokens belongs to no pixel and is left out. Attention shows where information came from,
-    not why the model decided (Jain & Wallace 2019).
+    The rollout is that of the class token if the model classifies by it, else of the mean patch
+    token. What goes to prefix tokens belongs to no pixel and is left out. Attention shows where
+    information came from, not why the model decided (Jain & Wallace 2019).
 
     Args:
         vit: as for `attention_maps`.
@@ -190,11 +193,12 @@ def _on_patches(vit: nn.Module, values: Tensor) -> Tensor:
 
 
 def _spread(vit: nn.Module, maps: Sequence[Tensor], divide: bool) -> Tensor:
-    """Maps of all blocks on all tokens, [blocks, N, heads, T, T], where some blocks see pooled patches.
+    """Maps of all blocks on all tokens, where some blocks see pooled patches.
 
-    divide: what goes to a square of patches is divided equally among them, as for attention; otherwise each
-    patch gets the whole, as for a gradient. For the class token, rollout and relevance are then the same as
-    on the pooled tokens, since a pooled token is the mean of its patches.
+    divide: what goes to a square of patches is divided equally among them, as for attention;
+    otherwise each patch gets the whole, as for a gradient. For the class token, rollout and
+    relevance are then the same as on the pooled tokens, since a pooled token is the mean of its
+    patches.
     """
     transformer = _transformer(vit)
     rows, columns = transformer.patch_embed.grid_size
@@ -238,11 +242,11 @@ def _attention(block: nn.Module) -> Any:
 
 @contextmanager
 def _readable(vit: nn.Module, attentions: list[Any]) -> Iterator[list[Tensor]]:
-    """Record each block's attention inside the `with`, in evaluation mode and without fused attention."""
+    """Record each block's attention, in evaluation mode and without fused attention."""
     maps: list[Tensor] = []
     training = {module: module.training for module in vit.modules()}
     fused = [attention.fused_attn for attention in attentions]
-    # A fused kernel never computes the map. Without it, the map is the input of the attention's dropout.
+    # A fused kernel never computes the map. Unfused, the map is the input of a dropout.
     hooks = [
         attention.attn_drop.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
         for attention in attentions

@@ -1,4 +1,4 @@
-"""Tests of an explanation map of a Vision Transformer: lesions, hidden patches and shuffled weights.
+"""Tests of an explanation map of a ViT: lesions, hidden patches and shuffled weights.
 
 Maps are [N, rows, columns] over the patches of N images and not negative. Only their order or their
 proportions count.
@@ -22,7 +22,8 @@ FRACTIONS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 
 
 LIKE_RANDOM = 0.5
-"""A map shows the architecture if its rank correlation with that of shuffled weights is not surely lower."""
+"""A map shows the architecture if its rank correlation with that of shuffled weights is not surely
+lower."""
 
 
 REQUIRED_CHECKS = ("deletion, random", "insertion, random", "shuffled weights")
@@ -32,8 +33,8 @@ REQUIRED_CHECKS = ("deletion, random", "insertion, random", "shuffled weights")
 def fraction_inside(heat: Tensor, masks: np.ndarray | Tensor) -> np.ndarray:
     """The fraction of each map that lies on the lesion.
 
-    A patch's value is spread evenly over its pixels. An even map therefore has the fraction of the image that
-    the lesion covers, and so has a map that is 0 everywhere.
+    A patch's value is spread evenly over its pixels. An even map therefore has the fraction of the
+    image that the lesion covers, and so has a map that is 0 everywhere.
 
     Args:
         heat: maps [N, rows, columns].
@@ -51,7 +52,8 @@ def fraction_inside(heat: Tensor, masks: np.ndarray | Tensor) -> np.ndarray:
 def centred_blobs(masks: np.ndarray, grid: tuple[int, int]) -> Tensor:
     """Maps of a disc in the middle of the image, as large as each lesion.
 
-    Someone who has not seen the image, but knows that photographers centre the lesion, would draw this map.
+    Someone who has not seen the image, but knows that photographers centre the lesion, would draw
+    this map.
 
     Args:
         masks: lesions, bool [N, H, W].
@@ -90,9 +92,9 @@ def hiding_curves(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Deletion and insertion curves of a map (Petsiuk, Das & Saenko 2018).
 
-    The highest patches are hidden (deletion), or only they are shown (insertion). A hidden patch has the
-    image's mean colour. Such images are unlike those of the training, and part of a change is due to this
-    (Hooker et al. 2019): compare curves with each other, not with a level.
+    The highest patches are hidden (deletion), or only they are shown (insertion). A hidden patch
+    has the image's mean colour. Such images are unlike those of the training, and part of a change
+    is due to this (Hooker et al. 2019): compare curves with each other, not with a level.
 
     Args:
         vit: a model that gives logits.
@@ -125,7 +127,7 @@ def hiding_curves(
 def _masked_probability(
     vit: nn.Module, images: Tensor, shown: Tensor, labels: Tensor, batch: int
 ) -> Tensor:
-    """The probability [N] of `labels` where only the patches `shown`, bool [N, rows, columns], are visible."""
+    """The probability [N] of `labels` where only the patches `shown` are visible."""
     masks = F.interpolate(shown[:, None].float(), images.shape[2:], mode="nearest").bool()
     grey = images.mean((2, 3), keepdim=True)  # [N, 3, 1, 1]
     probabilities = [
@@ -148,10 +150,10 @@ def area(curve: np.ndarray) -> np.ndarray:
 
 
 def shuffled_weights(vit: nn.Module, blocks: int, seed: int) -> nn.Module:
-    """A copy of a ViT whose head and last blocks are randomised (the cascade of Adebayo et al. 2018).
+    """A copy of a ViT with randomised last blocks (the cascade of Adebayo et al. 2018).
 
-    The numbers of each weight tensor are shuffled among themselves, which keeps their scale. With all blocks,
-    the embeddings are shuffled as well.
+    The numbers of each weight tensor are shuffled among themselves, which keeps their scale. With
+    all blocks, the embeddings are shuffled as well.
 
     Args:
         vit: a timm VisionTransformer.
@@ -166,7 +168,8 @@ def shuffled_weights(vit: nn.Module, blocks: int, seed: int) -> nn.Module:
     if not 0 <= blocks <= len(layers):
         raise InputError(f"{blocks} blocks cannot be shuffled: the model has {len(layers)}")
     whole = blocks == len(layers)
-    parts: list[nn.Module] = [model] if whole else [*layers[len(layers) - blocks :], model.head]  # type: ignore[list-item]
+    head: nn.Module = model.head  # type: ignore[assignment]
+    parts = [model] if whole else [*layers[len(layers) - blocks :], head]
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in parts:
@@ -196,8 +199,8 @@ def map_verdict(checks: Mapping[str, Mapping[str, float]]) -> str:
     """What a map is worth, by rule.
 
     Args:
-        checks: by name, a difference that is above 0 where the map does well. `low` is the lower end of its
-            interval; the check passes if it is above 0.
+        checks: by name, a difference that is above 0 where the map does well. `low` is the lower
+            end of its interval; the check passes if it is above 0.
 
     Returns:
         The verdict as text.
@@ -222,13 +225,13 @@ def map_verdict(checks: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _per_patch(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The fraction of each patch that a mask [N, H, W] covers, [N, rows, columns]; borders may cut a pixel."""
+    """The fraction of each patch that a mask [N, H, W] covers, [N, rows, columns]."""
     down, across = (_overlaps(*sizes) for sizes in zip(grid, masks.shape[1:], strict=True))
     return down @ masks.double() @ across.T
 
 
 def _overlaps(patches: int, pixels: int) -> Tensor:
-    """The fraction of each patch's side that each pixel takes: [patches, pixels], each row sums to 1."""
+    """The fraction of each patch's side that each pixel takes: [patches, pixels]."""
     start, pixel = (
         torch.arange(patches).double()[:, None] * pixels / patches,
         torch.arange(pixels).double(),

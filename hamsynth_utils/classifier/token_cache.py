@@ -1,8 +1,8 @@
 """The tokens of images after the frozen blocks of a ViT: computed once, kept on disk, shared.
 
-Flips and quarter turns give exactly eight views of an image. If the augmentation consists of these views and
-the first blocks are frozen, the blocks after them only ever see eight inputs per image. These inputs are
-computed once for all arms and seeds, instead of in every step of every training.
+Flips and quarter turns give exactly eight views of an image. If the augmentation consists of these
+views and the first blocks are frozen, the blocks after them only ever see eight inputs per image.
+These inputs are computed once for all arms and seeds, instead of in every step of every training.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class CachedTokens:
 
     Attributes:
         ids: the image_id of every image, in the order of the files.
-        files: float16 [images, V, T, D] each: views, tokens and dimensions. V may differ between files.
+        files: float16 [images, V, T, D] each: views, tokens and dimensions. V may differ between
+            files.
     """
 
     ids: pd.Index
@@ -95,11 +96,11 @@ class CachedTokens:
         starts = np.cumsum([0, *map(len, self.files)])
         numbers = np.searchsorted(starts, rows, side="right") - 1
         files = [self.files[number] for number in numbers]
-        picked = [
+        tokens = [
             file[row - starts[number], v % file.shape[1]]
             for file, number, row, v in zip(files, numbers, rows, view, strict=True)
         ]
-        return torch.from_numpy(np.stack(picked)).float()
+        return torch.from_numpy(np.stack(tokens)).float()
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,11 @@ class CachedTokenData(TrainingData):
         """The function that makes batches float32 [B, T, D]."""
         rows = self.tokens.align_table(self.lesions)
 
-        def batch(index: Tensor, rng: torch.Generator) -> Tensor:
+        def make_batch(index: Tensor, rng: torch.Generator) -> Tensor:
             view = torch.randint(self.tokens.views, (len(index),), generator=rng, device=device)
             return self.tokens.take(rows[index.cpu().numpy()], view.cpu().numpy()).to(device)
 
-        return batch
+        return make_batch
 
 
 def cached_tokens(
@@ -135,10 +136,10 @@ def cached_tokens(
 ) -> CachedTokens:
     """The tokens of every image in each of its views after the classifier's frozen blocks.
 
-    The tokens are kept in `folder`. A file's name is a hash of the frozen weights, the settings and the
-    images, so a file is never used for anything else. The tokens are computed in the precision of the
-    training. Processes that need the same tokens share the work. A killed process loses only the file that
-    it was computing.
+    The tokens are kept in `folder`. A file's name is a hash of the frozen weights, the settings and
+    the images, so a file is never used for anything else. The tokens are computed in the precision
+    of the training. Processes that need the same tokens share the work. A killed process loses only
+    the file that it was computing.
 
     Args:
         classifier: the ViT whose blocks are used.
@@ -250,8 +251,8 @@ def _identity(
         frozen = {id(p) for part in classifier.frozen_parts() for p in _tensors(part)}
         weights = {name: p for name, p in classifier.named_parameters() if id(p) in frozen}
     text = (
-        f"{settings.input_size} {settings.frozen_blocks} {settings.token_pool} {n_views} {features} "
-        f"{_precision_of(classifier)[0]} "
+        f"{settings.input_size} {settings.frozen_blocks} {settings.token_pool} {n_views} "
+        f"{features} {_precision_of(classifier)[0]} "
         + (f"{extra_augment.__name__} {seed}" if extra_augment else "")
     )
     # The head is new in every classifier and does not change the tokens.

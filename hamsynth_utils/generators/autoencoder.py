@@ -16,11 +16,12 @@ from hamsynth_utils.training.module import TrainableModule
 class Autoencoder(TrainableModule):
     """Images [N, 3, S, S] in [-1, 1] to latents [N, channels, S / factor, S / factor], and back.
 
-    Each channel of the latents is normalised to mean 0 and variance 1 over the images, so that a diffusion
-    model needs no scale of its own. In training the decoder gets the latents with noise of standard deviation
-    `latent_noise_std`: a diffusion model's latents are never exact, and the decoder must tolerate the errors.
-    The noise has the effect of the KL term in Rombach et al.: neighbouring latents come to mean similar
-    images. The loss is the mean absolute error plus `perceptual_weight` times the perceptual distance.
+    Each channel of the latents is normalised to mean 0 and variance 1 over the images, so that a
+    diffusion model needs no scale of its own. In training the decoder gets the latents with noise
+    of standard deviation `latent_noise_std`: a diffusion model's latents are never exact, and the
+    decoder must tolerate the errors. The noise has the effect of the KL term in Rombach et al.:
+    neighbouring latents come to mean similar images. The loss is the mean absolute error plus
+    `perceptual_weight` times the perceptual distance.
 
     Args:
         settings: the section `autoencoder` of a generator's settings.
@@ -37,7 +38,7 @@ class Autoencoder(TrainableModule):
         super().__init__()
         self.settings = settings
         self.factor, self.channels = settings.factor, settings.channels
-        # No normalisation stands before an output: it would remove how dark and how red an image is.
+        # No normalisation before an output: it would remove how dark and how red an image is.
         encoder, decoder = _networks(settings)
         self.encoder = encoder  # [N, 3, S, S] -> [N, channels, S / factor, S / factor]
         self.colour_in = nn.Conv2d(
@@ -79,7 +80,8 @@ class Autoencoder(TrainableModule):
 def _networks(settings: AutoencoderSettings) -> tuple[nn.Sequential, nn.Sequential]:
     """The encoder and the decoder.
 
-    The order in which layers are made decides which random numbers they start from: it must not change.
+    The order in which layers are made decides which random numbers they start from: it must not
+    change.
     """
     width, deep, channels = settings.width, 4 * settings.width, settings.channels
     encoder: list[nn.Module] = [
@@ -117,14 +119,15 @@ def _networks(settings: AutoencoderSettings) -> tuple[nn.Sequential, nn.Sequenti
 
 
 class Normalisation(nn.Module):
-    """Normalise the channels of x [N, C, H, W] to mean 0 and variance 1 over the batches of all processes.
+    """Normalise the channels of x [N, C, H, W] over the batches of all processes.
 
-    This is torch's BatchNorm2d without weights. torch's SyncBatchNorm also covers all processes, but works on
-    GPUs only.
+    This is torch's BatchNorm2d without weights. torch's SyncBatchNorm also covers all processes,
+    but works on GPUs only.
 
     Args:
         channels: C.
-        momentum: how much of a new batch enters the running mean and variance, which evaluation uses.
+        momentum: how much of a new batch enters the running mean and variance, which evaluation
+            uses.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""The interface of every generator: a class-conditional model that the loop, the sampler and the metrics use."""
+"""The interface of all generators, which the loop, the sampler and the metrics use."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Generator(TrainableModule):
     Attributes:
         name: used in profiles, folders and arms, as in `core/registry.py`.
         settings_class: the generator's section of a profile; it has a field `training`.
-        membership_statistic: the one of `membership_losses` that an attack is judged by. This is the loss of
-            the training, chosen before any was measured.
+        membership_statistic: the one of `membership_losses` that an attack is judged by. This is
+            the loss of the training, chosen before any was measured.
         tables: CSV files of the generator's stage that a released checkpoint keeps.
         sampling_options: what `sample` takes besides labels and seed.
         image_size: S, height and width in pixels.
@@ -71,7 +71,8 @@ class Generator(TrainableModule):
     def sample(self, labels: Tensor, seed: int, **sampling_kwargs: Any) -> Tensor:
         """Sample one image for each label.
 
-        Image i depends on the seed `seed + i` alone, so that each image can be sampled again by itself.
+        Image i depends on the seed `seed + i` alone, so that each image can be sampled again by
+        itself.
 
         Args:
             labels: int64 [N].
@@ -93,8 +94,8 @@ class Generator(TrainableModule):
     ) -> dict[str, Tensor]:
         """How badly the trained generator fits each image, for a membership inference attack.
 
-        The noise must be the same for every image. This default is the training loss of one image at a time,
-        averaged over draws of noise.
+        The noise must be the same for every image. This default is the training loss of one image
+        at a time, averaged over draws of noise.
 
         Args:
             images: float [N, 3, S, S] in [-1, 1].
@@ -117,8 +118,8 @@ class Generator(TrainableModule):
                     losses[i] += self(images[i : i + 1], labels[i : i + 1])["loss"] / noise_levels
         if not torch.isfinite(losses).all():
             raise InputError(
-                f"{self.name}: its training's loss is no number for one image alone, which attacks nobody; "
-                f"give {type(self).__name__} a membership_losses of its own"
+                f"{self.name}: its training's loss is no number for one image alone, which attacks "
+                f"nobody; give {type(self).__name__} a membership_losses of its own"
             )
         return {"training": losses}
 

@@ -57,17 +57,18 @@ class Diffusion(LatentGenerator):
             beta_schedule="cosine",
         )
         if settings.objective == "pred_x0":
-            # As a loss of x_0, the loss of v-prediction has the weight SNR + 1. Without a bound, images
-            # that are hardly noisy would dominate it.
+            # As a loss of x_0, the loss of v-prediction has the weight SNR + 1. Without a bound,
+            # images that are hardly noisy would dominate it.
             signal = self.process.alphas_cumprod
             self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.max_snr_weight)
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Compute the weighted squared error of the network's prediction at random times, per value.
+        """Compute the weighted squared error of the prediction at random times, per value.
 
-        On pixels a perceptual term can be added: `perceptual_weight` times the perceptual distance between
-        the clean image and the prediction of it. The term's weight falls with the noise as the square root of
-        the error's weight, since details that the noise hides cannot be predicted.
+        On pixels a perceptual term can be added: `perceptual_weight` times the perceptual distance
+        between the clean image and the prediction of it. The term's weight falls with the noise as
+        the square root of the error's weight, since details that the noise hides cannot be
+        predicted.
 
         Args:
             images: float [N, 3, S, S] in [-1, 1].
@@ -106,7 +107,8 @@ class Diffusion(LatentGenerator):
             times: int64 [N] in 0 to T - 1.
             noise: [N, *shape].
             labels: int64 [N].
-            conditioning: which labels the network sees, as denoising-diffusion-pytorch's Unet takes it.
+            conditioning: which labels the network sees, as denoising-diffusion-pytorch's Unet takes
+                it.
 
         Returns:
             The weighted squared error [N], the network's output [N, *shape], and x_t [N, *shape].
@@ -122,7 +124,7 @@ class Diffusion(LatentGenerator):
         return self.process.loss_weight[times] * errors, output, x_t
 
     def predict_x0(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The prediction of x_0 that follows from the network's output for x_t, both [N, *shape]; t [N]."""
+        """The prediction of x_0 that follows from the network's output for x_t."""
         if self.settings.objective == "pred_noise":
             return self.process.predict_start_from_noise(x, t, output)
         if self.settings.objective == "pred_v":
@@ -132,10 +134,10 @@ class Diffusion(LatentGenerator):
     def shifted_timesteps(self, uniform: Tensor) -> Tensor:
         """Positions on the cosine schedule to timesteps, more of them where noise is strong.
 
-        Neighbouring pixels are nearly equal. Noise that hides the shapes of a small image therefore leaves
-        those of a large image visible, and the schedule has few timesteps where it would hide these. So the
-        signal-to-noise ratio is divided by `schedule_shift`^2 (Hoogeboom et al. 2023, eq. 5):
-        t = 2 / pi * atan(schedule_shift * tan(pi / 2 * u)).
+        Neighbouring pixels are nearly equal. Noise that hides the shapes of a small image therefore
+        leaves those of a large image visible, and the schedule has few timesteps where it would
+        hide these. So the signal-to-noise ratio is divided by `schedule_shift`^2 (Hoogeboom et al.
+        2023, eq. 5): t = 2 / pi * atan(schedule_shift * tan(pi / 2 * u)).
 
         Args:
             uniform: positions u in [0, 1], any shape.
@@ -173,10 +175,10 @@ class Diffusion(LatentGenerator):
     ) -> Iterator[Tensor]:
         """The prediction of x_0 after each step; each step evaluates the network once.
 
-        ddim: deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
-        dpm++: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2). It extrapolates linearly from the last two
-        predictions, where DDIM uses the last one. Its first step has only one prediction, and in its last
-        step the extrapolation would reach too far: these two steps are DDIM's.
+        ddim: deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0). dpm++: DPM-Solver++(2M)
+        (Lu et al. 2022, algorithm 2). It extrapolates linearly from the last two predictions, where
+        DDIM uses the last one. Its first step has only one prediction, and in its last step the
+        extrapolation would reach too far: these two steps are DDIM's.
 
         Args:
             x: the noise [N, *shape].
@@ -225,7 +227,7 @@ class Diffusion(LatentGenerator):
 
     @torch.no_grad()
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """The prediction of x_0 from x_t [N, *shape] with guidance, clipped at the representation's limit."""
+        """The prediction of x_0 with guidance, clipped at the representation's limit."""
         t = torch.as_tensor(time, device=x.device).expand(len(x))
         clean = self.predict_x0(guided(self.process.model, x, t, labels, guidance), x, t)
         return clean.float().clamp(-self.representation.limit, self.representation.limit)

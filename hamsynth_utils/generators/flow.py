@@ -1,7 +1,8 @@
-"""A class-conditional flow-matching model (Lipman et al. 2023; Liu et al. 2023), on latents or pixels.
+"""A class-conditional flow-matching model (Lipman et al. 2023; Liu et al. 2023).
 
-A straight line connects each noise x_0 with an x_1 of the data. A network learns the mean velocity of the
-lines that pass through a point at a time. A sample is the end of the path that follows this velocity.
+A straight line connects each noise x_0 with an x_1 of the data. A network learns the mean velocity
+of the lines that pass through a point at a time. A sample is the end of the path that follows this
+velocity.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TIME_SCALE = 1000
 
 
 class Flow(LatentGenerator):
-    """`network(x_t, 1000 t, y)` is the velocity at x_t; classes are dropped in training for guidance.
+    """`network(x_t, 1000 t, y)` is the velocity; classes are dropped in training.
 
     Args:
         image_size: S, height and width in pixels.
@@ -44,7 +45,7 @@ class Flow(LatentGenerator):
         self.network = self.new_network()
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`loss`: the mean squared error of the velocity at random times (Lipman et al. 2023, eq. 23)."""
+        """Mean squared error of the velocity at random times (Lipman et al. 2023, eq. 23)."""
         with torch.no_grad():
             x = self.representation.encode(images)  # [N, 3, S, S] -> [N, *shape]
         times = self.shard.rand(len(x), device=x.device)
@@ -63,7 +64,8 @@ class Flow(LatentGenerator):
             times: [N] in [0, 1].
             noise: [N, *shape].
             labels: int64 [N].
-            conditioning: which labels the network sees, as denoising-diffusion-pytorch's Unet takes it.
+            conditioning: which labels the network sees, as denoising-diffusion-pytorch's Unet takes
+                it.
 
         Returns:
             The mean over the values of each x, [N].
@@ -78,8 +80,8 @@ class Flow(LatentGenerator):
     ) -> Iterator[Tensor]:
         """The noise x, then x after each of `steps` equal steps of time.
 
-        `euler` follows the velocity at the start of a step. `midpoint` evaluates the network again in the
-        middle of the step and follows the velocity there for the whole step.
+        `euler` follows the velocity at the start of a step. `midpoint` evaluates the network again
+        in the middle of the step and follows the velocity there for the whole step.
 
         Args:
             x: the noise [N, *shape].

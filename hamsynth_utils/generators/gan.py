@@ -1,12 +1,13 @@
 """A class-conditional generative adversarial network whose discriminator uses pretrained features.
 
 The textbook minimax game (Goodfellow et al. 2014) is replaced by the relativistic pairing loss with
-zero-centred gradient penalties on real and on generated images (R3GAN, Huang et al. 2024), for which the
-game converges locally. The discriminator judges feature maps of a frozen pretrained network (Projected GAN,
-Sauer et al. 2021). These maps hardly show how dark and how red an image is, so the discriminator judges the
-image itself as well (Kumari et al. 2022). All images reach it through differentiable augmentation (Zhao et
-al. 2020), so that it cannot memorise a small data set. A mode-seeking term (Mao et al. 2019) penalises a
-generator that answers every latent with the same image.
+zero-centred gradient penalties on real and on generated images (R3GAN, Huang et al. 2024), for
+which the game converges locally. The discriminator judges feature maps of a frozen pretrained
+network (Projected GAN, Sauer et al. 2021). These maps hardly show how dark and how red an image is,
+so the discriminator judges the image itself as well (Kumari et al. 2022). All images reach it
+through differentiable augmentation (Zhao et al. 2020), so that it cannot memorise a small data set.
+A mode-seeking term (Mao et al. 2019) penalises a generator that answers every latent with the same
+image.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.perceptual import MAP_CHANNELS, feature_maps
 
 FINITE_DIFFERENCE_SIGMA = 0.1
-"""Standard deviation of the perturbation over which the discriminator's gradient is measured, where a feature
-map's mean square is one."""
+"""Standard deviation of the perturbation over which the discriminator's gradient is measured, where
+a feature map's mean square is one."""
 
 
 PIXEL_SCALE = 2.0
@@ -33,7 +34,7 @@ PIXEL_SCALE = 2.0
 
 
 class GAN(Generator):
-    """Two networks: `synthesis` maps (z, y) to an image, `discriminator` scores (inputs of an image, y).
+    """`synthesis` maps (z, y) to an image; `discriminator` scores (inputs of it, y).
 
     Args:
         image_size: S, height and width in pixels.
@@ -56,19 +57,20 @@ class GAN(Generator):
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the losses of both players, from the same generated batch of the same classes.
 
-        L_G = E[softplus(D(x) - D(G(z)))] + mode_seeking * M,
+        L_G = E[softplus(D(x) - D(G(z)))] + mode_seeking * M
         L_D = E[softplus(D(G(z)) - D(x))] + r1_r2_gamma / 2 * (R1 + R2)
-        (Huang et al. 2024, eq. 2 and 4). Every D(., y) is given the class and is averaged over an image's
-        parts. Each player's parameters get the gradient of that player's loss only, so that one optimizer
-        can minimise the sum (simultaneous gradient descent).
+
+        See Huang et al. 2024, eq. 2 and 4. Every D(., y) is given the class and is averaged over an
+        image's parts. Each player's parameters get the gradient of that player's loss only, so that
+        one optimizer can minimise the sum (simultaneous gradient descent).
 
         Args:
             images: real images, float [N, 3, S, S] in [-1, 1].
             labels: int64 [N].
 
         Returns:
-            `loss` is the sum L_G + L_D; `generator`, `discriminator`, `gradient_penalty` and `mode_seeking`
-            are its terms, without weights and without gradients.
+            `loss` is the sum L_G + L_D; `generator`, `discriminator`, `gradient_penalty` and
+            `mode_seeking` are its terms, without weights and without gradients.
         """
         latent = self.noise(len(images))  # [N, latent]
         fake = self.synthesis(latent, labels)  # [N, 3, S, S]
@@ -110,9 +112,9 @@ class GAN(Generator):
     ) -> tuple[Tensor, Tensor]:
         """Score real and generated images, and measure the gradient penalty R1 + R2.
 
-        R1 and R2 are the mean squared gradients of D at the inputs of real and of generated images. They are
-        measured by finite differences, E[(D(f + s n) - D(f))^2] / s^2 with n ~ N(0, I) (Lin et al. 2025),
-        which need no second derivative.
+        R1 and R2 are the mean squared gradients of D at the inputs of real and of generated images.
+        They are measured by finite differences, E[(D(f + s n) - D(f))^2] / s^2 with n ~ N(0, I)
+        (Lin et al. 2025), which need no second derivative.
 
         Args:
             real_inputs, fake_inputs: `discriminator_inputs` of N images each.
@@ -136,10 +138,11 @@ class GAN(Generator):
         return score, penalty
 
     def mode_seeking_loss(self, latent: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """M = E[|z - z'| / (|G(z, y) - G(z', y)| + 0.02)], mean absolute differences (Mao et al. 2019).
+        """M = E[|z - z'| / (|G(z, y) - G(z', y)| + 0.02)] (Mao et al. 2019).
 
-        The first half of the batch gets a second latent z' each. Images are compared at a quarter of their
-        size, where grain does not count as variety. The constant 0.02 keeps the quotient finite.
+        The first half of the batch gets a second latent z' each. Images are compared at a quarter
+        of their size, where grain does not count as variety. The constant 0.02 keeps the quotient
+        finite.
 
         Args:
             latent: [N, latent_size].
@@ -166,7 +169,7 @@ class GAN(Generator):
         return {"discriminator": -self.discriminator(discriminator_inputs(images), labels).mean(1)}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The discriminator learns `discriminator_rate_factor` times faster (Heusel et al. 2017)."""
+        """The discriminator has `discriminator_rate_factor` times the rate (Heusel et al. 2017)."""
         factor = self.settings.discriminator_rate_factor
         return [
             {"params": list(self.synthesis.parameters()), "lr": learning_rate},
@@ -177,8 +180,9 @@ class GAN(Generator):
 class SynthesisNetwork(nn.Module):
     """(z [N, latent], y [N]) -> images [N, 3, S, S] in [-1, 1].
 
-    The latent and the class make the first 4x4 feature maps. They also set the scale and shift of every
-    later map up to S/2 (Perez et al. 2018). Two thin convolutions after a smooth enlargement make the image.
+    The latent and the class make the first 4x4 feature maps. They also set the scale and shift of
+    every later map up to S/2 (Perez et al. 2018). Two thin convolutions after a smooth enlargement
+    make the image.
     """
 
     def __init__(self, image_size: int, latent_size: int, width: int, n_classes: int) -> None:
@@ -232,11 +236,11 @@ class ModulatedBlock(nn.Module):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """(`discriminator_inputs` of N images, y [N]) -> scores [N, P], one per part of the image and scale.
+    """(`discriminator_inputs` of N images, y [N]) -> scores [N, P] of parts and scales.
 
-    Random, fixed 1x1 convolutions mix the channels of a map and add the coarser maps to it, so that the
-    generator cannot win by imitating a few prominent features (Sauer et al. 2021, sec. 3.2). Each scale and
-    the pixels have a small critic of their own.
+    Random, fixed 1x1 convolutions mix the channels of a map and add the coarser maps to it, so that
+    the generator cannot win by imitating a few prominent features (Sauer et al. 2021, sec. 3.2).
+    Each scale and the pixels have a small critic of their own.
     """
 
     mixed = 64
@@ -299,7 +303,7 @@ class Critic(nn.Module):
 
 
 def discriminator_inputs(images: Tensor) -> list[Tensor]:
-    """What a `ProjectedDiscriminator` judges: feature maps of the images, and the images at half size.
+    """What a `ProjectedDiscriminator` judges: feature maps, and pixels at half size.
 
     Args:
         images: float [N, 3, S, S] in [-1, 1].
@@ -311,12 +315,12 @@ def discriminator_inputs(images: Tensor) -> list[Tensor]:
 
 
 def augment_differentiably(images: Tensor, uniforms: Tensor) -> Tensor:
-    """DiffAugment (Zhao et al. 2020): random brightness, saturation, contrast and translation per image.
+    """DiffAugment (Zhao et al. 2020): brightness, saturation, contrast and translation.
 
     Args:
         images: float [N, 3, S, S] in [-1, 1].
-        uniforms: [N, 5] in [0, 1), the strength of each change; the last two are the translation down and
-            to the right.
+        uniforms: [N, 5] in [0, 1), the strength of each change; the last two are the translation
+            down and to the right.
 
     Returns:
         Images [N, 3, S, S]; brightness and contrast may take them out of [-1, 1].

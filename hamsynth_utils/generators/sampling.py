@@ -1,7 +1,7 @@
 """Labelled synthetic sets: sampled from a checkpoint and written to a folder.
 
-Every PNG says in its own metadata that it is synthetic and how it was made. `manifest.csv` lists every
-file with its hash.
+Every PNG says in its own metadata that it is synthetic and how it was made. `manifest.csv` lists
+every file with its hash.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def synthesize(
         The set, read back and verified.
 
     Raises:
-        InputError: the folder exists, the checkpoint cannot be used, a class is unknown or the generator was
-            trained without it, a number of images is negative, all are 0, or the generator has no such
-            sampling option.
+        InputError: the folder exists, the checkpoint cannot be used, a class is unknown or the
+            generator was trained without it, a number of images is negative, all are 0, or the
+            generator has no such sampling option.
     """
     if folder.exists():
         raise InputError(f"{folder} exists already: name a new folder, or delete it")
@@ -116,8 +116,8 @@ def _require_trained_classes(
     untrained = [dx for dx, count in per_class.items() if count > 0 and trained.get(dx, 1) == 0]
     if untrained:
         raise InputError(
-            f"{checkpoint} was trained without any image of {', '.join(untrained)}, and cannot draw one: "
-            "leave the class out, or train with images of it"
+            f"{checkpoint} was trained without any image of {', '.join(untrained)}, and cannot draw "
+            "one: leave the class out, or train with images of it"
         )
 
 

@@ -18,20 +18,22 @@ from hamsynth_utils.generators.perceptual import perceptual_distance
 class VAE(Generator):
     """q(z | x, y) and p(x | z, y) are convolutional networks; the prior p(z) is N(0, I).
 
-    Each class has a prior of its own (Sohn et al. 2015), a normal distribution with a learned mean and
-    deviation. The decoder scales and shifts z by them, and the encoder's output is standardised by them. In
-    these coordinates the prior is N(0, I) for every class.
+    Each class has a prior of its own (Sohn et al. 2015), a normal distribution with a learned mean
+    and deviation. The decoder scales and shifts z by them, and the encoder's output is standardised
+    by them. In these coordinates the prior is N(0, I) for every class.
 
-    The likelihood is Gaussian with one learned standard deviation for all pixels (sigma-VAE, Rybkin et
-    al. 2021), so reconstruction and KL are both in nats and need no weight. The KL term is warmed up from 0
-    to 1 over the first `kl_warmup_fraction` of the training. It does not push a latent dimension below its
-    part of `free_nats` (free bits, Kingma et al. 2016). Squared error alone leads to blurred images, so
-    `perceptual_weight` nats per unit of perceptual distance between an image and its reconstruction are added
-    to the loss. The loss is then no longer a bound on the likelihood.
+    The likelihood is Gaussian with one learned standard deviation for all pixels (sigma-VAE, Rybkin
+    et al. 2021), so reconstruction and KL are both in nats and need no weight. The KL term is
+    warmed up from 0 to 1 over the first `kl_warmup_fraction` of the training. It does not push a
+    latent dimension below its part of `free_nats` (free bits, Kingma et al. 2016). Squared error
+    alone leads to blurred images, so `perceptual_weight` nats per unit of perceptual distance
+    between an image and its reconstruction are added to the loss. The loss is then no longer a
+    bound on the likelihood.
 
-    With `fitted_prior`, samples do not come from N(0, I) but from a normal distribution with a mean for each
-    class and one full covariance. It is fitted by maximum likelihood to the latents of training images while
-    the networks train (Ghosh et al. 2020), and does not change the posteriors.
+    With `fitted_prior`, samples do not come from N(0, I) but from a normal distribution with a mean
+    for each class and one full covariance. It is fitted by maximum likelihood to the latents of
+    training images while the networks train (Ghosh et al. 2020), and does not change the
+    posteriors.
 
     Args:
         image_size: S, height and width in pixels.
@@ -120,7 +122,7 @@ class VAE(Generator):
         Returns:
             Nats [N].
         """
-        # Not by a matrix product, which mixed precision would round: [N, latent, latent] -> [N, latent].
+        # [N, latent, latent] -> [N, latent]; mixed precision would round a matrix product.
         white = (self._whitening() * (latent - self.prior_mean[labels])[:, None]).sum(2)
         constant = (
             0.5 * math.log(2 * math.pi) * latent.shape[1] - self.prior_whitening.diagonal().sum()
@@ -143,7 +145,7 @@ class VAE(Generator):
         return self.prior_mean[labels] + centred
 
     def _whitening(self) -> Tensor:
-        """The inverse Cholesky factor of the fitted covariance, lower triangular [latent, latent]."""
+        """The inverse Cholesky factor of the fitted covariance, [latent, latent]."""
         return self.prior_whitening.tril(-1) + self.prior_whitening.diagonal().exp().diag()
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -154,8 +156,8 @@ class VAE(Generator):
             labels: int64 [N].
 
         Returns:
-            `loss` in nats per value; `reconstruction`, `kl` and `prior` in nats per image; `perceptual`, a
-            distance. The last two are there if the settings ask for them.
+            `loss` in nats per value; `reconstruction`, `kl` and `prior` in nats per image;
+            `perceptual`, a distance. The last two are there if the settings ask for them.
         """
         mean, log_variance = self.encode(images, labels)
         latent = mean + (0.5 * log_variance).exp() * self.shard.randn(
@@ -179,7 +181,7 @@ class VAE(Generator):
         return {"loss": loss / images[0].numel(), **losses}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The priors learn ten times faster than the networks, since they must follow the posteriors."""
+        """The priors must follow the posteriors, so they learn ten times faster."""
         priors = [self.class_mean, self.class_log_deviation]
         if self.settings.fitted_prior:
             priors += [self.prior_mean, self.prior_whitening]
@@ -197,8 +199,8 @@ class VAE(Generator):
     ) -> dict[str, Tensor]:
         """`reconstruction` and `elbo`, both in nats (Hayes et al. 2019; Hilprecht et al. 2019).
 
-        `reconstruction` is -log p(x | z) at the posterior's mean. `elbo` is the negative evidence lower bound
-        at one sample of z.
+        `reconstruction` is -log p(x | z) at the posterior's mean. `elbo` is the negative evidence
+        lower bound at one sample of z.
 
         Args:
             images: float [N, 3, S, S] in [-1, 1].
@@ -281,8 +283,8 @@ def _one_hot(labels: Tensor, n_classes: int) -> Tensor:
 def private_vae(image_size: int, settings: DPSettings, n_classes: int) -> VAE:
     """A small VAE for private training: it consists of convolutions, linear layers and GroupNorm.
 
-    The priors of the classes stay N(0, I), and the deviation of p(x | z) is fixed. No term of the loss is
-    computed over a batch, so the gradient of a photograph depends on no other photograph.
+    The priors of the classes stay N(0, I), and the deviation of p(x | z) is fixed. No term of the
+    loss is computed over a batch, so the gradient of a photograph depends on no other photograph.
 
     Args:
         image_size: S, height and width in pixels.

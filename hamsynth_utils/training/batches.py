@@ -47,14 +47,14 @@ class ImageData(TrainingData):
     augment: Augment | None
 
     def batch_fn(self, device: torch.device) -> BatchFn:
-        """The function that makes batches float32 [B, 3, H, W]; all images are moved to `device` first."""
+        """The function that makes batches float32 [B, 3, H, W] on `device`."""
         images = self.lesions.images.to(device)
 
-        def batch(index: Tensor, rng: torch.Generator) -> Tensor:
-            picked = to_unit_range(images[index])
-            return picked if self.augment is None else self.augment(picked, rng)
+        def make_batch(index: Tensor, rng: torch.Generator) -> Tensor:
+            batch = to_unit_range(images[index])
+            return batch if self.augment is None else self.augment(batch, rng)
 
-        return batch
+        return make_batch
 
 
 def batch_indices(
@@ -62,9 +62,9 @@ def batch_indices(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The image indices of every step from `start` on.
 
-    Without class balance every epoch visits every image once. With it, each step draws images with a
-    probability proportional to (images of their class)^-class_balance_power. A step's indices do not depend
-    on `start`.
+    Without class balance every epoch visits every image once. With it, each step draws images with
+    a probability proportional to (images of their class)^-class_balance_power. A step's indices do
+    not depend on `start`.
 
     Args:
         lesions: the training images.

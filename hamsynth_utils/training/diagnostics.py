@@ -15,11 +15,12 @@ from hamsynth_utils.core.paths import CHECKPOINT
 from hamsynth_utils.training.module import TrainableModule
 
 DIVERGENCE_FACTOR = 1000.0
-"""A loss diverges at this many times the median of the last hundred losses (or 1, if that is larger)."""
+"""A loss diverges at this many times the median of the last hundred losses (or 1, if that is
+larger)."""
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or a gradient became NaN, infinite or absurdly large; the last good checkpoint is kept."""
+    """A loss or a gradient became NaN, infinite or absurdly large."""
 
 
 class DivergenceMonitor:
@@ -43,7 +44,8 @@ class DivergenceMonitor:
             step: the step, for the message.
             values: the losses by name; `loss` is compared with the losses before it.
             gradient_norm: the length of the gradient.
-            scaled: whether the loss is scaled for fp16; the scaler then skips infinite gradients itself.
+            scaled: whether the loss is scaled for fp16; the scaler then skips infinite gradients
+                itself.
 
         Raises:
             TrainingDiverged: a loss or the gradient is not finite, or the loss is absurdly large.
@@ -59,8 +61,8 @@ class DivergenceMonitor:
             else "no checkpoint was written before"
         )
         raise TrainingDiverged(
-            f"training diverged at step {step}: {reason}; {state}. Lower learning_rate or gradient_clip in "
-            "the profile and start again under another run name"
+            f"training diverged at step {step}: {reason}; {state}. Lower learning_rate or "
+            "gradient_clip in the profile and start again under another run name"
         )
 
     def _reason(self, values: dict[str, float], gradient_norm: float, scaled: bool) -> str | None:
@@ -94,8 +96,8 @@ def out_of_memory_error(module: TrainableModule, images: Tensor, labels: Tensor)
     processes = module.shard.processes
     fits = _largest_fitting_batch(module, images, labels)
     advice = (
-        f"a batch_size of {fits * processes} fits: set it in the profile, lower learning_rate with it, and "
-        "take another run name"
+        f"a batch_size of {fits * processes} fits: set it in the profile, lower learning_rate with "
+        "it, and take another run name"
         if fits
         else "not even a batch_size of 1 fits: lower width or image_size in the profile"
     )

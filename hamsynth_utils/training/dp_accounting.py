@@ -1,4 +1,4 @@
-"""What a training with differential privacy promises: the epsilon it spends, and a bound on every attack."""
+"""What a private training promises: the epsilon it spends, and a bound on every attack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile_sections import DPSettings
 
 NO_BOUND = math.inf
-"""The epsilon of a training without noise and without clipping: such a training promises nothing."""
+"""The epsilon of a training without noise and without clipping: such a training promises
+nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def epsilon_spent(
         sampling_rate: the probability with which each step draws a lesion.
         steps: how many steps there are.
         delta: the probability with which the bound may fail.
-        accountant: Opacus' `rdp` (Renyi divergences, Mironov 2017 and 2019), or `prv`, which is tighter
-            (Gopi et al. 2021).
+        accountant: Opacus' `rdp` (Renyi divergences, Mironov 2017 and 2019), or `prv`, which is
+            tighter (Gopi et al. 2021).
     """
     ledger = create_accountant(mechanism=accountant)
     ledger.history = [(noise, sampling_rate, steps)]
@@ -72,8 +73,8 @@ def guarantee_of(settings: DPSettings, lesions: int, budget: float) -> Guarantee
         budget: the largest epsilon to spend; `NO_BOUND` for a training without noise.
 
     Raises:
-        InputError: the budget is not positive; or delta is 1 / lesions or more, with which a mechanism that
-            publishes one random lesion would count as private.
+        InputError: the budget is not positive; or delta is 1 / lesions or more, with which a
+            mechanism that publishes one random lesion would count as private.
     """
     if not budget > 0:
         raise InputError(f"a budget is a positive epsilon, not {budget}")
@@ -102,8 +103,8 @@ def guarantee_of(settings: DPSettings, lesions: int, budget: float) -> Guarantee
 def max_attack_auroc(epsilon: float, delta: float) -> float:
     """The AUROC that no attack on one lesion exceeds, whatever it knows except the noise.
 
-    This is the area under the largest ROC curve with TPR <= e^epsilon FPR + delta, and the same with classes
-    exchanged (Kairouz et al. 2015): 1 - (1 - delta)^2 / (1 + e^epsilon).
+    This is the area under the largest ROC curve with TPR <= e^epsilon FPR + delta, and the same
+    with classes exchanged (Kairouz et al. 2015): 1 - (1 - delta)^2 / (1 + e^epsilon).
 
     Args:
         epsilon: of the guarantee; infinite for none.

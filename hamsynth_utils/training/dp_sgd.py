@@ -1,12 +1,14 @@
-"""Training with differential privacy (DP-SGD, Abadi et al. 2016, by Opacus); the unit is the lesion.
+"""DP-SGD (Abadi et al. 2016) by Opacus; the unit of privacy is the lesion.
 
-Each lesion contributes one photograph, which is chosen before the training without looking at any other
-lesion. At each step every lesion is drawn or not, independently of the others. The gradient of its photograph
-is clipped to a length, and noise is scaled to this length. An accountant adds up what all steps reveal.
+Each lesion contributes one photograph, which is chosen before the training without looking at any
+other lesion. At each step every lesion is drawn or not, independently of the others. The gradient
+of its photograph is clipped to a length, and noise is scaled to this length. An accountant adds up
+what all steps reveal.
 
-The guarantee is about the weights and about everything that is computed from them. It does not cover the log
-of losses, which is computed from the images without noise and must not be published. The guarantee also
-requires that the seed stays secret: whoever knows the seed can draw the noise again and subtract it.
+The guarantee is about the weights and about everything that is computed from them. It does not
+cover the log of losses, which is computed from the images without noise and must not be published.
+The guarantee also requires that the seed stays secret: whoever knows the seed can draw the noise
+again and subtract it.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class PrivateTraining:
 
 
 def one_image_per_lesion(table: pd.DataFrame, rows: np.ndarray, seed: int) -> np.ndarray:
-    """One image of each lesion: the one whose image_id has the smallest hash together with the seed.
+    """One image of each lesion: the one with the smallest hash of seed and image_id.
 
     Adding or removing another lesion changes no choice.
 
@@ -89,7 +91,7 @@ def one_image_per_lesion(table: pd.DataFrame, rows: np.ndarray, seed: int) -> np
 
 
 def poisson_sample(lesions: int, rate: float, seed: int, step: int) -> np.ndarray:
-    """The lesions of one step, each drawn independently with the same probability (Poisson sampling).
+    """The lesions of one step, each drawn independently (Poisson sampling).
 
     Args:
         lesions: how many lesions there are.
@@ -108,8 +110,8 @@ def private_optimizer(
 ) -> DPOptimizer:
     """Opacus' DPOptimizer around a plain optimizer.
 
-    Each step clips the gradient of every lesion, adds them up, adds noise, and divides by the expected
-    number of lesions (Abadi et al. 2016, algorithm 1).
+    Each step clips the gradient of every lesion, adds them up, adds noise, and divides by the
+    expected number of lesions (Abadi et al. 2016, algorithm 1).
 
     Args:
         optimizer: takes the step with the private gradient.
@@ -133,13 +135,14 @@ def private_step(
 ) -> list[float]:
     """Take one private step on the drawn lesions.
 
-    If no lesion was drawn, the step consists of noise alone. Skipping the step would reveal that nothing was
-    drawn.
+    If no lesion was drawn, the step consists of noise alone. Skipping the step would reveal that
+    nothing was drawn.
 
     Args:
         learner: the module, wrapped so that it computes one gradient per image.
         optimizer: from `private_optimizer`.
-        parts: images [B, 3, H, W] and labels [B] in parts that fit into memory; one empty part for none.
+        parts: images [B, 3, H, W] and labels [B] in parts that fit into memory; one empty part for
+            none.
 
     Returns:
         The mean loss of each part that is not empty.
@@ -154,7 +157,8 @@ def private_step(
             losses.append(loss.item())
         else:
             for parameter in optimizer.params:
-                parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined]
+                empty = parameter.new_zeros(0, *parameter.shape)
+                parameter.grad_sample = empty  # type: ignore[attr-defined]
         optimizer.signal_skip_step(number + 1 < len(parts))
         optimizer.step()
     return losses
@@ -171,20 +175,20 @@ def train_privately(
     augment: Augment | None = None,
     description: dict[str, str] | None = None,
 ) -> PrivateTraining:
-    """Train `module` within a privacy budget and write `weights.safetensors` and `history.csv` to `folder`.
+    """Train `module` within a privacy budget and write weights and history to `folder`.
 
-    The weights are the exponential moving average over the steps, which costs no privacy. If the weights
-    exist already, they are loaded. A training that was killed starts again at its first step and repeats the
-    same steps, since every random number follows from (seed, step). Two half trainings with different noise
-    would spend more of the budget.
+    The weights are the exponential moving average over the steps, which costs no privacy. If the
+    weights exist already, they are loaded. A training that was killed starts again at its first
+    step and repeats the same steps, since every random number follows from (seed, step). Two half
+    trainings with different noise would spend more of the budget.
 
     Args:
         module: the network to train, on its device; its weights are changed in place.
         lesions: one image per lesion.
         settings: sampling rate, steps, clipping and so on.
         folder: where the files go.
-        budget: the largest epsilon to spend. With `NO_BOUND` the same steps draw the same lesions, without
-            clipping and without noise.
+        budget: the largest epsilon to spend. With `NO_BOUND` the same steps draw the same lesions,
+            without clipping and without noise.
         seed: of the lesions drawn, the augmentation and the noise.
         augment: changes a batch of images; None for none.
         description: text that is stored in the metadata of the weights.
@@ -193,8 +197,8 @@ def train_privately(
         The trained module, its guarantee and its history.
 
     Raises:
-        InputError: there is no lesion, a lesion has two images, the budget is not positive, delta is too
-            large, or `folder` holds the weights of another training.
+        InputError: there is no lesion, a lesion has two images, the budget is not positive, delta
+            is too large, or `folder` holds the weights of another training.
     """
     ids = lesions.table["lesion_id"]
     if not len(lesions) or ids.isna().any() or ids.duplicated().any():
@@ -212,11 +216,11 @@ def train_privately(
         folder,
         {**(description or {}), "guarantee": record},
     )
-    drawn = (
+    samples = (
         (number, poisson_sample(len(lesions), settings.sampling_rate, seed, number))
         for number in range(settings.steps)
     )
-    history = loop.run(step, drawn).astype({"drawn": int})
+    history = loop.run(step, samples).astype({"drawn": int})
     step.close()
     return PrivateTraining(module.eval(), guarantee, history, loaded=False)
 
@@ -224,10 +228,12 @@ def train_privately(
 class PrivateStep:
     """One step of a private training: the drawn lesions' images, their clipped gradients, noise.
 
-    With a guarantee without a bound, the step is an ordinary one: no gradient is clipped, no noise added.
+    With a guarantee without a bound, the step is an ordinary one: no gradient is clipped, no noise
+    added.
 
     Attributes:
-        average: the moving average of the module's weights, which the loop updates after every step.
+        average: the moving average of the module's weights, which the loop updates after every
+            step.
         optimizer: Adam over the weights that are trained.
     """
 
@@ -290,7 +296,8 @@ def _load_finished(
     tensors, metadata = read_weights(folder / WEIGHTS)
     if metadata.get("guarantee") != record:
         raise InputError(
-            f"{folder / WEIGHTS} comes from another training: take another run, or delete its folder"
+            f"{folder / WEIGHTS} comes from another training: take another run, or delete its "
+            "folder"
         )
     load_weights(module, tensors, folder / WEIGHTS)
     return PrivateTraining(module.eval(), guarantee, pd.read_csv(folder / HISTORY), loaded=True)
@@ -302,7 +309,7 @@ def _plain_step(
     expected: float,
     parts: Sequence[tuple[Tensor, Tensor]],
 ) -> list[float]:
-    """As `private_step`, without clipping and without noise; `expected` lesions count as one batch."""
+    """As `private_step`, without clipping and noise; `expected` lesions are one batch."""
     optimizer.zero_grad()
     losses = []
     for images, labels in parts:

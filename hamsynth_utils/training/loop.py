@@ -1,8 +1,8 @@
 """One training loop for every model: seeded, resumable, and stopped by a loss that diverges.
 
-`train` is the entry point. `TrainingLoop` repeats steps, logs them and writes files; it knows nothing about
-losses. `BatchStep` makes one optimizer step. The private training (`dp_sgd`) uses the same loop with
-another step.
+`train` is the entry point. `TrainingLoop` repeats steps, logs them and writes files; it knows
+nothing about losses. `BatchStep` makes one optimizer step. The private training (`dp_sgd`) uses the
+same loop with another step.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class TrainingResult:
     Attributes:
         module: the module with its averaged weights, in evaluation mode.
         history: one row per logged window: step, seconds, and the mean of each loss in the window.
-        origin: `trained now`, `loaded from an earlier training` or `loaded from the released checkpoint`.
+        origin: `trained now`, `loaded from an earlier training` or `loaded from the released
+            checkpoint`.
         snapshots: the weight files at SNAPSHOT_FRACTIONS of the training and at its end, by step.
     """
 
@@ -83,10 +84,11 @@ def train(
 ) -> TrainingResult:
     """Train `module` and write `weights.safetensors` and `history.csv` to `folder`.
 
-    The weights are the exponential moving average over the steps. `snapshots/<step>.safetensors` holds the
-    average at SNAPSHOT_FRACTIONS. If `weights.safetensors` exists, it is loaded and nothing is trained. If
-    only `checkpoint.safetensors` exists, the training resumes from it. Every random number of a step follows
-    from (seed, step), so a resumed training gives the same weights as an unbroken one.
+    The weights are the exponential moving average over the steps. `snapshots/<step>.safetensors`
+    holds the average at SNAPSHOT_FRACTIONS. If `weights.safetensors` exists, it is loaded and
+    nothing is trained. If only `checkpoint.safetensors` exists, the training resumes from it. Every
+    random number of a step follows from (seed, step), so a resumed training gives the same weights
+    as an unbroken one.
 
     Args:
         module: the network to train; its weights are changed in place.
@@ -102,8 +104,8 @@ def train(
         The trained module in evaluation mode, its history and its snapshots.
 
     Raises:
-        InputError: the training set is empty, the batch does not divide among the processes or does not fit
-            into memory, or a file in `folder` belongs to another model.
+        InputError: the training set is empty, the batch does not divide among the processes or does
+            not fit into memory, or a file in `folder` belongs to another model.
         TrainingDiverged: a loss or a gradient became NaN, infinite or absurdly large.
     """
     if (folder / WEIGHTS).is_file():
@@ -175,7 +177,8 @@ class TrainingLoop:
         """Take all steps, then write the averaged weights and the history.
 
         Args:
-            take_step: (step, image indices) -> the numbers to log by name; changes the module's weights.
+            take_step: (step, image indices) -> the numbers to log by name; changes the module's
+                weights.
             indices: step number and image indices of every step that is left.
             progress_bar: whether to show one.
 
@@ -203,7 +206,7 @@ class TrainingLoop:
         return self._finish()
 
     def _log(self, values: dict[str, float]) -> None:
-        """Collect the numbers of a step; at the end of a window, add a row and perhaps a checkpoint."""
+        """Collect the numbers of a step; end a window with a row and perhaps a checkpoint."""
         self._window.append(values)
         step = self.state.step
         if step % self.log_every and step != self.total:
@@ -244,7 +247,8 @@ class BatchStep:
     Several processes train as one: each takes its shard of every batch, and gradients are averaged.
 
     Attributes:
-        average: the moving average of the module's weights, which the loop updates after every step.
+        average: the moving average of the module's weights, which the loop updates after every
+            step.
         optimizer: AdamW over the module's parameter groups.
     """
 
@@ -274,7 +278,8 @@ class BatchStep:
         self.monitor = DivergenceMonitor(folder)
         module.shard = BatchShard(accelerator.process_index, processes)
         torch.manual_seed(seed)
-        module.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        module.to(device)
+        module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = moving_average(module, settings.ema_decay)
         optimizer = torch.optim.AdamW(
             module.parameter_groups(settings.learning_rate),
@@ -311,7 +316,7 @@ class BatchStep:
         return values
 
     def _batch(self, step: int, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """This process's shard of the batch: what the module takes, [B / processes, ...], and labels."""
+        """This process's shard of the batch: inputs [B / processes, ...] and labels."""
         torch.manual_seed(derive_seed(self.seed, step))
         device = self.labels.device
         rng = torch.Generator(device).manual_seed(derive_seed(self.seed, step))
@@ -338,8 +343,8 @@ class BatchStep:
 def moving_average(module: TrainableModule, decay: float) -> AveragedModel:
     """The exponential moving average of a module's weights and buffers, first equal to them.
 
-    After n updates the average keeps min(decay, 1 - (1 + n)^(-2/3)) of itself: while it is young, it
-    follows the weights quickly.
+    After n updates the average keeps min(decay, 1 - (1 + n)^(-2/3)) of itself: while it is young,
+    it follows the weights quickly.
 
     Args:
         module: the module to average; it is copied.
@@ -365,7 +370,7 @@ def _load_finished(module: TrainableModule, folder: Path) -> TrainingResult:
 
 
 def _accelerator(precision: str) -> Accelerator:
-    """Accelerate holds a process to the precision of its first training, until that state is reset."""
+    """An Accelerator; Accelerate's state holds the precision of a process's first one."""
     if is_initialized() and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision)
@@ -375,8 +380,8 @@ def resolve_precision(precision: str) -> str:
     """The precision to compute in: `no` (float32), `bf16` or `fp16`.
 
     Args:
-        precision: one of these, or `auto`: bf16 where the device computes in it natively, else fp16 on a
-            GPU, else float32.
+        precision: one of these, or `auto`: bf16 where the device computes in it natively, else fp16
+            on a GPU, else float32.
     """
     if precision != "auto":
         return precision
@@ -389,7 +394,8 @@ def resolve_precision(precision: str) -> str:
 def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> float:
     """What the learning rate is multiplied by at a step, in [0, 1].
 
-    The factor rises linearly during the warm-up. Then it follows `lr_schedule`, down to 0 at the end.
+    The factor rises linearly during the warm-up. Then it follows `lr_schedule`, down to 0 at the
+    end.
 
     Args:
         step: the step, from 0 to `total` - 1.
@@ -399,10 +405,14 @@ def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> f
     warmup = int(settings.warmup_fraction * total)
     if step < warmup:
         return (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
+    fraction = (step - warmup) / max(1, total - warmup)
     if settings.lr_schedule == "none":
         return 1.0
-    return 1.0 - done if settings.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return (
+        1.0 - fraction
+        if settings.lr_schedule == "linear"
+        else 0.5 * (1 + math.cos(math.pi * fraction))
+    )
 
 
 def _snapshot_path(folder: Path, step: int) -> Path:

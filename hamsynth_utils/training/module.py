@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class BatchShard:
     """Which images of every batch belong to this process: image i to process i mod `processes`.
 
-    Every process draws the noise of the whole batch and keeps the rows of its own images. Several processes
-    therefore train on the same numbers as one process.
+    Every process draws the noise of the whole batch and keeps the rows of its own images. Several
+    processes therefore train on the same numbers as one process.
 
     Attributes:
         process: the number of this process, from 0.
@@ -49,8 +49,8 @@ class TrainableModule(nn.Module, ABC):
     Attributes:
         betas: Adam's decay rates for this model.
         progress: how much of the training is done, from 0 to 1; the loop sets it before each step.
-        shard: which images of a batch this process has; the loop sets it. `forward` must draw its noise
-            with `shard.randn` and `shard.rand`.
+        shard: which images of a batch this process has; the loop sets it. `forward` must draw its
+            noise with `shard.randn` and `shard.rand`.
     """
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)

@@ -80,5 +80,6 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
     except RuntimeError as error:
         raise InputError(
             f"{path} does not fit this model: {str(error).splitlines()[-1].strip()} "
-            "It comes from other settings or another version: take another run name, or delete its folder"
+            "It comes from other settings or another version: take another run name, or delete its "
+            "folder"
         ) from error

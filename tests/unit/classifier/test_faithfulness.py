@@ -162,10 +162,10 @@ def test_maps_lose_their_likeness_with_the_weights():
 
 
 def test_rank_correlation_is_scipys():
-    generator = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     a, b = (
-        torch.rand(4, 3, 3, generator=generator),
-        torch.rand(4, 3, 3, generator=generator).round(decimals=1),
+        torch.rand(4, 3, 3, generator=rng),
+        torch.rand(4, 3, 3, generator=rng).round(decimals=1),
     )
     expected = [spearmanr(p.flatten(), q.flatten()).statistic for p, q in zip(a, b, strict=True)]
     assert rank_correlation(a, b) == pytest.approx(expected)

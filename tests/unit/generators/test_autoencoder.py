@@ -19,14 +19,14 @@ def autoencoder_of(profile_path: str) -> Autoencoder:
 
 def blobs(n: int) -> torch.Tensor:
     """Discs of different colour, size and place on different grounds, [N, 3, 64, 64] in [-1, 1]."""
-    draw = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     place, size = (
-        torch.rand(2, n, 1, 1, generator=draw) * 40 + 12,
-        torch.rand(n, 1, 1, generator=draw) * 8 + 6,
+        torch.rand(2, n, 1, 1, generator=rng) * 40 + 12,
+        torch.rand(n, 1, 1, generator=rng) * 8 + 6,
     )
     y, x = torch.arange(64.0).view(64, 1), torch.arange(64.0)
     inside = (((y - place[0]) ** 2 + (x - place[1]) ** 2) < size**2)[:, None]
-    ground, disc = (torch.rand(2, n, 3, 1, 1, generator=draw) * 1.6 - 0.8).unbind()
+    ground, disc = (torch.rand(2, n, 3, 1, 1, generator=rng) * 1.6 - 0.8).unbind()
     return torch.where(inside, disc, ground)
 
 

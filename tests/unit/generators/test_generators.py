@@ -159,12 +159,12 @@ def test_the_vaes_fitted_prior_learns_the_latents_it_is_shown(edited_tiny):
     vae = build_generator("vae", load_profile(edited_tiny(change)), n_classes=7)
     root = torch.tensor([[0.5, 0.0, 0.0], [0.4, 1.0, 0.0], [-0.3, 0.2, 0.8]])
     means = torch.arange(7.0)[:, None] * torch.tensor([0.2, -0.1, 0.3])
-    draw = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam([vae.prior_mean, vae.prior_whitening], lr=0.05)
     for step in range(600):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 600)
-        labels = torch.randint(7, (256,), generator=draw)
-        latent = means[labels] + torch.randn(256, 3, generator=draw) @ root.T
+        labels = torch.randint(7, (256,), generator=rng)
+        latent = means[labels] + torch.randn(256, 3, generator=rng) @ root.T
         optimizer.zero_grad()
         vae.fitted_negative_log_likelihood(latent, labels).mean().backward()
         optimizer.step()
@@ -173,7 +173,7 @@ def test_the_vaes_fitted_prior_learns_the_latents_it_is_shown(edited_tiny):
     found = vae.fitted_negative_log_likelihood(latent, labels).detach()
     torch.testing.assert_close(found, expected, atol=0.3, rtol=0.05)
     many = torch.full((50_000,), 4)
-    drawn = vae.noise_to_prior_sample(torch.randn(50_000, 3, generator=draw), many).detach()
+    drawn = vae.noise_to_prior_sample(torch.randn(50_000, 3, generator=rng), many).detach()
     torch.testing.assert_close(drawn.mean(0), means[4], atol=0.1, rtol=0)
     torch.testing.assert_close(torch.cov(drawn.T), root @ root.T, atol=0.08, rtol=0)
 
@@ -183,10 +183,10 @@ def test_the_gans_penalty_is_the_mean_squared_gradient(profile):
     torch.manual_seed(0)
     weight = torch.randn(3 * 64 * 64) / 50
     images = torch.randn(400, 3, 64, 64)
-    nudged = images + FINITE_DIFFERENCE_SIGMA * torch.randn_like(images)
+    perturbed = images + FINITE_DIFFERENCE_SIGMA * torch.randn_like(images)
     score = torch.tanh(images.flatten(1) @ weight)
     measured = (
-        (torch.tanh(nudged.flatten(1) @ weight) - score) ** 2
+        (torch.tanh(perturbed.flatten(1) @ weight) - score) ** 2
     ).mean() / FINITE_DIFFERENCE_SIGMA**2
     exact = ((1 - score**2) ** 2).mean() * weight.square().sum()
     assert abs(measured / exact - 1) < 0.2
@@ -204,17 +204,17 @@ def test_the_gans_players_get_their_own_gradients_only(profile):
     latent = torch.randn(8, gan.settings.latent_size)
     labels = torch.arange(8) % 7
     fake = gan.synthesis(latent, labels)
-    real_maps, fake_maps = (gan.augmented_inputs(x) for x in (images, fake))
-    for real, made in zip(real_maps, fake_maps, strict=True):
-        torch.randn(torch.cat([real, made]).shape)
-    real_score = gan.discriminator(real_maps, labels).detach()
-    fooling = F.softplus(real_score - gan.discriminator(fake_maps, labels)).mean()
+    real_inputs, fake_inputs = (gan.augmented_inputs(x) for x in (images, fake))
+    for real, fake_input in zip(real_inputs, fake_inputs, strict=True):
+        torch.randn(torch.cat([real, fake_input]).shape)
+    real_score = gan.discriminator(real_inputs, labels).detach()
+    fooling = F.softplus(real_score - gan.discriminator(fake_inputs, labels)).mean()
     (fooling + gan.settings.mode_seeking * gan.mode_seeking_loss(latent, fake, labels)).backward()
     for name, parameter in gan.synthesis.named_parameters():
         torch.testing.assert_close(joint[name], parameter.grad, atol=1e-5, rtol=1e-3)
 
 
-def test_sameness_is_the_quotient_of_distances_and_highest_for_a_collapsed_generator(profile):
+def test_mode_seeking_is_the_quotient_of_distances_and_highest_for_a_collapsed_generator(profile):
     gan = build_generator("gan", profile, n_classes=7)
     torch.manual_seed(0)
     latent, labels = torch.randn(6, gan.settings.latent_size), torch.arange(6)
@@ -257,9 +257,16 @@ def test_the_diffusion_loss_is_the_librarys(edited_tiny, objective):
     ours = diffusion.training_step(images, labels)
     torch.manual_seed(4)
     times = diffusion.shifted_timesteps(torch.rand(6))
-    noise, told = torch.randn(6, 48, 16, 16), torch.rand(6) >= diffusion.settings.cond_drop_prob
+    noise, condition_mask = (
+        torch.randn(6, 48, 16, 16),
+        torch.rand(6) >= diffusion.settings.cond_drop_prob,
+    )
     theirs = diffusion.process.p_losses(
-        F.pixel_unshuffle(images, 4), times, classes=labels, noise=noise, cond_keep_mask=told
+        F.pixel_unshuffle(images, 4),
+        times,
+        classes=labels,
+        noise=noise,
+        cond_keep_mask=condition_mask,
     )
     torch.testing.assert_close(ours["loss"], theirs)
 
@@ -429,6 +436,26 @@ def test_bad_checkpoints_are_refused(generator, tmp_path):
         load_generator(path)
     write_weights(path, generator.state_dict(), {})
     with pytest.raises(InputError, match="holds no generator"):
+        load_generator(path)
+
+
+def test_a_checkpoint_of_the_first_release_says_which_version_reads_it(tmp_path):
+    """Files of format 1 have settings under other names: their message comes before any about these."""
+    path = tmp_path / "weights.safetensors"
+    old = {
+        "format": "1",
+        "generator": "gan",
+        "made_with": "hamsynth 0.1.0, torch 2.9.0",
+        "image_size": "64",
+        "classes": ",".join(CLASSES),
+        "settings": json.dumps({"latent_size": 128, "penalty": 2.0}),
+    }
+    write_weights(path, {"weight": torch.zeros(1)}, old)
+    with pytest.raises(
+        InputError,
+        match=r"was made with hamsynth 0\.1\.0.*in format 1; this is hamsynth .*reads format 2: use that "
+        r"version, or train anew",
+    ):
         load_generator(path)
 
 

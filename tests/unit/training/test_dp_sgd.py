@@ -86,8 +86,8 @@ def interact(x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
 
 @pytest.fixture
 def examples() -> tuple[torch.Tensor, torch.Tensor]:
-    source = torch.Generator().manual_seed(0)
-    return torch.randn(8, 3, generator=source), torch.randn(8, generator=source)
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(8, 3, generator=rng), torch.randn(8, generator=rng)
 
 
 def test_the_gradient_of_one_example_is_cut_and_a_short_one_is_not():

@@ -268,7 +268,7 @@ def test_other_errors_of_a_step_are_not_taken_for_a_lack_of_memory(tmp_path):
         fit(Wrong(), tmp_path)
 
 
-def test_moments_are_what_a_training_was_before_its_end(tmp_path):
+def test_snapshots_are_what_a_training_was_before_its_end(tmp_path):
     """A rate that does not decay: half of 40 steps are 20 steps."""
     half, whole = tmp_path / "half", tmp_path / "whole"
     short = fit(Mean(), half, steps=20, lr_schedule="none", warmup_fraction=0.0)
