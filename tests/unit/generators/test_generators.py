@@ -15,7 +15,12 @@ from hamsynth_utils.data.dataset_info import HAM10000, ClassList
 from hamsynth_utils.generators.base import Generator, seeded_noise
 from hamsynth_utils.generators.gan import FINITE_DIFFERENCE_SIGMA, GAN, augment_differentiably
 from hamsynth_utils.generators.latent import LatentGenerator
-from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata, load_generator
+from hamsynth_utils.generators.loading import (
+    FORMAT,
+    build_generator,
+    checkpoint_metadata,
+    load_generator,
+)
 from hamsynth_utils.generators.vae import gaussian_negative_log_likelihood, kl_to_standard_normal
 
 CLASSES = HAM10000.classes.names
@@ -453,7 +458,7 @@ def test_a_checkpoint_of_the_first_release_says_which_version_reads_it(tmp_path)
     write_weights(path, {"weight": torch.zeros(1)}, old)
     with pytest.raises(
         InputError,
-        match=r"was made with hamsynth 0\.1\.0.*in format 1; this is hamsynth .*reads format 2: use that "
+        match=rf"was made with hamsynth 0\.1\.0.*in format 1; this is hamsynth .*reads format {FORMAT}: use that "
         r"version, or train anew",
     ):
         load_generator(path)
