@@ -17,7 +17,16 @@ from hamsynth_utils.core.files import atomic_path
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and text metadata to `path`, replacing it only once all is written."""
+    """Write a .safetensors file; an older file is replaced only when the new one is complete.
+
+    Args:
+        path: the file.
+        tensors: the tensors by name.
+        metadata: text by key.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
     with atomic_path(path) as temporary:
         # A copy of each, since tied or strided tensors cannot be stored.
         save_file(
@@ -61,7 +70,14 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return sha256_of_bytes(path.read_bytes())
 
 

@@ -1,7 +1,7 @@
-"""Train, validation and test: by whole lesions (honest), or by images (the source report's way).
+"""Training, validation and test part: split by whole lesions, or by single images as in the source report.
 
-Two photos of one lesion are nearly one image. A split by images puts many of them on both sides, and the
-test then measures memory: `leaked_share` says how much.
+Two photos of one lesion are nearly the same image. A split by images puts many such pairs into different
+parts, so that the test rewards memory. `leaked_share` measures how many test images are affected.
 """
 
 from __future__ import annotations
@@ -39,11 +39,24 @@ def lesion_split(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
 ) -> Split:
-    """Split whole lesions, near-duplicates united with their lesions first, each class in the given shares.
+    """Split whole lesions, each class in the given fractions.
 
-    Shares are of all images. The parts depend on the seed and on the images, not on the order of the rows.
-    Raises InputError for missing lesion ids, shares that leave nothing to train on, or a class that has
-    no image in some part.
+    Lesions that share a near-duplicate stay together. The parts depend on the seed and on the images,
+    not on the order of the rows.
+
+    Args:
+        table: one row per image, with image_id, lesion_id and dx.
+        classes: the class names, in the order of the labels.
+        near_duplicates: pairs of images (image_id_a, image_id_b) of different lesions.
+        seed: seed of the split.
+        validation_fraction, test_fraction: of the images of each class, above 0, their sum below 1.
+
+    Returns:
+        The row positions of each part.
+
+    Raises:
+        InputError: if a lesion id is missing, if the fractions leave nothing to train on, or if a class
+            that occurs has no image in some part.
     """
     return _split(
         table,
@@ -62,10 +75,20 @@ def image_split(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
 ) -> Split:
-    """Split single images at random, each class in the given shares: one lesion's photos fall on both sides.
+    """Split single images at random, so that photos of one lesion fall into different parts.
 
-    With the default shares the source report's 80/20; the validation part is taken out of the 80 %.
-    Raises InputError as `lesion_split` does, except that no lesion ids are needed.
+    The default fractions give the 80/20 split of the source report; the validation part is taken out of
+    its 80 %.
+
+    Args:
+        table, classes, seed, validation_fraction, test_fraction: as for `lesion_split`; the table needs
+            no lesion ids.
+
+    Returns:
+        The row positions of each part.
+
+    Raises:
+        InputError: as `lesion_split`, except for missing lesion ids.
     """
     return _split(table, classes, np.arange(len(table)), seed, validation_fraction, test_fraction)
 
@@ -79,21 +102,41 @@ def make_split(
     validation_fraction: float,
     test_fraction: float,
 ) -> Split:
-    """`lesion_split` or `image_split`, by the name of the split_by: "lesion" or "image"."""
+    """Split by whole lesions or by single images.
+
+    Args:
+        split_by: "lesion" for `lesion_split`, "image" for `image_split`.
+        table, classes, near_duplicates, seed, validation_fraction, test_fraction: as for `lesion_split`.
+
+    Returns:
+        The row positions of each part.
+
+    Raises:
+        InputError: as the two functions, or for another `split_by`.
+    """
     if split_by == "lesion":
         return lesion_split(
             table, classes, near_duplicates, seed, validation_fraction, test_fraction
         )
     if split_by == "image":
         return image_split(table, classes, seed, validation_fraction, test_fraction)
-    raise InputError(f"no split split_by is called {split_by!r}; there are lesion and image")
+    raise InputError(f"no way to split is called {split_by!r}; there are lesion and image")
 
 
 def lesion_groups(table: pd.DataFrame, near_duplicates: pd.DataFrame) -> np.ndarray:
-    """Group number of each image, int [N]: one lesion, or lesions that near-duplicates join, share a number.
+    """Number the groups of lesions that must stay together.
 
-    near_duplicates: columns image_id_a, image_id_b; a pair with an image not in the table joins nothing.
-    Raises InputError if a lesion id is missing.
+    Args:
+        table: N rows with image_id and lesion_id.
+        near_duplicates: pairs (image_id_a, image_id_b); a pair with an image that is not in the table
+            is ignored.
+
+    Returns:
+        int [N], the group of each image. Images of one lesion have the same number, and so have lesions
+        that near-duplicates connect.
+
+    Raises:
+        InputError: if a lesion id is missing.
     """
     lesion = _lesions(table)
     of_image = pd.Series(lesion, index=table["image_id"].to_numpy())
@@ -108,17 +151,36 @@ def lesion_groups(table: pd.DataFrame, near_duplicates: pd.DataFrame) -> np.ndar
 def leaked_share(
     table: pd.DataFrame, split: Split, near_duplicates: pd.DataFrame | None = None
 ) -> float:
-    """Share (0 to 1) of the test images that are `leaked`. Raises InputError if a lesion id is missing."""
+    """Fraction of the test images that are `leaked`.
+
+    Args:
+        table, split, near_duplicates: as for `leaked`.
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        InputError: if a lesion id is missing.
+    """
     return float(leaked(table, split, near_duplicates).mean())
 
 
 def leaked(
     table: pd.DataFrame, split: Split, near_duplicates: pd.DataFrame | None = None
 ) -> np.ndarray:
-    """Bool [test images]: whose lesion also has an image in train or validation.
+    """Which test images show a lesion that also has an image in the training or validation part.
 
-    near_duplicates: lesions that these pairs join count as one, as in `lesion_groups`; if left out, every
-    lesion id is a lesion of its own. Raises InputError if a lesion id is missing.
+    Args:
+        table: N rows with image_id and lesion_id.
+        split: the parts of the table.
+        near_duplicates: lesions that these pairs connect count as one lesion, see `lesion_groups`; if
+            left out, every lesion id is a lesion of its own.
+
+    Returns:
+        bool [number of test images], in the order of `split.test`.
+
+    Raises:
+        InputError: if a lesion id is missing.
     """
     lesion = _lesions(table) if near_duplicates is None else lesion_groups(table, near_duplicates)
     seen = np.concatenate([split.train, split.validation])

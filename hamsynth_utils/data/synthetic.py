@@ -73,9 +73,16 @@ def read_synthetic(folder: Path, classes: ClassList) -> LesionSet:
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:
-    """The manifest of a synthetic set: the columns MANIFEST, one row an image, none twice.
+    """Read the manifest of a synthetic set.
 
-    Raises InputError if it is missing or damaged.
+    Args:
+        folder: the set, with `manifest.csv`.
+
+    Returns:
+        One row per image, with the columns `MANIFEST`.
+
+    Raises:
+        InputError: if the manifest is missing, damaged, or lists a file or an image twice.
     """
     path = folder / "manifest.csv"
     if not path.is_file():
@@ -110,7 +117,19 @@ def files_not_in_manifest(folder: Path, manifest: pd.DataFrame) -> list[str]:
 
 
 def verified_image(folder: Path, row: dict) -> np.ndarray:
-    """The pixels [H, W, 3] of one listed image, or InputError saying what is wrong with it."""
+    """Read and verify one image of a synthetic set.
+
+    Args:
+        folder: the set.
+        row: the image's row of the manifest, by column.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        InputError: if the file is missing, unreadable, not labelled as synthetic, or not what the
+            manifest lists.
+    """
     path = folder / row["file"]
     if path.parent != folder / "images":
         raise InputError(f"{folder}/manifest.csv lists {row['file']}, which is not in images/")
