@@ -1,4 +1,4 @@
-"""The Vision Transformer (Dosovitskiy et al. 2021) and a linear probe on it: what is trained and predicts."""
+"""The Vision Transformer (Dosovitskiy et al. 2021) and a linear probe on its features."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ from hamsynth_utils.training.module import BatchShard, TrainableModule
 class Classifier(TrainableModule):
     """A timm ViT on images [N, 3, H, W] in [-1, 1] of any size: enlarged, normalised, classified.
 
-    forward in training gives the loss by name (label-smoothed cross-entropy in nats); `logits` gives [N, K].
-    Both also take what `trunk` made of the images, tokens [N, T, D], in place of them.
-    class_weights: [K], how much an image of each class counts in the loss; equal ones at first. They belong
-    to the training and are not saved with the weights.
+    `forward` gives the losses and `logits` the prediction. Both take images, or the tokens [N, T,
+    D] that `forward_frozen` made of them.
+
+    Args:
+        vit: the model; its head has K classes.
+        settings: the profile's section `classifier`.
+        pretrained: whether the weights are pretrained; if not, all learn at the head's rate.
+
+    Attributes:
+        class_weights: [K], how much an image of each class counts in the loss, at first equally.
+            They belong to the training and are not saved with the weights.
     """
 
     mean: Tensor
@@ -55,7 +62,7 @@ class Classifier(TrainableModule):
         """timm's stochastic depth, drawn for the images of all processes, see `BatchShard`."""
         if not path.training:
             return tokens
-        # One factor per image of the whole batch: [N * processes, 1, 1] -> [N, 1, 1] of this process.
+        # One factor per image of the whole batch [N * processes, 1, 1] -> this process's [N, 1, 1].
         ones = tokens.new_ones(len(tokens) * self.shard.processes, *[1] * (tokens.ndim - 1))
         return tokens * self.shard.take(DropPath.forward(path, ones))
 
@@ -126,7 +133,14 @@ class Classifier(TrainableModule):
         return torch.cat([tokens[:, :1], mean_patch], dim=2)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Unnormalised log probabilities [N, K] of images [N, 3, H, W] in [-1, 1], or of their tokens."""
+        """Unnormalised log probabilities.
+
+        Args:
+            images: float [N, 3, H, W] in [-1, 1], or their tokens [N, T, D].
+
+        Returns:
+            [N, K].
+        """
         vit, tokens = self.vit, images if images.ndim == 3 else self.forward_frozen(images)
         for number in range(self.settings.frozen_blocks, len(vit.blocks)):
             block, is_last = vit.blocks[number], number + 1 == len(vit.blocks)
@@ -142,10 +156,10 @@ class Classifier(TrainableModule):
         return losses(self.logits(images), labels, self.class_weights, smoothing, self.shard)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The head has its own rate; each block has `layer_decay` times the rate of the block after it.
+        """The head has its own rate; each block has `layer_decay` times that of the block after it.
 
-        Without pretrained weights everything is as new as the head and learns at the head's rate. Frozen
-        parameters are left out.
+        Without pretrained weights everything is as new as the head and learns at the head's rate.
+        Frozen parameters are left out.
         """
         blocks = len(self.vit.blocks)
         groups = []
@@ -195,10 +209,10 @@ def losses(
 ) -> dict[str, Tensor]:
     """Label-smoothed cross-entropy in nats, each image weighted by its class.
 
-    The weight belongs to the image's own class. torch's `weight` also weights the other classes of the
-    smoothed target: there the rarest class would take most of the smoothing of every image, and with it the
-    prediction. The sum of the weights is that of the whole batch, so that several processes have the loss of
-    one.
+    The weight belongs to the image's own class. torch's `weight` also weights the other classes of
+    the smoothed target: there the rarest class would take most of the smoothing of every image, and
+    with it the prediction. The sum of the weights is that of the whole batch, so that several
+    processes have the loss of one.
 
     Args:
         logits: [N, K].
@@ -230,8 +244,8 @@ def pool_patch_tokens_after(block: nn.Module, vit: VisionTransformer, side: int)
     rows, columns = vit.patch_embed.grid_size
     if rows % side or columns % side:
         raise InputError(
-            f"classifier.token_pool is {side}, but {rows} x {columns} patches make no whole squares of {side}: "
-            "take another input_size"
+            f"classifier.token_pool is {side}, but {rows} x {columns} patches make no whole "
+            f"squares of {side}: take another input_size"
         )
     prefix, squares = vit.num_prefix_tokens, (rows // side, side, columns // side, side)
 
@@ -248,8 +262,8 @@ def pool_patch_tokens_after(block: nn.Module, vit: VisionTransformer, side: int)
 def last_block_class_token_only(block: nn.Module, tokens: Tensor) -> Tensor:
     """`block(tokens)[:, :1]` for a fraction of the work.
 
-    The head reads only the class token of the last block. So queries, projection and MLP are computed for
-    one token instead of T; keys and values are needed for all.
+    The head reads only the class token of the last block. So queries, projection and MLP are
+    computed for one token instead of T; keys and values are needed for all.
 
     Args:
         block: the last block of a timm VisionTransformer.

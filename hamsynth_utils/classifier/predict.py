@@ -20,11 +20,19 @@ def predict(
     batch_size: int = 64,
     tokens: CachedTokens | None = None,
 ) -> pd.DataFrame:
-    """Columns image_id, dx (the truth) and `p_<class>` of each class, averaged over the views of the settings.
+    """The probabilities of a classifier, averaged over the views of its settings.
 
-    tokens: what the frozen blocks made of these images (`hamsynth_utils.classifier.token_cache`), so as not to make it again;
-    a probe knows nothing else.
-    Raises InputError if any image is synthetic: validation and test are on real images only.
+    Args:
+        classifier: a trained classifier, or a probe, which needs `tokens`.
+        lesions: N real images.
+        batch_size: how many images are evaluated at once.
+        tokens: the cached tokens of these images, which are then not computed again.
+
+    Returns:
+        N rows with image_id, dx (the true class) and `p_<class>` of each class.
+
+    Raises:
+        InputError: an image is synthetic, or the classifier has other classes than the images.
     """
     lesions.require_real("the images to predict")
     device, count = next(classifier.parameters()).device, classifier.settings.tta_views
@@ -34,13 +42,14 @@ def predict(
     for start in range(0, len(lesions), batch_size):
         if tokens is None or rows is None:
             images = to_unit_range(lesions.images[start : start + batch_size].to(device))
-            seen = views(images, count)
+            inputs = views(images, count)
         else:
             some = rows[start : start + batch_size]
-            seen = [tokens.take(some, np.full(len(some), view)).to(device) for view in range(count)]
-        parts.append(
-            torch.stack([classifier.logits(view).softmax(1) for view in seen]).mean(0).cpu()
-        )
+            inputs = [
+                tokens.take(some, np.full(len(some), view)).to(device) for view in range(count)
+            ]
+        per_view = torch.stack([classifier.logits(view).softmax(1) for view in inputs])  # [V, B, K]
+        parts.append(per_view.mean(0).cpu())
     frame = lesions.table[["image_id", "dx"]].reset_index(drop=True)
     probabilities = torch.cat(parts).double().numpy()  # [N, K]
     columns = lesions.classes.probability_columns

@@ -1,4 +1,4 @@
-"""Where a classifier's weights come from: a model hub, a file, chance, or a training that is finished."""
+"""Where a classifier's weights come from: a model hub, a file, or random numbers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,20 @@ HUB_SECONDS = 5.0
 """How long the model hub may take to answer before it counts as out of reach."""
 
 
+Loaded = tuple[VisionTransformer, str, str]
+"""A model with pretrained weights, and the source and detail of its `Provenance`."""
+
+
 @dataclass(frozen=True)
 class Provenance:
-    """Where a classifier's first weights came from: hub, file or random, and what had failed before."""
+    """Where a classifier's first weights came from.
+
+    Attributes:
+        model: timm's name of the model.
+        source: `hub`, `file` or `random`.
+        detail: the address of the hub, or the name and hash of the file.
+        tried: the messages of the sources that failed before.
+    """
 
     model: str
     source: str
@@ -37,50 +48,66 @@ class Provenance:
 def build_classifier(
     settings: ClassifierSettings, seed: int, n_classes: int
 ) -> tuple[Classifier, Provenance]:
-    """A ViT with a new head for `n_classes` classes (0: no head), and where its other weights came from.
+    """A ViT with a new head, and where its other weights came from.
 
-    `hub`: timm's pretrained weights. A path: a .safetensors file in timm's names. `none`: random.
-    `auto`: the hub, then `<model>*.safetensors` in the folder HAMSYNTH_WEIGHTS, then random; what failed
-    on the way is in `Provenance.tried`. Patch embedding and positions are resampled to `input_size`.
-    Raises InputError where the weights asked for cannot be had or do not fit, and where blocks are to stay
-    as they were pretrained but no pretrained weights can be had.
+    Patch embedding and positions are resampled to `input_size`. The settings' `weights` are one of:
+
+    - `hub`: timm's pretrained weights, from the model hub.
+    - a path: a .safetensors file with timm's names.
+    - `none`: random weights.
+    - `auto`: the hub, then `<model>*.safetensors` in the folder HAMSYNTH_WEIGHTS, then random.
+      `Provenance.tried` says what failed.
+
+    Args:
+        settings: the profile's section `classifier`.
+        seed: of all random weights.
+        n_classes: how many classes the head has; 0 for no head.
+
+    Returns:
+        The classifier, on the CPU, and its provenance.
+
+    Raises:
+        InputError: the weights cannot be read or do not fit, or blocks are to be frozen but no
+            pretrained weights are available.
     """
     torch.manual_seed(seed)
     if not timm.is_model(settings.model) or "vit" not in settings.model:
         raise InputError(f"classifier.model {settings.model!r} is not a timm vision transformer")
     tried: list[str] = []
-    sources: list[Callable[[], tuple[VisionTransformer, str, str]]]
-    if settings.weights == "auto":
-        sources = [
-            lambda: _from_hub(settings, n_classes),
-            lambda: _from_folder(settings, n_classes),
-        ]
-    elif settings.weights == "hub":
-        sources = [lambda: _from_hub(settings, n_classes)]
-    elif settings.weights == "none":
-        sources = []
-    else:
-        sources = [lambda: _from_file(settings, Path(settings.weights).expanduser(), n_classes)]
-    vit, source, detail = None, "random", "no pretrained weights"
-    for attempt in sources:
+    for source in _sources(settings, n_classes):
         try:
-            vit, source, detail = attempt()
-            break
+            vit, name, detail = source()
         except InputError as error:
             if settings.weights != "auto":
                 raise
             tried.append(str(error))
-    if vit is None:
-        if settings.frozen_blocks:
-            why = "; ".join(tried) or "classifier.weights is none"
-            raise InputError(
-                f"classifier.frozen_blocks is {settings.frozen_blocks}, but random blocks must not be frozen: {why}. "
-                "Name a folder of weights (WEIGHTS=... of make report), or set frozen to 0"
-            )
-        vit = _create(settings, settings.depth, n_classes)
-    return Classifier(vit, settings, source != "random"), Provenance(
-        settings.model, source, detail, tuple(tried)
-    )
+        else:
+            origin = Provenance(settings.model, name, detail, tuple(tried))
+            return Classifier(vit, settings, pretrained=True), origin
+    if settings.frozen_blocks:
+        why = "; ".join(tried) or "classifier.weights is none"
+        raise InputError(
+            f"classifier.frozen_blocks is {settings.frozen_blocks}, but random blocks must not be "
+            f"frozen: {why}. Name a folder of weights (WEIGHTS=... of make report), or set "
+            "frozen_blocks to 0"
+        )
+    vit = _create(settings, settings.depth, n_classes)
+    origin = Provenance(settings.model, "random", "no pretrained weights", tuple(tried))
+    return Classifier(vit, settings, pretrained=False), origin
+
+
+def _sources(settings: ClassifierSettings, n_classes: int) -> list[Callable[[], Loaded]]:
+    """Where to look for pretrained weights, in this order."""
+    if settings.weights == "none":
+        return []
+    if settings.weights == "hub":
+        return [lambda: _from_hub(settings, n_classes)]
+    if settings.weights == "auto":
+        return [
+            lambda: _from_hub(settings, n_classes),
+            lambda: _from_folder(settings, n_classes),
+        ]
+    return [lambda: _from_file(settings, Path(settings.weights).expanduser(), n_classes)]
 
 
 def _create(
@@ -98,17 +125,19 @@ def _create(
     if settings.depth is not None:
         if settings.depth > len(vit.blocks):
             raise InputError(
-                f"classifier.depth is {settings.depth}, but these weights have {len(vit.blocks)} blocks"
+                f"classifier.depth is {settings.depth}, but these weights have "
+                f"{len(vit.blocks)} blocks"
             )
         vit.blocks = vit.blocks[: settings.depth]
     if settings.frozen_blocks > len(vit.blocks):
         raise InputError(
-            f"classifier.frozen_blocks is {settings.frozen_blocks}, but there are {len(vit.blocks)} blocks"
+            f"classifier.frozen_blocks is {settings.frozen_blocks}, but there are "
+            f"{len(vit.blocks)} blocks"
         )
     return vit
 
 
-def _from_hub(settings: ClassifierSettings, n_classes: int) -> tuple[VisionTransformer, str, str]:
+def _from_hub(settings: ClassifierSettings, n_classes: int) -> Loaded:
     if hub.HF_HUB_OFFLINE:
         raise InputError("the model hub was not asked: HF_HUB_OFFLINE is set")
     try:
@@ -123,21 +152,17 @@ def _from_hub(settings: ClassifierSettings, n_classes: int) -> tuple[VisionTrans
     return vit, "hub", f"{settings.model} from {hub.ENDPOINT}"
 
 
-def _from_folder(
-    settings: ClassifierSettings, n_classes: int
-) -> tuple[VisionTransformer, str, str]:
+def _from_folder(settings: ClassifierSettings, n_classes: int) -> Loaded:
     folder = os.environ.get("HAMSYNTH_WEIGHTS")
     if not folder:
         raise InputError("HAMSYNTH_WEIGHTS names no folder of weights")
-    found = sorted(Path(folder).expanduser().glob(f"{settings.model}*.safetensors"))
-    if not found:
+    files = sorted(Path(folder).expanduser().glob(f"{settings.model}*.safetensors"))
+    if not files:
         raise InputError(f"the folder HAMSYNTH_WEIGHTS holds no {settings.model}*.safetensors")
-    return _from_file(settings, found[0], n_classes)
+    return _from_file(settings, files[0], n_classes)
 
 
-def _from_file(
-    settings: ClassifierSettings, path: Path, n_classes: int
-) -> tuple[VisionTransformer, str, str]:
+def _from_file(settings: ClassifierSettings, path: Path, n_classes: int) -> Loaded:
     tensors, _ = read_weights(path)
     depth = _blocks(tensors)
     if depth == 0:
@@ -153,7 +178,8 @@ def _from_file(
     missing = [key for key in vit.state_dict() if key not in tensors and not key.startswith("head")]
     if missing:
         raise InputError(
-            f"{path} does not fit {settings.model}: it lacks {len(missing)} tensors, first {missing[0]}"
+            f"{path} does not fit {settings.model}: it lacks {len(missing)} tensors, "
+            f"first {missing[0]}"
         )
     return vit, "file", f"{path.name}, sha256 {sha256_of(path)[:16]}"
 
@@ -167,8 +193,14 @@ def _blocks(names: Iterable[str]) -> int:
 def load_classifier(settings: ClassifierSettings, path: Path) -> Classifier:
     """The fine-tuned classifier in a .safetensors file, in evaluation mode on the CPU.
 
-    All its weights are in that file: nothing is asked of a model hub, and nothing is trained. Raises
-    InputError for a file that is missing, damaged, or of another network than the settings'.
+    All weights are in the file: no model hub is asked, and nothing is trained.
+
+    Args:
+        settings: the settings that it was trained with.
+        path: the file.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds another network.
     """
     tensors, _ = read_weights(path)
     if "vit.head.bias" not in tensors:

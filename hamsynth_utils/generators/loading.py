@@ -107,7 +107,8 @@ def load_generator(
     except ValidationError as error:
         unknown = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
         raise InputError(
-            f"{path} was made with {made_with}, whose settings this version does not know: {unknown}"
+            f"{path} was made with {made_with}, whose settings this version does not know: "
+            f"{unknown}"
         ) from error
     generator = cls(int(metadata["image_size"]), settings, len(trained_on))
     try:
@@ -131,5 +132,6 @@ def _require_readable(path: Path, metadata: dict[str, str], generator_name: str 
         made_with = metadata.get("made_with", "another version")
         raise InputError(
             f"{path} was made with {made_with}, in format {metadata.get('format')}; this is "
-            f"hamsynth {version('hamsynth')}, which reads format {FORMAT}: use that version, or train anew"
+            f"hamsynth {version('hamsynth')}, which reads format {FORMAT}: use that version, or "
+            "train anew"
         )

@@ -116,8 +116,8 @@ def _require_trained_classes(
     untrained = [dx for dx, count in per_class.items() if count > 0 and trained.get(dx, 1) == 0]
     if untrained:
         raise InputError(
-            f"{checkpoint} was trained without any image of {', '.join(untrained)}, and cannot draw "
-            "one: leave the class out, or train with images of it"
+            f"{checkpoint} was trained without any image of {', '.join(untrained)}, and cannot "
+            "draw one: leave the class out, or train with images of it"
         )
 
 
