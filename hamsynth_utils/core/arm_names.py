@@ -21,7 +21,17 @@ the rare classes, from real images and one generator's, or from that generator's
 
 
 def known_arm(arm: str) -> str:
-    """The arm; raises InputError for one that is not in `ARMS`."""
+    """Check the name of an arm.
+
+    Args:
+        arm: the name.
+
+    Returns:
+        The same name.
+
+    Raises:
+        InputError: if the name is not in `ARMS`.
+    """
     if arm not in ARMS:
         raise InputError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
     return arm
@@ -36,7 +46,14 @@ def other_split(split_by: str) -> Literal["lesion", "image"]:
 
 
 def generator_of(arm: str) -> str | None:
-    """The generator whose images an arm learns from; None for an arm of real images alone."""
+    """The generator of an arm.
+
+    Args:
+        arm: an arm of `ARMS`.
+
+    Returns:
+        The generator whose images the arm is trained on; None for an arm of real images alone.
+    """
     name = arm.removesuffix("_only")
     return name if name in GENERATORS else None
 

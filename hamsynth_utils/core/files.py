@@ -25,10 +25,19 @@ UNWRITABLE = {
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end: nothing half-written ever has its name.
+    """Write a file or a folder under a temporary name, and rename it to `path` at the end.
 
-    What is written may be a file or a folder. If anything goes wrong the temporary is removed and an
-    older `path` stays as it was; a full disk or a read-only folder is an InputError.
+    So nothing incomplete ever has the name `path`. After an error the temporary is removed, and an older
+    `path` stays as it was.
+
+    Args:
+        path: the final name.
+
+    Yields:
+        The temporary name, in the same folder.
+
+    Raises:
+        InputError: if the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -44,10 +53,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_owner_only(path: Path, content: bytes) -> None:
-    """Write a new file that its owner alone can read (mode 0600), in new folders that he alone can enter
-    (0700).
+    """Write a new file that only its owner can read (mode 0600), in new folders of mode 0700.
 
-    Raises FileExistsError if it is there already: its mode could be another one.
+    Args:
+        path: the file; missing folders are created.
+        content: its bytes.
+
+    Raises:
+        FileExistsError: if the file exists, because its mode may be another one.
     """
     for folder in reversed([parent for parent in path.parents if not parent.exists()]):
         folder.mkdir(mode=0o700)
@@ -57,7 +70,14 @@ def write_owner_only(path: Path, content: bytes) -> None:
 
 @contextmanager
 def oserror_as_input_error(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into an InputError about `path`."""
+    """Turn a full disk or a folder that cannot be written into an InputError.
+
+    Args:
+        path: what is being written, for the message.
+
+    Raises:
+        InputError: in place of such an OSError; any other error passes unchanged.
+    """
     try:
         yield
     except OSError as error:

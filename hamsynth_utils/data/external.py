@@ -123,10 +123,19 @@ def check_external(source: str, data: str) -> None:
 def read_external(
     source: str, image_size: int = 64, seed: int = 0, progress: bool = True
 ) -> ExternalSet:
-    """The external set in a folder, its images cropped and resized just as a run's own.
+    """Read an external test set; its images are cropped and resized as those of a run.
 
-    source: the folder, or `phantom` for a small phantom drawn from `seed`, whose lesions are known.
-    Raises InputError as `find_external` and `read_truth` do, and for images that cannot be decoded.
+    Args:
+        source: the folder, or `phantom` for a small phantom, whose lesions are known.
+        image_size: height and width in pixels.
+        seed: seed of the phantom.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The images and the hash of the set.
+
+    Raises:
+        InputError: as `find_external` and `read_truth`, or for images that cannot be decoded.
     """
     if source == "phantom":
         lesions = make_phantom(PHANTOM_IMAGES, image_size, seed)

@@ -74,11 +74,21 @@ def dataset_name(data: str, table: pd.DataFrame) -> str:
 def read_ham10000(
     folder: Path, image_size: int = 64, skip_broken: bool = False, progress: bool = True
 ) -> Reading:
-    """All images, cropped to the central square and resized (antialiased) to `image_size` pixels.
+    """Read a copy of HAM10000: images are cropped to the central square and resized (antialiased).
 
-    skip_broken: leave out images that cannot be decoded and record them, instead of raising.
-    Images that the metadata does not name are left out, recorded, and told on stderr.
-    Raises InputError as `find_layout` and `read_metadata` do, and for broken images (five are named).
+    Images that the metadata does not name are left out, recorded, and reported on stderr.
+
+    Args:
+        folder: the copy, in one of the official layouts.
+        image_size: height and width in pixels.
+        skip_broken: leave out images that cannot be decoded and record them, instead of raising.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The images, the index of the files that were read, and the images that were left out.
+
+    Raises:
+        InputError: as `find_layout` and `read_metadata`, or for broken images (the first five are named).
     """
     folder = Path(folder)
     layout = find_layout(folder)

@@ -74,13 +74,23 @@ MISSING = {"age": 0.010, "sex": 0.008, "localization": 0.025}
 
 
 def make_phantom(images: int, image_size: int = 64, seed: int = 0) -> LesionSet:
-    """A phantom of `images` photos of image_size x image_size pixels; the same arguments, the same bytes.
+    """Draw a phantom; the same arguments give the same bytes.
 
-    Image shares follow HAM10000's, after three lesions of each class that open every phantom so that even
-    a small one can be split. About 26 % of the lesions have 2 to 6 photos; they differ in rotation, zoom,
-    position, light and in what lies over the skin (hairs, ruler, bubbles). With the same seed and size a
-    smaller phantom is the beginning of a larger one. Raises InputError for images < 1, image_size < 16 or
-    seed < 0.
+    Every phantom begins with three lesions of each class, so that even a small one can be split. After
+    that, the fractions of the classes follow HAM10000. About 26 % of the lesions have 2 to 6 photos,
+    which differ in rotation, zoom, position, light and artifacts (hairs, ruler, bubbles). With the same
+    seed and size, a smaller phantom is the beginning of a larger one.
+
+    Args:
+        images: number of photos, at least 1.
+        image_size: height and width in pixels, at least 16.
+        seed: at least 0.
+
+    Returns:
+        The photos, with the classes of `PHANTOM`.
+
+    Raises:
+        InputError: if an argument is not such a whole number.
     """
     for name, value, least in (
         ("images", images, 1),
@@ -116,7 +126,16 @@ def make_phantom(images: int, image_size: int = 64, seed: int = 0) -> LesionSet:
 
 
 def phantom_masks(table: pd.DataFrame, image_size: int = 64, seed: int = 0) -> np.ndarray:
-    """Where each photo shows its lesion, bool [N, H, W]; table: rows of a phantom of that size and seed."""
+    """Masks of the lesions of a phantom.
+
+    Args:
+        table: N rows of the table of a phantom of this size and seed.
+        image_size: height and width in pixels.
+        seed: the seed of the phantom.
+
+    Returns:
+        bool [N, image_size, image_size], True on the lesion.
+    """
     numbers = table["image_id"].str.removeprefix("PHANTOM_").astype(int).to_numpy()
     plan = _plan(int(numbers.max()), seed)
     photos = [(lesion, photo) for lesion, (_, number) in enumerate(plan) for photo in range(number)]
