@@ -227,8 +227,13 @@ def resample_training_seeds(n_seeds: int, n_resamples: int, rng: np.random.Gener
     Each resample draws one seed less than there are. Of K draws from K seeds the mean would vary by
     only (K - 1) / K of what it should; of K - 1 draws it varies as it should (Rao & Wu 1988).
 
+    Args:
+        n_seeds: K.
+        n_resamples: B.
+        rng: Its next draws are used.
+
     Returns:
-        float64 [n_resamples, n_seeds]; every row sums to 1.
+        float64 [B, K]; every row sums to 1.
     """
     times = max(1, n_seeds - 1)
     return rng.multinomial(times, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / times

@@ -1,4 +1,4 @@
-"""Does a synthetic image show the class that was asked for? A probe, trained on real images, names it."""
+"""Class consistency: a probe of real images tests whether synthetic ones show their class."""
 
 from __future__ import annotations
 
@@ -20,18 +20,29 @@ from hamsynth_utils.metrics.classification import (
     scores_from_confusion,
 )
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Values of scikit-learn's C to choose from: the smaller, the more the weights are held to zero."""
+REGULARIZATION_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Values of scikit-learn's C to choose from; a smaller value regularises more."""
 
 
 def fit_probe(
     features: np.ndarray, labels: Tensor, validation_features: np.ndarray, validation_labels: Tensor
 ) -> Pipeline:
-    """Logistic regression on standardised features [N, D], every class weighted alike (a linear probe).
+    """A linear probe: logistic regression on standardised features, with equal weight per class.
 
-    Of the `STRENGTHS` the one with the best balanced accuracy on the validation images is taken, the
-    stronger regularisation if two are equal. Deterministic. Raises InputError for fewer than two classes or
-    where rows and labels do not fit.
+    The value of `REGULARIZATION_STRENGTHS` with the best balanced accuracy on the validation images
+    is chosen, the stronger regularisation of two equal ones. The fit is deterministic.
+
+    Args:
+        features: Of the training images, [N, D].
+        labels: int64 [N].
+        validation_features: [V, D].
+        validation_labels: int64 [V].
+
+    Returns:
+        The fitted scikit-learn pipeline.
+
+    Raises:
+        InputError: If there are fewer than two classes, or rows and labels do not fit.
     """
     for rows, given in ((features, labels), (validation_features, validation_labels)):
         if len(rows) != len(given) or not len(rows):
@@ -44,7 +55,7 @@ def fit_probe(
         make_pipeline(
             StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
         ).fit(features, labels.numpy())
-        for strength in STRENGTHS
+        for strength in REGULARIZATION_STRENGTHS
     ]
     truth = validation_labels.numpy()
     return max(
@@ -55,9 +66,20 @@ def fit_probe(
 def probe_predictions(
     probe: Pipeline, features: np.ndarray, table: pd.DataFrame, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """The probe's predictions table, see `metrics.classification`; dx is the class that `table` says.
+    """The probe's predictions table, see `classification`.
 
-    For synthetic images that is the requested one. A class that the probe has never seen has probability 0.
+    Args:
+        probe: From `fit_probe`.
+        features: [N, D].
+        table: The images' table, with image_id and dx. For synthetic images dx is the requested
+            class.
+        classes: The K classes, in the order of the labels.
+
+    Returns:
+        N rows. A class that the probe has never seen has probability 0.
+
+    Raises:
+        InputError: If features and table have different numbers of rows.
     """
     if len(features) != len(table):
         raise InputError(f"{len(features)} rows of features for {len(table)} rows of the table")
@@ -74,13 +96,24 @@ def class_consistency(
     n_resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """How often the probe names the requested class, beside how often it names the true one of real images.
+    """How often the probe names the requested class, beside the true class of real images.
 
-    synthetic, real: its predictions for synthetic images and for real ones that it was not trained on;
-    real_lesions: lesion ids of the rows of `real`. Returns the balanced accuracies `synthetic` and `real`,
-    their `ratio`, each with _low and _high (95 %, bootstrap over synthetic images and real lesions), and
-    n_synthetic, n_real. Only classes that occur count; the chance of the probe's training is not in the
-    intervals. A ratio above 1 is possible: images may be more typical of their class than real ones.
+    The intervals do not hold the chance of the probe's training. A ratio above 1 is possible:
+    synthetic images may be more typical of their class than real ones.
+
+    Args:
+        synthetic: The probe's predictions for synthetic images.
+        real: Its predictions for real images that it was not trained on.
+        real_lesions: Lesion ids of the rows of `real`.
+        n_resamples: Resamples of the synthetic images and of the real lesions.
+        seed: Of the resamples.
+
+    Returns:
+        The balanced accuracies `synthetic` and `real`, over the classes that occur, and their
+        `ratio`, each with _low and _high (95 %); n_synthetic and n_real.
+
+    Raises:
+        InputError: If a lesion id is missing, or as `check_predictions` does.
     """
     intervals = {
         "synthetic": _balanced_accuracy(synthetic, synthetic["image_id"], n_resamples, seed),

@@ -1,8 +1,8 @@
 """How well a classifier tells the diagnoses apart, with intervals over lesions.
 
-A predictions table has one row per image: image_id, dx (the true diagnosis) and one column `p_<class>` per
-class, with its probability. The columns name the K classes of the table, in the order of the labels. The
-most probable class is the predicted one.
+A predictions table has one row per image: image_id, dx (the true diagnosis) and one column
+`p_<class>` per class, with its probability. The columns name the K classes of the table, in the
+order of the labels. The most probable class is the predicted one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def class_names(predictions: pd.DataFrame) -> list[str]:
     """The classes of a predictions table.
 
     Args:
-        predictions: a predictions table.
+        predictions: A predictions table.
 
     Returns:
         The K short names, in the order of the columns `p_<class>`.
@@ -46,7 +46,7 @@ def probabilities(predictions: pd.DataFrame) -> np.ndarray:
     """The probabilities of a predictions table.
 
     Args:
-        predictions: a predictions table of N images and K classes.
+        predictions: A predictions table of N images and K classes.
 
     Returns:
         float64 [N, K], in the order of `class_names`.
@@ -59,13 +59,13 @@ def true_labels(predictions: pd.DataFrame) -> np.ndarray:
     """The true labels of a predictions table.
 
     Args:
-        predictions: a predictions table of N images.
+        predictions: A predictions table of N images.
 
     Returns:
         int64 [N], positions in `class_names`.
 
     Raises:
-        InputError: if a diagnosis has no column of probabilities.
+        InputError: If a diagnosis has no column of probabilities.
     """
     return labels_of(predictions["dx"], class_names(predictions))
 
@@ -74,14 +74,14 @@ def read_predictions(path: Path, classes: Sequence[str]) -> pd.DataFrame:
     """Read and check a predictions table.
 
     Args:
-        path: a .csv file.
-        classes: the classes that the table must have.
+        path: A .csv file.
+        classes: The classes that the table must have.
 
     Returns:
         The table, one row per image.
 
     Raises:
-        InputError: naming the file, if it is missing or `check_predictions` refuses its table.
+        InputError: Naming the file, if it is missing or `check_predictions` refuses its table.
     """
     if not path.is_file():
         raise InputError(f"no predictions at {path}: run 06_vit for this arm and seed first")
@@ -98,16 +98,16 @@ def check_predictions(
     """Check a predictions table.
 
     Args:
-        predictions: the table.
-        classes: the classes that the table must have, in this order; if left out, any two or more.
+        predictions: The table.
+        classes: The classes that the table must have, in this order; if left out, any two or more.
 
     Returns:
         The same table.
 
     Raises:
-        InputError: for a missing column, a column of another class, no rows, an unknown diagnosis, an
-            image_id that is missing or occurs twice, or probabilities that are not finite, not in
-            [0, 1] or do not sum to 1 (within 0.001).
+        InputError: For a missing column, a column of another class, no rows, an unknown diagnosis,
+            an image_id that is missing or occurs twice, or probabilities that are not finite, not
+            in [0, 1] or do not sum to 1 (within 0.001).
     """
     found = class_names(predictions)
     expected = found if classes is None else classes
@@ -142,10 +142,17 @@ def check_predictions(
 
 
 def align_table(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a `LesionSet`'s table that belong to the predicted images, in the order of `predictions`.
+    """The rows of a `LesionSet`'s table that belong to the predicted images.
 
-    Its `lesion_id` column is what the bootstraps here want. Raises InputError for an image that the table
-    lacks or holds twice.
+    Args:
+        predictions: A predictions table of N images.
+        table: The table of a `LesionSet` that holds these images.
+
+    Returns:
+        N rows in the order of `predictions`; the column lesion_id is what bootstraps need.
+
+    Raises:
+        InputError: If the table lacks an image or holds it twice.
     """
     ids = predictions["image_id"]
     _refuse(
@@ -157,19 +164,37 @@ def align_table(predictions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def confusion(predictions: pd.DataFrame) -> np.ndarray:
-    """Counts int64 [K, K]: rows are the true, columns the predicted classes, in the order of `class_names`."""
+    """The confusion matrix.
+
+    Args:
+        predictions: A predictions table of K classes.
+
+    Returns:
+        Counts int64 [K, K]: rows are the true, columns the predicted classes, in the order of
+        `class_names`.
+
+    Raises:
+        InputError: As `check_predictions` does.
+    """
     true, predicted = _true_and_predicted(predictions)
     size = len(class_names(predictions))
     return np.bincount(true * size + predicted, minlength=size**2).reshape(size, size)
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
-    """The `METRICS`, each in [0, 1].
+    """The `METRICS` of a predictions table.
 
-    Macro averages run over the classes that occur as true or predicted, weighted ones by true counts;
-    a class that is never predicted has precision 0 and one that never occurs has recall 0 (scikit-learn's
-    conventions with zero_division=0). Balanced accuracy is the mean recall of the classes that occur
-    (Brodersen et al. 2010).
+    Args:
+        predictions: A predictions table.
+
+    Returns:
+        Each metric in [0, 1], by name. Macro averages run over the classes that occur as true or
+        predicted, weighted averages over all images. A class that is never predicted has precision
+        0, a class that never occurs has recall 0 (scikit-learn with zero_division=0). Balanced
+        accuracy is the mean recall of the classes that occur (Brodersen et al. 2010).
+
+    Raises:
+        InputError: As `check_predictions` does.
     """
     return {
         name: float(value) for name, value in scores_from_confusion(confusion(predictions)).items()
@@ -177,7 +202,14 @@ def scores(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def scores_from_confusion(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """The `METRICS` of confusion matrices [..., K, K] (see `scores`), each [...]; NaN where empty."""
+    """The `METRICS` of confusion matrices, see `scores`.
+
+    Args:
+        counts: Counts or weights [..., K, K]; rows are the true classes.
+
+    Returns:
+        Each metric by name, [...]; NaN for an empty matrix.
+    """
     hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     true, predicted = counts.sum(-1), counts.sum(-2)
     recall, precision = _ratio(hits, true), _ratio(hits, predicted)
@@ -200,10 +232,18 @@ def scores_from_confusion(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a class: class, n (true images), precision, recall, f1, average_precision, each in [0, 1].
+    """Precision, recall, F1 and average precision of each class.
 
-    Precision is 0 for a class that is never predicted; recall, F1 and average precision of a class without
-    a true image are NaN: they are not defined.
+    Args:
+        predictions: A predictions table.
+
+    Returns:
+        One row per class: class, n (true images), precision, recall, f1 and average_precision, each
+            in [0, 1]. A class that is never predicted has precision 0. Recall, F1 and average
+            precision are NaN for a class without a true image.
+
+    Raises:
+        InputError: As `check_predictions` does.
     """
     counts = confusion(predictions)
     hits, true, predicted = np.diagonal(counts), counts.sum(1), counts.sum(0)
@@ -227,12 +267,20 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def resampled_confusion(predictions: pd.DataFrame, bootstrap: ClusterBootstrap) -> np.ndarray:
-    """Confusion matrices int64 [B, K, K] of the resamples of `bootstrap`, whose images are the predicted ones.
+    """The confusion matrices of bootstrap resamples.
 
-    Raises InputError for unsound predictions.
+    Args:
+        predictions: A predictions table of K classes.
+        bootstrap: B resamples of the lesions of the predicted images.
+
+    Returns:
+        Counts int64 [B, K, K], as `confusion` gives them.
+
+    Raises:
+        InputError: As `check_predictions` does.
     """
     true, predicted = _true_and_predicted(predictions)
-    # The confusion counts of a lesion's images add up, so that a resample needs only the counts per lesion.
+    # Counts add up over the images of a lesion: a resample needs only the counts per lesion.
     size = len(class_names(predictions))
     cells = size**2
     per_lesion = np.bincount(
@@ -246,11 +294,21 @@ def resampled_confusion(predictions: pd.DataFrame, bootstrap: ClusterBootstrap) 
 def bootstrap_scores(
     predictions: pd.DataFrame, lesion_ids: Ids, n_resamples: int, seed: int
 ) -> pd.DataFrame:
-    """One row a metric: metric, value, low, high, n_images, n_lesions.
+    """The `scores` of one training, with 95 % intervals over lesions.
 
-    lesion_ids: [N], in the order of the rows of `predictions` (`align_table`). `low` to `high` is the 95 %
-    percentile interval over `n_resamples` bootstrap samples of whole lesions, since photos of one lesion are
-    not independent. It holds the chance of the test set, not that of training.
+    The intervals hold the chance of the test set, not that of training.
+
+    Args:
+        predictions: A predictions table of N images.
+        lesion_ids: Lesion ids in the order of the rows, [N], see `align_table`.
+        n_resamples: Resamples of the lesions.
+        seed: Of the resamples.
+
+    Returns:
+        One row per metric: metric, value, low, high, n_images, n_lesions.
+
+    Raises:
+        InputError: If a lesion id is missing, or as `check_predictions` does.
     """
     bootstrap = ClusterBootstrap(lesion_ids, n_resamples, seed, n_images=len(predictions))
     samples = scores_from_confusion(resampled_confusion(predictions, bootstrap))
@@ -262,30 +320,19 @@ def bootstrap_scores(
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "n_images", "n_lesions"])
 
 
-def _true_and_predicted(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    check_predictions(predictions)
-    return true_labels(predictions), probabilities(predictions).argmax(1)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return numerator / np.maximum(denominator, 1)
-
-
-def _refuse(predictions: pd.DataFrame, bad: np.ndarray, what: str) -> None:
-    rows = np.flatnonzero(bad)
-    if len(rows):
-        name = predictions["image_id"].iloc[rows[0]]
-        raise InputError(
-            f"{len(rows)} of {len(bad)} rows {what}, the first is row {rows[0]} (image_id {name})"
-        )
-
-
 def confident_mistakes(predictions: pd.DataFrame, first: str) -> pd.DataFrame:
-    """One row for each image that is called wrong: image_id, truth, predicted, probability, of_truth.
+    """The misclassified images, the most confident mistakes first.
 
-    predictions: a table as in `metrics.classification`. probability: that of the predicted class; of_truth:
-    that of the true one. Images of the class `first` come before the others; within both, the surest first.
-    Raises InputError for unsound predictions.
+    Args:
+        predictions: A predictions table.
+        first: The class whose images come before all others.
+
+    Returns:
+        One row per misclassified image: image_id, truth, predicted, probability (of the predicted
+        class) and of_truth (the probability of the true class).
+
+    Raises:
+        InputError: As `check_predictions` does.
     """
     check_predictions(predictions)
     p = probabilities(predictions)
@@ -304,3 +351,21 @@ def confident_mistakes(predictions: pd.DataFrame, first: str) -> pd.DataFrame:
     wrong = table[predicted != truth].assign(after=lambda t: t["truth"] != first)
     wrong = wrong.sort_values(["after", "probability"], ascending=[True, False], kind="stable")
     return wrong.drop(columns="after").reset_index(drop=True)
+
+
+def _true_and_predicted(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    check_predictions(predictions)
+    return true_labels(predictions), probabilities(predictions).argmax(1)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return numerator / np.maximum(denominator, 1)
+
+
+def _refuse(predictions: pd.DataFrame, bad: np.ndarray, what: str) -> None:
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        name = predictions["image_id"].iloc[rows[0]]
+        raise InputError(
+            f"{len(rows)} of {len(bad)} rows {what}, the first is row {rows[0]} (image_id {name})"
+        )

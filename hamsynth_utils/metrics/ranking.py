@@ -1,7 +1,7 @@
 """How well probabilities rank one class before the others, for many weightings at once.
 
 A bootstrap over lesions weighs images instead of copying them: an image whose lesion was drawn
-    twice counts twice. The functions of scores take
+twice counts twice. The functions of scores take
 
     scores   [N], higher for more likely positive,
     truth    bool [N], True for positive images,

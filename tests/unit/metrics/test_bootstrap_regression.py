@@ -72,9 +72,7 @@ def classification() -> dict:
 
 
 def arms() -> dict:
-    named = comparison.statistics(HAM10000.classes) | minority_statistics(
-        np.arange(7) < 3, HAM10000.classes
-    )
+    named = comparison.statistics(HAM10000.classes) | minority_statistics(np.arange(7) < 3)
     ours, theirs = (
         comparison.estimates(named, arm(skill), LESIONS, N_RESAMPLES, SEED) for skill in (1.5, 1.0)
     )

@@ -13,8 +13,8 @@ from hamsynth_utils.metrics.fairness import (
     chance_gaps,
     gap_changes,
     gap_table,
+    group_masks,
     group_scores,
-    groups_of,
     largest_gaps,
 )
 
@@ -156,7 +156,7 @@ def test_dealing_keeps_lesions_whole_and_groups_in_size():
     for row, number in enumerate(lesion):  # right in one lesion only: accuracy counts its photos
         label = CLASSES.index(even["dx"][row])
         even.loc[row, PROBABILITIES[label if number == 150 else (label + 1) % 7]] = 1.0
-    sizes = {name: inside.sum() for name, inside in groups_of(rows, "sex").items()}
+    sizes = {name: inside.sum() for name, inside in group_masks(rows, "sex").items()}
     gaps = chance_gaps({0: even}, table, "mel", 200, 0)["sex", "accuracy"]
     assert set(np.round(gaps, 6)) <= {round(2 / size, 6) for size in sizes.values()}
 
@@ -197,7 +197,7 @@ def test_small_groups_are_flagged_and_kept_out_of_gaps():
     ]
     place = rows[rows["attribute"] == "localization"]
     assert place[["value", "low", "high"]].isna().all(axis=None) and (place["seeds"] == 0).all()
-    wide = gap_table("real", largest_gaps({0: predictions}, table, "mel", 100, 0, least=5))
+    wide = gap_table("real", largest_gaps({0: predictions}, table, "mel", 100, 0, min_group_size=5))
     assert (
         wide.set_index(["attribute", "measure"]).loc[
             ("localization", "largest_gap_accuracy"), "value"
@@ -220,7 +220,7 @@ def test_no_melanoma_and_a_single_lesion_have_no_number():
 
 def test_age_bands_are_in_order_and_complete():
     predictions, table = make()
-    assert list(groups_of(align_table(predictions, table), "age_band")) == [
+    assert list(group_masks(align_table(predictions, table), "age_band")) == [
         "under 30",
         "30 to 44",
         "45 to 59",
@@ -268,7 +268,7 @@ def test_an_attribute_without_data_says_so():
 def test_bad_input_is_refused():
     predictions, table = make()
     with pytest.raises(InputError, match="unknown attribute 'income'"):
-        groups_of(table, "income")
+        group_masks(table, "income")
     with pytest.raises(InputError, match="table lacks"):
         group_scores({0: predictions}, table[table["image_id"] != "i3"], 100, 0)
     with pytest.raises(InputError, match="no lesion id"):
