@@ -108,11 +108,13 @@ def precision_recall(
         n_neighbours: Neighbours that define a ball.
 
     Returns:
-        precision: The fraction of synthetic images in some real ball (Kynkaanniemi et al. 2019).
-        recall: The fraction of real images in some synthetic ball (the same).
-        density: The mean number of real balls that hold a synthetic image, over `n_neighbours`; it
-            may exceed 1 (Naeem et al. 2020).
-        coverage: The fraction of real balls that hold a synthetic image (the same).
+        These values by name.
+
+        - precision: The fraction of synthetic images in some real ball (Kynkaanniemi et al. 2019).
+        - recall: The fraction of real images in some synthetic ball (the same).
+        - density: The mean number of real balls that hold a synthetic image, over `n_neighbours`; it
+          may exceed 1 (Naeem et al. 2020).
+        - coverage: The fraction of real balls that hold a synthetic image (the same).
 
     Raises:
         InputError: As `frechet_distance` does, and if a set has no more than `n_neighbours` images.

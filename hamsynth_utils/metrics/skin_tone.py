@@ -133,14 +133,16 @@ def agreement(
         seed: Of the resamples.
 
     Returns:
-        bias: The mean of second - first, in degrees.
-        low, high: The 95 % interval of the bias, over lesions.
-        from, to: The limits between which 95 % of the differences lie, bias -/+ 1.96 standard
-            deviations, in degrees.
-        same: The fraction of photos of the same category.
-        kappa: Cohen's kappa of the categories, with linear weights: 1 is full agreement, 0 is
-            chance, NaN if all photos are of one category.
-        n, lesions: Photos and lesions measured by both.
+        These values by name.
+
+        - bias: The mean of second - first, in degrees.
+        - low, high: The 95 % interval of the bias, over lesions.
+        - from, to: The limits between which 95 % of the differences lie, bias -/+ 1.96 standard
+          deviations, in degrees.
+        - same: The fraction of photos of the same category.
+        - kappa: Cohen's kappa of the categories, with linear weights: 1 is full agreement, 0 is
+          chance, NaN if all photos are of one category.
+        - n, lesions: Photos and lesions measured by both.
 
     Raises:
         InputError: If both methods measure fewer than two photos, or a lesion id is missing.

@@ -220,12 +220,14 @@ def mcnemar_test(arm: pd.DataFrame, reference: pd.DataFrame, lesion_ids: Ids) ->
         lesion_ids: Lesion ids in that order, [N].
 
     Returns:
-        only_arm, only_reference: Lesions that only the one gets right.
-        share: The effect size, the fraction of these lesions that the arm gets right; 0.5 is no
-            difference. NaN without such a lesion.
-        low, high: Its exact 95 % interval (Clopper & Pearson 1934).
-        p: The p-value, 1 without such a lesion.
-        lesions: Lesions tested.
+        These values by name.
+
+        - only_arm, only_reference: Lesions that only the one gets right.
+        - share: The effect size, the fraction of these lesions that the arm gets right; 0.5 is no
+          difference. NaN without such a lesion.
+        - low, high: Its exact 95 % interval (Clopper & Pearson 1934).
+        - p: The p-value, 1 without such a lesion.
+        - lesions: Lesions tested.
 
     Raises:
         InputError: If the two do not predict the same images in the same order.

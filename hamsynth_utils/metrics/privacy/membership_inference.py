@@ -102,12 +102,14 @@ def guess_members(
         seed: Of the choice of photos and of the resamples.
 
     Returns:
-        value: The AUROC, the probability that a training photo has a higher score than a held-out
-            one; 0.5 is chance, 1 gives every training photo away.
-        tpr: The true-positive rate at a false-positive rate of 1 %; 0.01 is chance. A photo that is
-            surely found is harmed, however the others fare (Carlini et al. 2022).
-        low, high, tpr_low, tpr_high: 95 % intervals over lesions.
-        n, lesions: Photos and lesions of both kinds together.
+        These values by name.
+
+        - value: The AUROC, the probability that a training photo has a higher score than a held-out
+          one; 0.5 is chance, 1 gives every training photo away.
+        - tpr: The true-positive rate at a false-positive rate of 1 %; 0.01 is chance. A photo that is
+          surely found is harmed, however the others fare (Carlini et al. 2022).
+        - low, high, tpr_low, tpr_high: 95 % intervals over lesions.
+        - n, lesions: Photos and lesions of both kinds together.
 
     Raises:
         InputError: If a score is not finite, a lesion id is missing, or a lesion is on both sides.
