@@ -112,8 +112,8 @@ def precision_recall(
 
         - precision: The fraction of synthetic images in some real ball (Kynkaanniemi et al. 2019).
         - recall: The fraction of real images in some synthetic ball (the same).
-        - density: The mean number of real balls that hold a synthetic image, over `n_neighbours`; it
-          may exceed 1 (Naeem et al. 2020).
+        - density: The mean number of real balls that hold a synthetic image, over `n_neighbours`;
+          it may exceed 1 (Naeem et al. 2020).
         - coverage: The fraction of real balls that hold a synthetic image (the same).
 
     Raises:

@@ -106,8 +106,8 @@ def guess_members(
 
         - value: The AUROC, the probability that a training photo has a higher score than a held-out
           one; 0.5 is chance, 1 gives every training photo away.
-        - tpr: The true-positive rate at a false-positive rate of 1 %; 0.01 is chance. A photo that is
-          surely found is harmed, however the others fare (Carlini et al. 2022).
+        - tpr: The true-positive rate at a false-positive rate of 1 %; 0.01 is chance. A photo that
+          is surely found is harmed, however the others fare (Carlini et al. 2022).
         - low, high, tpr_low, tpr_high: 95 % intervals over lesions.
         - n, lesions: Photos and lesions of both kinds together.
 
