@@ -22,6 +22,7 @@ from hamsynth_utils.core.weights import read_metadata, sha256_of, sha256_of_byte
 from hamsynth_utils.data.dataset_info import ClassList
 from hamsynth_utils.data.lesion_set import LesionSet, to_uint8
 from hamsynth_utils.data.synthetic import LABELS, MANIFEST, NOTICE, read_synthetic
+from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.loading import dataset_of, load_generator
 
 
@@ -64,21 +65,11 @@ def synthesize(
     _require_valid_counts(per_class, dataset.classes)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     generator.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    unknown = [option for option in sampling_kwargs if option not in generator.sampling_options]
-    if unknown:
-        raise InputError(f"a {generator.name} has no {' and no '.join(unknown)}: leave it out")
+    _require_known_options(generator, sampling_kwargs)
     _require_trained_classes(checkpoint, metadata, per_class)
     counts = torch.tensor([per_class.get(dx, 0) for dx in dataset.classes])
     labels = torch.arange(len(counts)).repeat_interleave(counts)
-    provenance = {
-        "generator": generator.name,
-        # Checkpoints of version 0.1.0, where a generator was trained once, do not name its seed.
-        "generator_seed": metadata.get("generator_seed", "0"),
-        "checkpoint": sha256_of(checkpoint),
-        "trained_on": metadata.get("trained_on", "unknown"),
-        "sampling": " ".join(f"{key}={value}" for key, value in sampling_kwargs.items())
-        or "checkpoint's own",
-    }
+    provenance = _provenance(generator, checkpoint, metadata, sampling_kwargs)
     rows, licence = [], dataset.licence
     with (
         atomic_path(folder) as temporary,
@@ -96,6 +87,30 @@ def synthesize(
             bar.update(len(batch))
         pd.DataFrame(rows)[MANIFEST].to_csv(temporary / "manifest.csv", index=False)
     return read_synthetic(folder, dataset.classes)
+
+
+def _provenance(
+    generator: Generator,
+    checkpoint: Path,
+    metadata: dict[str, str],
+    sampling_kwargs: dict[str, float | str],
+) -> dict[str, str]:
+    """How the images are made, as every row of the manifest and every PNG says it."""
+    options = " ".join(f"{key}={value}" for key, value in sampling_kwargs.items())
+    return {
+        "generator": generator.name,
+        # Checkpoints of version 0.1.0, where a generator was trained once, do not name its seed.
+        "generator_seed": metadata.get("generator_seed", "0"),
+        "checkpoint": sha256_of(checkpoint),
+        "trained_on": metadata.get("trained_on", "unknown"),
+        "sampling": options or "checkpoint's own",
+    }
+
+
+def _require_known_options(generator: Generator, sampling_kwargs: dict[str, float | str]) -> None:
+    unknown = [option for option in sampling_kwargs if option not in generator.sampling_options]
+    if unknown:
+        raise InputError(f"a {generator.name} has no {' and no '.join(unknown)}: leave it out")
 
 
 def _require_valid_counts(per_class: dict[str, int], classes: ClassList) -> None:
