@@ -169,7 +169,7 @@ def test_only_finished_generators_are_released(tmp_path):
     run = Run.open("young", write_profile(tmp_path, {}), root=tmp_path)
     train_generator(run, "vae", progress_bar=False)
     with pytest.raises(
-        InputError, match=r"budget\.csv is not there yet: run the notebook of the vae"
+        InputError, match=r"snapshot_distances\.csv is not there yet: run the notebook of the vae"
     ):
         release(run, "vae", tmp_path / "checkpoints")
 
