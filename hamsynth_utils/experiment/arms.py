@@ -1,10 +1,12 @@
 """The arms of the experiment: what each one's classifier learns from, and how.
 
-- `real`: the real training images, as they are. - `weighted`: the same images. The loss weighs an
-image by the inverse frequency of its class. - `oversample`: the same images. Every class is drawn
-equally often. - `augment`: the same images, each with one more random change of colour, contrast or
-geometry (TrivialAugment). - `<generator>`: the same images, and synthetic images of that generator
-for the rare classes. - `<generator>_only`: synthetic images of that generator alone.
+- `real`: the real training images, as they are.
+- `weighted`: the same images. The loss weighs an image by the inverse frequency of its class.
+- `oversample`: the same images. Every class is drawn equally often.
+- `augment`: the same images, each with one more random change of colour, contrast or geometry
+  (TrivialAugment).
+- `<generator>`: the same images, and synthetic images of that generator for the rare classes.
+- `<generator>_only`: synthetic images of that generator alone.
 
 Everything else is equal: network, first weights, number of optimizer steps, batch size, learning
 rate and the averaging of weights. No setting is chosen by the score of an arm.

@@ -1,8 +1,8 @@
-"""Encryption to named recipients with age, so that they alone can open what is sent.
+"""Encryption to named recipients with age (https://age-encryption.org/v1).
 
-A file key, drawn at random, encrypts the content (ChaCha20-Poly1305); it is wrapped for each recipient by a
-Diffie-Hellman exchange on Curve25519 with his public key (https://age-encryption.org/v1). So it says who can
-read, and that nothing was changed since, but not who wrote: everybody who knows the public key can encrypt.
+A random file key encrypts the content (ChaCha20-Poly1305). A Diffie-Hellman exchange on Curve25519 with the
+public key of each recipient encrypts the file key. Only the recipients can read the content, and they notice
+every change. The encryption does not show who the sender is, because everybody can know a public key.
 """
 
 from __future__ import annotations
@@ -21,23 +21,38 @@ KINDS = "age1... (X25519), ssh-ed25519 or ssh-rsa"
 
 
 def recipients_in(path: Path) -> list[str]:
-    """The recipients in a file, one a line; empty lines and those that begin with # are left out.
+    """Read the recipients from a file.
 
-    Raises InputError if it is missing or names nobody.
+    Args:
+        path: a file with one public key per line. Empty lines and lines that begin with # are skipped.
+
+    Returns:
+        The public keys as texts.
+
+    Raises:
+        InputError: if the file is missing or has no public key.
     """
     if not path.is_file():
         raise InputError(f"no file of recipients at {path}")
     lines = [line.strip() for line in path.read_text().splitlines()]
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
-        raise InputError(f"{path} names no recipient: write one public key a line, {KINDS}")
+        raise InputError(f"{path} names no recipient: write one public key per line, {KINDS}")
     return found
 
 
 def parse_recipients(recipients: Sequence[str]) -> list[Any]:
-    """The public keys of pyrage that the texts stand for.
+    """Parse public keys.
 
-    Raises InputError for none, for one that is no public key, and for a secret key, which it does not repeat.
+    Args:
+        recipients: public keys of age or ssh as texts.
+
+    Returns:
+        The keys as objects of pyrage.
+
+    Raises:
+        InputError: if there is no text, or a text is no public key or a secret key. The message does not
+            repeat a secret key.
     """
     pyrage = _pyrage()
     if not recipients:
@@ -46,7 +61,7 @@ def parse_recipients(recipients: Sequence[str]) -> list[Any]:
     for text in recipients:
         if text.strip().upper().startswith(SECRET):
             raise InputError(
-                "a recipient is a secret key, which must stay with its owner: give his public key, age1..."
+                "a recipient is a secret key, which must stay with its owner: give the public key, age1..."
             )
         kind = pyrage.ssh.Recipient if text.startswith("ssh-") else pyrage.x25519.Recipient
         try:
@@ -59,20 +74,36 @@ def parse_recipients(recipients: Sequence[str]) -> list[Any]:
 
 
 def encrypt(content: bytes, recipients: Sequence[str]) -> bytes:
-    """`content`, encrypted so that any one of the recipients can open it; other bytes at each call.
+    """Encrypt a content to recipients.
 
-    Raises InputError as `parse_recipients` does.
+    Args:
+        content: any bytes.
+        recipients: public keys of age or ssh as texts.
+
+    Returns:
+        The encrypted bytes, which each recipient alone can decrypt. Every call gives other bytes.
+
+    Raises:
+        InputError: as `parse_recipients` does.
     """
     keys = parse_recipients(recipients)
     return _pyrage().encrypt(content, keys)
 
 
 def decrypt(content: bytes, identity: Path, name: str) -> bytes:
-    """What was encrypted to the owner of the secret keys in the file `identity`; name: what `content` is
-    called.
+    """Decrypt a content.
 
-    identity: lines AGE-SECRET-KEY-1..., as age-keygen writes them, or a private key of ssh without
-    passphrase. Raises InputError for a file without a key, for a wrong key, and for content that was altered.
+    Args:
+        content: the encrypted bytes.
+        identity: a file with secret keys: lines AGE-SECRET-KEY-1... of age-keygen, or a private key of
+            ssh without passphrase.
+        name: the name of the content in messages.
+
+    Returns:
+        The decrypted bytes.
+
+    Raises:
+        InputError: if the file has no key, no key fits, or the content was altered.
     """
     pyrage = _pyrage()
     keys = _identities(identity)

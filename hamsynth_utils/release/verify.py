@@ -1,8 +1,8 @@
-"""Check a synthetic set that has come in: a folder, a .zip, or a .zip.age that was encrypted to us.
+"""Check a received synthetic set: a folder, a .zip, or an encrypted .zip.age.
 
-The check names every file that was altered, added or deleted since the export. The hashes show that, and no
-more: who can alter a file can write its hash anew. Only the fingerprint of the hashes, told by another way
-than the set, shows that too.
+The check names every file that was altered, added or deleted since the export. Whoever can alter a file can
+also write a new hash. Only the fingerprint of the hashes, received by another channel than the set, shows
+such an attack.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ from hamsynth_utils.release.encryption import decrypt
 
 
 def find_alterations(folder: Path, fingerprint: str | None = None) -> list[str]:
-    """Everything that was altered in an exported set since its export, one line each, each naming the file.
+    """Find what was altered in an exported set since its export.
 
-    fingerprint: the SHA-256 of its SHA256SUMS as the sender has told it. An empty list: nothing was, as far
-    as hashes can tell. Raises InputError where there is no exported set at all.
+    Args:
+        folder: the set.
+        fingerprint: the SHA-256 of its SHA256SUMS, as the sender told it.
+
+    Returns:
+        One line per alteration, with the file. The list is empty if the hashes show no alteration.
+
+    Raises:
+        InputError: if the folder is no exported set.
     """
     sums_path = folder / SUMS
     files = sorted(
@@ -62,7 +69,7 @@ def find_alterations(folder: Path, fingerprint: str | None = None) -> list[str]:
 
 
 def _altered_images(folder: Path) -> dict[str, str]:
-    """What the manifest and the images' own metadata say against each other, by file."""
+    """By file: the contradiction between the manifest and the image's own metadata."""
     try:
         manifest = read_manifest(folder)
     except InputError as error:
@@ -84,7 +91,7 @@ def _inside(error: InputError, folder: Path) -> str:
 
 
 def _read_sums(path: Path) -> tuple[dict[str, str], list[str]]:
-    """The hash of each listed file, and what is wrong with the list itself."""
+    """The hash of each listed file, and the faults of the list itself."""
     sums: dict[str, str] = {}
     found = []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):

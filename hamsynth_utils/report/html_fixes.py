@@ -1,4 +1,4 @@
-"""What the book's theme leaves out of its pages and a reader who hears or types them needs."""
+"""Fixes of the theme's HTML for readers who use a screen reader or a keyboard."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SEARCH = """data-bs-placement="bottom"{}>
 TOGGLE = '<span class="toctree-toggle"'
 
 
-REPAIRS = (
+HTML_FIXES = (
     # A button that folds a part of the contents has only an icon.
     (f"<summary>{TOGGLE}", f'<summary aria-label="pages below this one">{TOGGLE}'),
-    # What is said of a button must hold what is to be read on it, or it cannot be called by that.
+    # The name of a button must contain its visible text, so that voice control finds the button.
     (
         ' title="Search" aria-label="Search" ' + SEARCH.format(' data-bs-toggle="tooltip"'),
         " " + SEARCH.format(""),
@@ -26,14 +26,18 @@ REPAIRS = (
     # Its entries are no list items.
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),
 )
-"""Text of the theme, and what stands in its place."""
+"""Pairs of a text of the theme and its replacement."""
 
 
 def apply_html_fixes(html: Path) -> None:
-    """Apply the `REPAIRS` to every page in a folder."""
+    """Apply the `HTML_FIXES` to every page.
+
+    Args:
+        html: the folder of the built book.
+    """
     for page in html.rglob("*.html"):
         text = before = page.read_text()
-        for old, new in REPAIRS:
+        for old, new in HTML_FIXES:
             text = text.replace(old, new)
         if text != before:
             page.write_text(text)

@@ -41,13 +41,20 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 TILE, GAP, LEFT, HEAD, FOOT = 128, 6, 104, 48, 34
-"""Of the picture, in its pixels: a lesion, the room between two, and the margins with the words."""
+"""Sizes in the picture in pixels: an image, the gap between two, and the margins for text."""
 
 
 def repository(project: Path | None = None) -> str:
-    """The repository's address, `https://github.com/OWNER/NAME`, in pyproject.toml; "" if there is none.
+    """The address of the repository, from pyproject.toml.
 
-    Raises InputError for an address of another form, for which there would be no badges.
+    Args:
+        project: the file; that of the project by default.
+
+    Returns:
+        `https://github.com/OWNER/NAME`, or "" if the file has no address.
+
+    Raises:
+        InputError: if the address has another form, so that there are no badges for it.
     """
     project = project or project_root() / "pyproject.toml"
     address = tomllib.loads(project.read_text())["project"].get("urls", {}).get("Repository", "")
@@ -59,7 +66,14 @@ def repository(project: Path | None = None) -> str:
 
 
 def badges(address: str) -> str:
-    """Links to the published report, Binder and Colab: one line of Markdown, nothing without an address."""
+    """Links to the published report, Binder and Colab.
+
+    Args:
+        address: from `repository`.
+
+    Returns:
+        One line of Markdown, or "" without an address.
+    """
     if not address:
         return ""
     owner, name = address.split("/")[-2:]
@@ -76,9 +90,16 @@ def badges(address: str) -> str:
 
 
 def update_readme(readme: str) -> str:
-    """The README with its badges, and with the answer of the reference run or that there is none.
+    """Write the badges and the answer of the reference run into the README.
 
-    Raises InputError if it lacks a mark of either, or has one twice or in the wrong order.
+    Args:
+        readme: the text of the README, with a pair of marks around the badges and around the answer.
+
+    Returns:
+        The new text.
+
+    Raises:
+        InputError: if a mark is missing, occurs twice or is in the wrong order.
     """
     for name, content in {"badges": badges(repository()), "answer": short_answer()}.items():
         begin, end = BEGIN.format(name), END.format(name)
@@ -94,25 +115,51 @@ def update_readme(readme: str) -> str:
 
 
 def add_repository_address(set_up: str) -> str:
-    """The set-up notebook for Colab, as JSON, with the repository's address in it."""
+    """Write the repository's address into the set-up notebook for Colab.
+
+    Args:
+        set_up: the notebook as a JSON text.
+
+    Returns:
+        The new text.
+    """
     return ADDRESS.sub(lambda _: f'ADDRESS = \\"{repository()}\\"', set_up)
 
 
 def tile_at(row: int, column: int) -> tuple[int, int, int, int]:
-    """Where a lesion lies in the picture: left, top, right and bottom, in pixels."""
+    """The place of an image in the picture.
+
+    Args:
+        row: of the generator, from 0.
+        column: of the class, from 0.
+
+    Returns:
+        Left, top, right and bottom in pixels.
+    """
     left, top = LEFT + column * (TILE + GAP), HEAD + row * (TILE + GAP)
     return left, top, left + TILE, top + TILE
 
 
 def samples(name: str) -> np.ndarray:
-    """One image of each class, in their order, by a committed checkpoint: uint8 [7, S, S, 3]."""
+    """One image per class from a released checkpoint.
+
+    Args:
+        name: the generator.
+
+    Returns:
+        uint8 [7, S, S, 3], in the order of the classes.
+    """
     return pixels(
         load_generator(checkpoint_of(name)).sample(torch.arange(len(HAM10000.classes)), SEED)
     )
 
 
 def sample_sheet() -> Image.Image:
-    """One row a released generator, one column a class, and in words that nothing in it is a photograph."""
+    """The picture of the README: one row per released generator and one column per class.
+
+    Returns:
+        The picture; a line in it says that all images are synthetic.
+    """
     released = [name for name in GENERATORS if checkpoint_of(name).is_file()]
     _, _, right, bottom = tile_at(len(released) - 1, len(HAM10000.classes) - 1)
     sheet = Image.new("RGB", (right + GAP, bottom + FOOT), "white")

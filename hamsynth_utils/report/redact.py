@@ -1,4 +1,4 @@
-"""Paths of this machine, taken out of everything that is published."""
+"""Redaction: the paths of this machine are removed from everything that is published."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 
 class PathRedactor:
-    """Takes this machine's paths out of everything that is published."""
+    """Replaces the paths of this machine by short names.
+
+    Args:
+        folder: the run folder; becomes `runs/<name>`.
+        root: the folder of the project; becomes `.`.
+        *sources: folders of data; only the last part remains.
+    """
 
     def __init__(self, folder: Path, root: Path, *sources: str) -> None:
         names = {
@@ -19,12 +25,21 @@ class PathRedactor:
             str(Path.home()): "~",
         }
         names |= {source: Path(source).name for source in sources if source != "phantom"}
-        # Longest first: the run folder usually lies in the checkout, and that in the home folder.
+        # Longest first: the run folder usually lies in the checkout, and the checkout in the home folder.
         paths = sorted((path for path in names if len(path) > 1), key=len, reverse=True)
         self._names = names
         self._pattern = re.compile(rf"(?<![\w.+/-])({'|'.join(map(re.escape, paths))})(?![\w.-])")
 
     def __call__(self, value: Any, key: str = "") -> Any:
+        """Replace the paths in a value.
+
+        Args:
+            value: a text, or lists and dictionaries of texts such as a notebook.
+            key: the key of the value in its dictionary. Values of keys `image/...` are left as they are.
+
+        Returns:
+            The same structure without paths of this machine.
+        """
         if isinstance(value, str):
             return (
                 value

@@ -1,4 +1,4 @@
-"""The students' notebooks: without solutions and the answers of the quizzes, in plain Markdown."""
+"""The students' notebooks: plain Markdown, without solutions and without the answers of the quizzes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,22 @@ SOLUTION, CHECK, QUIZ = "solution", "self-check", "quiz"
 
 
 FIRST_LINE = "# The check: run this cell\n"
-"""Of a check, which knows the answer: JupyterLab folds a cell down to its first line."""
+"""First line of a check. JupyterLab shows only this line of a folded cell, and the rest holds the answer."""
 
 
 ANSWER = re.compile(r"\n*^(`{3,})\{dropdown\} Answer\n.*?^\1$", re.M | re.S)
 
 
 def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """The notebook without its solutions, with the questions of its quiz alone, as JupyterLab shows it."""
+    """The students' version of a notebook.
+
+    Args:
+        notebook: a notebook as JSON.
+
+    Returns:
+        The notebook without solutions and without the answers of its quiz, in the Markdown that JupyterLab
+        can show.
+    """
     cells = []
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", [])
@@ -40,11 +48,18 @@ def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_student_version(folder: Path, notebooks: Path | None = None) -> list[Path]:
-    """Write every notebook as students get it into the folder, and return the files.
+    """Write the students' version of every notebook.
 
-    notebooks: a folder of notebooks, by default that of the checkout.
-    Raises InputError, before anything is written, if a notebook of such a name is there and is another: a
-    student may have worked in it.
+    Args:
+        folder: where the notebooks are written.
+        notebooks: a folder of notebooks, by default that of the project.
+
+    Returns:
+        The written files.
+
+    Raises:
+        InputError: if a file of that name exists with another content, because a student may have worked
+            in it. In this case nothing is written.
     """
     texts = {}
     for path in sorted((notebooks or project_root() / "notebooks").glob("*.ipynb")):

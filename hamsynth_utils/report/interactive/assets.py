@@ -1,4 +1,4 @@
-"""What the pages that answer have in common: a finished run's sets, and the scripts that carry their data."""
+"""Shared by the interactive pages: the synthetic sets of a run, and the scripts that hold the data."""
 
 from __future__ import annotations
 
@@ -22,25 +22,48 @@ from hamsynth_utils.experiment.run import Run
 
 @dataclass(frozen=True)
 class SyntheticSets:
-    """A run whose data are split and that has synthetic sets.
+    """The synthetic sets of a run.
 
-    manifests: of each set, by generator, shuffled by the run's seed, so that the first rows are a fair draw.
+    Attributes:
+        run: a run with a split and at least one synthetic set.
+        manifests: the manifest of each set by generator. The rows are shuffled by the run's seed, so that the
+            first rows are a random sample.
     """
 
     run: Run
     manifests: dict[str, pd.DataFrame]
 
     def folder(self, generator: str) -> Path:
+        """The folder of a generator's set."""
         return self.run.paths.synthetic(generator)
 
     def images(self, generator: str, rows: pd.DataFrame) -> Tensor:
-        """Images of some rows, verified: uint8 [N, 3, S, S]; raises InputError for one that was altered."""
+        """Read and verify some images of a set.
+
+        Args:
+            generator: the generator.
+            rows: N rows of its manifest.
+
+        Returns:
+            uint8 [N, 3, S, S].
+
+        Raises:
+            InputError: if an image was altered.
+        """
         pixels = [verified_image(self.folder(generator), row) for row in rows.to_dict("records")]
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
 def load_synthetic_sets(folder: Path, record: dict[str, Any]) -> SyntheticSets | None:
-    """Those of a run folder and its `run.yaml`; None where it has no split data or no synthetic set."""
+    """Load the synthetic sets of a run.
+
+    Args:
+        folder: the run folder.
+        record: the content of its `run.yaml`.
+
+    Returns:
+        The sets; None if the run has no split or no synthetic set.
+    """
     run = Run(folder, parse_profile(record["profile"]), record["data"], record["seed"])
     names = [name for name in GENERATORS if run.has_synthetic_set(name)]
     if not names or not run.paths.lesions.is_dir() or not run.paths.split().is_file():
@@ -53,9 +76,13 @@ def load_synthetic_sets(folder: Path, record: dict[str, Any]) -> SyntheticSets |
 
 
 def write_script(path: Path, name: str, value: dict[str, Any], dataset: DatasetInfo) -> None:
-    """`window.<name> = value;`, beside what every such page says of classes and generators.
+    """Write data for a page as a script, because a page from the file system cannot read JSON.
 
-    A script and not JSON, since a page that is opened from the file system may read nothing else.
+    Args:
+        path: the script.
+        name: the variable of `window` that gets the data.
+        value: the data. Classes, names of generators, notice and licence are added.
+        dataset: the data set of the run.
     """
     value |= {
         "classes": [{"dx": dx, "name": name} for dx, name in dataset.classes.long_names.items()],
@@ -68,5 +95,12 @@ def write_script(path: Path, name: str, value: dict[str, Any], dataset: DatasetI
 
 
 def base64_text(content: bytes) -> str:
-    """Bytes as base64."""
+    """Encode bytes.
+
+    Args:
+        content: any bytes.
+
+    Returns:
+        The bytes in base64.
+    """
     return base64.b64encode(content).decode()

@@ -1,4 +1,4 @@
-"""The gallery: a part of a run's synthetic sets, with what the measures say of every image."""
+"""The gallery: some images of a run's synthetic sets, with measurements of every image."""
 
 from __future__ import annotations
 
@@ -26,40 +26,45 @@ from hamsynth_utils.report.interactive.assets import (
     write_script,
 )
 
-MOST = 8
-"""Images of a class and generator that the page has, or fewer if they would not fit `BYTES`."""
+MAX_IMAGES = 8
+"""Images per class and generator on the page, at most; fewer if they would exceed `MAX_BYTES`."""
 
 
-BYTES = 4_500_000
-"""Of all files of the page together; a page may have 5 MB with its frame."""
+MAX_BYTES = 4_500_000
+"""Limit for all files of the page together; with its frame, a page may have 5 MB."""
 
 
 def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
-    """Put the images of a run's page into `target`, and `gallery.js`, which says what is known of them.
+    """Write the images of the gallery and their measurements.
 
-    The images of a class and generator are in a script of their own, which the page loads when it shows them.
-    Real images are only measured against, and are not written. A run without synthetic sets or without the
-    classifier of real images gets a page that says so.
+    The images of each class and generator have their own script, which the page loads when it shows them.
+    Real images are used for measurements and are not written. A run without synthetic sets, or without the
+    classifier of the arm real, gets a page that says so.
+
+    Args:
+        target: the folder for `gallery.js` and the scripts of the images.
+        folder: the run folder.
+        record: the content of its `run.yaml`.
     """
-    exhibits, dataset = load_synthetic_sets(folder, record), describe_data(record["data"])
+    sets, dataset = load_synthetic_sets(folder, record), describe_data(record["data"])
     weights = RunPaths(folder).classifier("real", record["profile"]["seeds"][0]) / WEIGHTS
-    if exhibits is None or not weights.is_file():
+    if sets is None or not weights.is_file():
         return write_script(target / "gallery.js", "hamsynthGallery", {"images": []}, dataset)
-    classifier = load_classifier(exhibits.run.profile.classifier, weights)
+    classifier = load_classifier(sets.run.profile.classifier, weights)
     chosen = {
-        name: manifest.groupby("dx", sort=False).head(MOST)
-        for name, manifest in exhibits.manifests.items()
+        name: manifest.groupby("dx", sort=False).head(MAX_IMAGES)
+        for name, manifest in sets.manifests.items()
     }
-    train = exhibits.run.images("train").images
-    heldout = torch.cat([exhibits.run.images(part).images for part in ("validation", "test")])
+    train = sets.run.images("train").images
+    heldout = torch.cat([sets.run.images(part).images for part in ("validation", "test")])
     images = [
         image
         for name, rows in chosen.items()
-        for image in _judged(exhibits, name, rows, classifier, train)
+        for image in _measured_images(sets, name, rows, classifier, train)
     ]
     distances, _ = nearest_aligned(heldout.numpy(), train.numpy())
-    each = _fitting(images)
-    images = [image for image in images if image["rank"] < each]
+    n_each = _images_that_fit(images)
+    images = [image for image in images if image["rank"] < n_each]
     write_script(
         target / "gallery.js",
         "hamsynthGallery",
@@ -68,9 +73,9 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
                 {key: value for key, value in image.items() if key != "png"} for image in images
             ],
             "columns": MANIFEST,
-            "each": each,
+            "each": n_each,
             "phantom": record["data"] == "phantom",
-            "of": {name: len(manifest) for name, manifest in exhibits.manifests.items()},
+            "of": {name: len(manifest) for name, manifest in sets.manifests.items()},
             "heldout": {
                 "n": len(distances),
                 "near": round(float(np.quantile(distances, NEAR_QUANTILE)), 2),
@@ -88,25 +93,25 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def _judged(
-    exhibits: SyntheticSets,
+def _measured_images(
+    sets: SyntheticSets,
     name: str,
     rows: pd.DataFrame,
     classifier: Classifier,
     train: torch.Tensor,
 ) -> list[dict[str, Any]]:
-    """What the page knows of each image of a generator's set: its row of the manifest, and
+    """For each image: its row of the manifest, and the measurements that the page shows.
 
-    rank, which of its class it is; distance, to the nearest training image, see `nearest_aligned`; p, the
-    classifier's seven probabilities; map, the attention rollout on the patches, row by row, 100 where even
-    attention would have every patch, `columns` to a row; png, the file.
+    These are `rank`, its position in its class; `distance` to the nearest training image, see
+    `nearest_aligned`; `p`, the classifier's seven probabilities; `map`, the attention rollout on the patches
+    row by row, `side` patches per row, where 100 is uniform attention; and `png`, the file.
     """
-    images = exhibits.images(name, rows)
+    images = sets.images(name, rows)
     seen = to_unit_range(images)
     p = torch.stack(
         [classifier.logits(view).softmax(1) for view in views(seen, classifier.settings.tta_views)]
     ).mean(0)
-    labels = torch.from_numpy(labels_of(rows["dx"], exhibits.run.dataset.classes))
+    labels = torch.from_numpy(labels_of(rows["dx"], sets.run.dataset.classes))
     heat = patch_maps(classifier.vit, classifier.prepare(seen), labels)["rollout"]
     heat = 100 * heat / heat.mean((1, 2), keepdim=True)
     distances, _ = nearest_aligned(images.numpy(), train.numpy())
@@ -119,7 +124,7 @@ def _judged(
             "p": [round(share, 4) for share in shares],
             "side": heat.shape[2],
             "map": grid.flatten().round().int().tolist(),
-            "png": base64_text((exhibits.folder(name) / row["file"]).read_bytes()),
+            "png": base64_text((sets.folder(name) / row["file"]).read_bytes()),
         }
         for row, rank, distance, shares, grid in zip(
             rows[MANIFEST].to_dict("records"),
@@ -132,9 +137,9 @@ def _judged(
     ]
 
 
-def _fitting(images: list[dict[str, Any]]) -> int:
-    """How many images of a class and generator fit `BYTES`."""
-    sizes = np.zeros(MOST)
+def _images_that_fit(images: list[dict[str, Any]]) -> int:
+    """How many images per class and generator fit into `MAX_BYTES`."""
+    sizes = np.zeros(MAX_IMAGES)
     for image in images:
         sizes[image["rank"]] += len(json.dumps(image))
-    return int((sizes.cumsum() <= BYTES).sum())
+    return int((sizes.cumsum() <= MAX_BYTES).sum())

@@ -1,4 +1,4 @@
-"""The generators of a report's page: trained networks as ONNX files, which a browser can run."""
+"""The playground: trained generators as ONNX files, which a browser can run."""
 
 from __future__ import annotations
 
@@ -35,10 +35,18 @@ LEAST_HALVED = 256
 
 
 def write_playground(target: Path, folder: Path, data: str) -> None:
-    """Put the networks of a run's page into `target`, and `networks.js`, which describes them, beside them.
+    """Write the networks of the playground, and `networks.js`, which describes them.
 
-    folder, data: of the run. Its own networks are shown if its data is the phantom and they fit the `LIMIT`,
-    else those of `checkpoints/`: what has learned from photographs of people is shown only if released.
+    The page shows the run's own networks if its data is the phantom and they fit into `LIMIT`. Otherwise the
+    page shows the released checkpoints, because networks trained on photographs of people are not public.
+
+    Args:
+        target: the folder for the networks.
+        folder: the run folder.
+        data: "phantom" or the folder of the run's data.
+
+    Raises:
+        ValueError: if the released networks exceed `LIMIT`.
     """
     own = _present({name: RunPaths(folder).generator_weights(name) for name in GENERATORS})
     released = _present({name: checkpoint_of(name) for name in GENERATORS})

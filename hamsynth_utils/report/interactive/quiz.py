@@ -1,4 +1,4 @@
-"""Real or synthetic? Twenty images of a run for the reader to tell apart, and a probe that has tried, too."""
+"""The quiz: the reader tells real from synthetic images of a run, and so does a probe."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from hamsynth_utils.report.interactive.assets import (
 )
 
 PAIRS = 10
-"""A real and a synthetic image of the same class each."""
+"""Pairs of a real and a synthetic image of the same class."""
 
 
-LEARNED = 150
-"""Synthetic images, and as many real ones of the same classes, that the probe learns from, at most."""
+MAX_TRAINING_IMAGES = 150
+"""Synthetic images in the training of the probe, at most, with as many real images of the same classes."""
 
 
 EXTRACTOR = "efficientnet_lite0"
@@ -42,28 +42,33 @@ MARK = "not_for_publication"
 
 
 def write_quiz(target: Path, folder: Path, record: dict[str, Any]) -> None:
-    """Write `quiz.js`: the images of a run's quiz, what each is, and what a probe says of it.
+    """Write `quiz.js`: the images of the quiz, the source of each, and the answer of a probe.
 
-    Real images are held-out ones. None is written if the run is marked as not for publication, which does not
-    matter on the phantom: it shows nobody. Then, and in a run without synthetic sets, the page says so.
+    The real images are held-out images. A run with the key `not_for_publication` gets no images, except on
+    the phantom, which shows nobody. Then, and in a run without synthetic sets, the page says so.
+
+    Args:
+        target: the folder for `quiz.js`.
+        folder: the run folder.
+        record: the content of its `run.yaml`.
     """
     dataset = describe_data(record["data"])
     if record["data"] != "phantom" and record.get(MARK):
         return write_script(
             target / "quiz.js", "hamsynthQuiz", {"images": [], "marked": True}, dataset
         )
-    exhibits = load_synthetic_sets(folder, record)
-    if exhibits is None:
+    sets = load_synthetic_sets(folder, record)
+    if sets is None:
         return write_script(
             target / "quiz.js", "hamsynthQuiz", {"images": [], "marked": False}, dataset
         )
-    chance = np.random.default_rng(exhibits.run.seed)
-    heldout = _heldout(exhibits)
-    real, made = _pairs(heldout.table, heldout.classes, exhibits.manifests, chance)
-    shown = torch.cat([heldout.images[real], _made(exhibits, made)])
+    rng = np.random.default_rng(sets.run.seed)
+    heldout = _heldout(sets)
+    real, synthetic = _pairs(heldout.table, heldout.classes, sets.manifests, rng)
+    shown = torch.cat([heldout.images[real], _synthetic_images(sets, synthetic)])
     truth = [("real", heldout.table["dx"].iloc[row]) for row in real]
-    truth += list(zip(made["generator"], made["dx"], strict=True))
-    said, accuracy, learned = _probe(exhibits, set(made["image_id"]), shown, chance)
+    truth += list(zip(synthetic["generator"], synthetic["dx"], strict=True))
+    probabilities, accuracy, learned = _probe(sets, set(synthetic["image_id"]), shown, rng)
     usual = float(np.median(mean_abs_laplacian(heldout.images)))
     images = [
         {
@@ -74,10 +79,10 @@ def write_quiz(target: Path, folder: Path, record: dict[str, Any]) -> None:
             "png": base64_text(_png(pixels)),
         }
         for (source, dx), fine, share, pixels in zip(
-            truth, mean_abs_laplacian(shown), said, shown, strict=True
+            truth, mean_abs_laplacian(shown), probabilities, shown, strict=True
         )
     ]
-    order = chance.permutation(len(images))
+    order = rng.permutation(len(images))
     write_script(
         target / "quiz.js",
         "hamsynthQuiz",
@@ -91,9 +96,13 @@ def write_quiz(target: Path, folder: Path, record: dict[str, Any]) -> None:
 
 
 def mean_abs_laplacian(images: Tensor) -> np.ndarray:
-    """How much neighbouring pixels differ: the mean absolute Laplacian of the grey levels, [N].
+    """The mean absolute Laplacian of the grey levels: how much neighbouring pixels differ.
 
-    images: uint8 [N, 3, H, W]; the result is in grey levels, 0 for an even picture.
+    Args:
+        images: uint8 [N, 3, H, W].
+
+    Returns:
+        float [N] in grey levels, 0 for a uniform image.
     """
     grey = images.float().mean(1)
     inner = grey[:, 1:-1, 1:-1]
@@ -101,90 +110,105 @@ def mean_abs_laplacian(images: Tensor) -> np.ndarray:
     return (inner - around / 4).abs().mean((1, 2)).numpy()
 
 
-def _heldout(exhibits: SyntheticSets) -> LesionSet:
-    return exhibits.run.images("validation") + exhibits.run.images("test")
+def _heldout(sets: SyntheticSets) -> LesionSet:
+    return sets.run.images("validation") + sets.run.images("test")
 
 
 def _pairs(
     real: pd.DataFrame,
     class_list: ClassList,
     manifests: dict[str, pd.DataFrame],
-    chance: np.random.Generator,
+    rng: np.random.Generator,
 ) -> tuple[list[int], pd.DataFrame]:
-    """Rows of held-out images, one a lesion, and as many synthetic images of the same classes.
+    """Rows of held-out images, one per lesion, and as many synthetic images of the same classes.
 
-    Classes and generators take turns, so that none of them is a clue. Fewer than `PAIRS` only where no class
-    has more of both.
+    Classes and generators take turns, so that none of them is a clue. There are fewer than `PAIRS` only if no
+    class has more images of both kinds.
     """
-    order = real.iloc[chance.permutation(len(real))]
+    order = real.iloc[rng.permutation(len(real))]
     order = order[~order["lesion_id"].duplicated()]
-    photos = {dx: list(order.index[order["dx"] == dx]) for dx in class_list}
+    real_rows = {dx: list(order.index[order["dx"] == dx]) for dx in class_list}
     rows = {
         (name, dx): list(each.index[each["dx"] == dx])
         for name, each in manifests.items()
         for dx in class_list
     }
-    classes = [class_list[i] for i in chance.permutation(len(class_list))]
-    found: list[int] = []
-    made: list[pd.Series] = []
+    classes = [class_list[i] for i in rng.permutation(len(class_list))]
+    real_images: list[int] = []
+    synthetic: list[pd.Series] = []
     for turn in range(PAIRS * len(classes) * len(manifests)):
         dx, name = classes[turn % len(classes)], list(manifests)[turn % len(manifests)]
-        if len(found) < PAIRS and photos[dx] and rows[name, dx]:
-            found.append(photos[dx].pop())
-            made.append(manifests[name].loc[rows[name, dx].pop()])
-    return found, pd.DataFrame(made)
+        if len(real_images) < PAIRS and real_rows[dx] and rows[name, dx]:
+            real_images.append(real_rows[dx].pop())
+            synthetic.append(manifests[name].loc[rows[name, dx].pop()])
+    return real_images, pd.DataFrame(synthetic)
 
 
-def _made(exhibits: SyntheticSets, rows: pd.DataFrame) -> Tensor:
-    """The images of rows of several manifests, in their order."""
+def _synthetic_images(sets: SyntheticSets, rows: pd.DataFrame) -> Tensor:
+    """The images of rows of several manifests, in the order of the rows."""
     return torch.cat(
         [
-            exhibits.images(row.generator, rows.iloc[i : i + 1])
+            sets.images(row.generator, rows.iloc[i : i + 1])
             for i, row in enumerate(rows.itertuples())
         ]
     )
 
 
 def _probe(
-    exhibits: SyntheticSets, shown_ids: set[str], shown: Tensor, chance: np.random.Generator
+    sets: SyntheticSets, shown_ids: set[str], shown: Tensor, rng: np.random.Generator
 ) -> tuple[np.ndarray, float, int]:
-    """A logistic regression's probability that each shown image is synthetic, and how good it is elsewhere.
+    """The probability of a logistic regression that each shown image is synthetic.
 
-    It learns from training images and from synthetic ones that are not shown. Returns the probabilities, its
-    balanced accuracy on images it has not learned from (five folds, whole lesions), and n.
+    The probe learns from training images and from synthetic images that are not shown. Returns the
+    probabilities, the balanced accuracy of the probe (five folds by lesion), and its number of images.
     """
     train, each = (
-        exhibits.run.images("train"),
-        LEARNED // (len(exhibits.run.dataset.classes) * len(exhibits.manifests)),
+        sets.run.images("train"),
+        MAX_TRAINING_IMAGES // (len(sets.run.dataset.classes) * len(sets.manifests)),
     )
-    made = pd.concat(
+    synthetic = pd.concat(
         [
             manifest[~manifest["image_id"].isin(shown_ids)].groupby("dx").head(each)
-            for manifest in exhibits.manifests.values()
+            for manifest in sets.manifests.values()
         ]
     )
-    order = chance.permutation(len(train))
+    order = rng.permutation(len(train))
     of_class = {dx: order[(train.table["dx"] == dx).to_numpy()[order]] for dx in train.classes}
-    # As many of each class on both sides, or the probe would learn what is rare and not what is synthetic.
-    counts = {dx: min(len(of_class[dx]), int((made["dx"] == dx).sum())) for dx in train.classes}
+    # As many of each class on both sides; otherwise the probe would learn which classes are rare.
+    counts = {
+        dx: min(len(of_class[dx]), int((synthetic["dx"] == dx).sum())) for dx in train.classes
+    }
     real = train.subset(np.concatenate([of_class[dx][:count] for dx, count in counts.items()]))
-    made = made.sample(frac=1, random_state=exhibits.run.seed)
-    made = pd.concat([made[made["dx"] == dx].head(count) for dx, count in counts.items()])
-    extractor = load_extractor(EXTRACTOR)
-    features = extract(torch.cat([real.images, _made(exhibits, made), shown]), extractor)
-    known, asked = np.split(features, [len(real) + len(made)])
-    is_made = np.arange(len(known)) >= len(real)
-    lesions = np.concatenate([real.table["lesion_id"], made["image_id"]])
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    guessed = cross_val_predict(probe, known, is_made, groups=lesions, cv=GroupKFold(5))
-    accuracy = float(
-        np.mean([(guessed == is_made)[is_made == kind].mean() for kind in (False, True)])
+    synthetic = synthetic.sample(frac=1, random_state=sets.run.seed)
+    synthetic = pd.concat(
+        [synthetic[synthetic["dx"] == dx].head(count) for dx, count in counts.items()]
     )
-    return probe.fit(known, is_made).predict_proba(asked)[:, 1], round(accuracy, 3), len(known)
+    extractor = load_extractor(EXTRACTOR)
+    features = extract(
+        torch.cat([real.images, _synthetic_images(sets, synthetic), shown]), extractor
+    )
+    known, unknown = np.split(features, [len(real) + len(synthetic)])
+    is_synthetic = np.arange(len(known)) >= len(real)
+    lesions = np.concatenate([real.table["lesion_id"], synthetic["image_id"]])
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    predicted = cross_val_predict(probe, known, is_synthetic, groups=lesions, cv=GroupKFold(5))
+    accuracy = float(
+        np.mean(
+            [
+                (predicted == is_synthetic)[is_synthetic == truth_value].mean()
+                for truth_value in (False, True)
+            ]
+        )
+    )
+    return (
+        probe.fit(known, is_synthetic).predict_proba(unknown)[:, 1],
+        round(accuracy, 3),
+        len(known),
+    )
 
 
 def _png(pixels: Tensor) -> bytes:
-    """Without the label that the others carry, which would give the answer; the page says it afterwards."""
+    """The image as a PNG without its label, which would give the answer. The page shows the label afterwards."""
     buffer = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
     return buffer.getvalue()

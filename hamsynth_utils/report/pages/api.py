@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -100,9 +101,44 @@ def _escape_markup(
     parts[::2] = [MARKUP.sub(r"\\\g<0>", part) for part in parts[::2]]
     parts[1::2] = [rf"\ ``{code}``\ " for code in parts[1::2]]
     lines[:] = "".join(parts).split("\n")
+    # Napoleon takes the words before a colon in the first line for a type.
     if what in {"data", "attribute", "property"}:
-        # Napoleon takes the words before a colon in the first line for a type.
         lines.insert(0, "")
+    else:
+        lines[:] = _list_results(lines)
+
+
+def _list_results(lines: list[str]) -> list[str]:
+    """The lines of a docstring, with the entries of a result such as `value: The AUROC` as a list.
+
+    An entry is a line of the section Returns whose next line is indented further. The escaped space keeps
+    napoleon from reading the first entry as a type.
+    """
+    listed, body = [], ""
+    for i, line in enumerate(lines):
+        indent = line[: len(line) - len(line.lstrip())]
+        if line.strip() and len(indent) < len(body):
+            body = ""
+        if body and line.strip():
+            listed.append(
+                f"{body}- {line.strip()}" if indent == body else f"{body}  {line.strip()}"
+            )
+        else:
+            listed.append(line)
+        if line.strip() in {"Returns:", "Yields:"}:
+            body = f"{indent}    "
+            listed.append(f"{body}\\ ")
+            if _has_entries(lines[i + 1 :], body):
+                listed.append("")
+            else:
+                body = ""
+    return listed
+
+
+def _has_entries(lines: list[str], body: str) -> bool:
+    """Whether a line of the section that begins here is indented further than the body."""
+    section = itertools.takewhile(lambda line: not line.strip() or line.startswith(body), lines)
+    return any(line.startswith(f"{body}  ") for line in section)
 
 
 def _subpackage_page(name: str) -> str:

@@ -168,8 +168,8 @@ def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
     about = script(tmp_path / "gallery.js")
     table = pd.DataFrame(about["images"])
     assert (
-        table.groupby(["generator", "dx"]).size().eq(gallery.MOST).all()
-        and len(table) == 3 * 7 * gallery.MOST
+        table.groupby(["generator", "dx"]).size().eq(gallery.MAX_IMAGES).all()
+        and len(table) == 3 * 7 * gallery.MAX_IMAGES
     )
     files = {}
     for path in tmp_path.glob("*-*.js"):
@@ -221,11 +221,11 @@ def test_the_gallery_stays_small_and_says_how_many_it_shows(run, tmp_path, monke
     gallery.write_gallery(tmp_path, run.folder, record(run))
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert size < 5e6
-    monkeypatch.setattr(gallery, "BYTES", size // 2)
+    monkeypatch.setattr(gallery, "MAX_BYTES", size // 2)
     gallery.write_gallery(tmp_path / "smaller", run.folder, record(run))
     about = script(tmp_path / "smaller/gallery.js")
     assert sum(path.stat().st_size for path in (tmp_path / "smaller").iterdir()) < size * 0.6
-    assert 0 < about["each"] < gallery.MOST and len(about["images"]) == 3 * 7 * about["each"]
+    assert 0 < about["each"] < gallery.MAX_IMAGES and len(about["images"]) == 3 * 7 * about["each"]
 
 
 def test_an_altered_image_is_not_shown(run, tmp_path) -> None:
@@ -276,7 +276,8 @@ def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
     with served(site) as address, headless() as browser:
         page, problems = opened(browser, address, "gallery.html")
         assert (
-            f"first {gallery.MOST} of each class" in page.locator("[data-name=about]").inner_text()
+            f"first {gallery.MAX_IMAGES} of each class"
+            in page.locator("[data-name=about]").inner_text()
         )
         page.get_by_label("Generator").select_option("gan")
         page.locator("#gallery [name=class]").select_option("mel")
@@ -311,7 +312,7 @@ def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
         page.locator("#gallery [name=class]").select_option("df")
         page.get_by_role("button", name="Select all shown").click()
         assert (
-            f"{gallery.MOST} shown, {gallery.MOST + 1} selected"
+            f"{gallery.MAX_IMAGES} shown, {gallery.MAX_IMAGES + 1} selected"
             in page.get_by_role("status").inner_text()
         )
         with page.expect_download() as download:
@@ -321,7 +322,7 @@ def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
             assert file.testzip() is None
             file.extractall(tmp_path / "selection")
     selection = read_synthetic(tmp_path / "selection", HAM10000.classes)
-    assert selection.counts == dict.fromkeys(CLASSES, 0) | {"mel": 1, "df": gallery.MOST}
+    assert selection.counts == dict.fromkeys(CLASSES, 0) | {"mel": 1, "df": gallery.MAX_IMAGES}
     scores = pd.read_csv(tmp_path / "selection/scores.csv").set_index("image_id")
     assert scores.loc[wanted["image_id"].iloc[0], "distance"] == wanted["distance"].iloc[0]
     assert "SYNTHETIC" in (tmp_path / "selection/README.txt").read_text()
