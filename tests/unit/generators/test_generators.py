@@ -490,7 +490,7 @@ class OfPairs(Generator):
     name = "pairs"
 
     def __init__(self) -> None:
-        super().__init__(8, None)
+        super().__init__(8, None, n_classes=7)
         self.noise_shape, self.shade = (1,), torch.nn.Parameter(torch.zeros(()))
 
     def training_step(self, images, labels):
