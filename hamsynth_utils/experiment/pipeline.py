@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from hamsynth_utils.core.paths import RunPaths, absolute_path, project_root, runs_folder
 
 if TYPE_CHECKING:
@@ -142,9 +144,9 @@ def run_pipeline(
     if weights:
         environment["HAMSYNTH_WEIGHTS"] = absolute_path(weights)
     # In a process of its own: this one waits for hours, without torch in memory.
-    code = subprocess.run([*_prepare_command(request), seeds, "--arms", arms], env=environment)
-    if code.returncode:
-        return code.returncode
+    prepared = subprocess.run(_prepare_command(request, seeds, arms), env=environment)
+    if prepared.returncode:
+        return prepared.returncode
     config = {
         "data": request.data,
         "profile": request.profile,
@@ -159,11 +161,51 @@ def run_pipeline(
     return _wait_for([*_snakemake_command(folder), *target, *executor], environment)
 
 
-def _prepare_command(request: Request) -> list[str]:
-    """The command line of `prepare_run`, up to its `--seeds`."""
+def job_environment(root: Path, runs: Path) -> dict[str, str]:
+    """Environment variables with which notebooks find the package and their runs, wherever they are executed.
+
+    Args:
+        root: the checkout, or the project's files in an installed package.
+        runs: the folder of all runs.
+    """
+    python_path = filter(None, [str(root), os.environ.get("PYTHONPATH")])
+    return {
+        "PYTHONPATH": os.pathsep.join(python_path),
+        "HAMSYNTH_RUNS": str(runs),
+        "HAMSYNTH_PIPELINE": str(os.getpid()),  # a job ends with this process
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+
+
+def lock_run(folder: Path) -> FileLock:
+    """Wait until no other pipeline works on the run, and keep others waiting while this process lives.
+
+    The system releases this lock when the process dies, unlike Snakemake's own.
+    """
+    lock = FileLock(folder / ".pipeline.lock")
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        print(
+            f"run {folder.name} is being made by another command: waiting for it to end",
+            file=sys.stderr,
+        )
+        lock.acquire()
+    return lock
+
+
+def print_failures(folder: Path) -> None:
+    """Print which chapters of the run failed, and where their output until then is."""
+    for path in sorted(RunPaths(folder).notebooks.glob("*.partial.ipynb")):
+        print(f"{path.name.split('.')[0]} failed; what it got to: {path}", file=sys.stderr)
+    print("what is finished is kept: the same command goes on from here", file=sys.stderr)
+
+
+def _prepare_command(request: Request, seeds: str, arms: str) -> list[str]:
+    """The command line of `prepare_run`."""
     command = [sys.executable, "-m", "hamsynth_utils.cli", "run", "--data", request.data]
     command += ["--profile", request.profile, "--run", request.name, "--seed", str(request.seed)]
-    return [*command, "--external", request.external, "--seeds"]
+    return [*command, "--external", request.external, "--seeds", seeds, "--arms", arms]
 
 
 def _snakemake_command(folder: Path) -> list[str]:

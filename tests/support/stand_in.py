@@ -33,7 +33,7 @@ if Path(os.environ["CALLS"] + ".alone").exists():
     open(os.environ["CALLS"] + ".busy", "x")
     time.sleep(1)
     os.remove(os.environ["CALLS"] + ".busy")
-while Path(os.environ["CALLS"] + ".slow").exists() and "08" in target:
+while Path(os.environ["CALLS"] + ".slow").exists() and "15_claims" in target:
     time.sleep(0.1)
 """
 
@@ -54,6 +54,7 @@ CHAPTERS = (
     "02_vae",
     "03_gan",
     "04_diffusion",
+    "05_flow",
     "06_vit",
     "07_controls",
     "11_guarantee",
