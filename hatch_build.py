@@ -13,6 +13,8 @@ PROJECT = (
     "Snakefile",
     "_config.yml",
     "_toc.yml",
+    "benchmarks/representation.csv",  # which chapters read
+    "benchmarks/sampling.csv",
     "book",
     "notebooks",
     "profiles",
