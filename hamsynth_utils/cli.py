@@ -410,6 +410,27 @@ def archive(
     archive_run(folder, out, lengths, note)
 
 
+@example("hamsynth reference check results/cpu-ham10000 --data path/to/ham10000", to=reference_app)
+def check(
+    results: Annotated[Path, typer.Argument(help="folder of an archived run")],
+    data: Annotated[str, typer.Option(help="the data set of the run")],
+) -> None:
+    """Recompute an archived run's tables from its predictions.
+
+    The exit code is 1 if a value differs, or an interval end differs by more than 0.3 points.
+    """
+    from hamsynth_utils.core.paths import absolute_path
+    from hamsynth_utils.report.reference_check import check_reference
+
+    found = check_reference(results, data if data == "phantom" else absolute_path(data))
+    print(found.to_string(index=False, float_format="{:.2g}".format))
+    differing = int(found["differing"].sum())
+    if differing:
+        print(f"{differing} row(s) differ from the archived tables")
+        raise typer.Exit(1)
+    print(f"all {found['recomputed'].sum():,} rows that follow from the predictions agree")
+
+
 @example("hamsynth build trial")
 def build(run: RunFolder) -> None:
     """Build the HTML report of executed chapters.
