@@ -20,7 +20,7 @@ import yaml
 
 from hamsynth_utils.core.arm_names import ARMS, generator_of, other_split
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.paths import RunPaths
+from hamsynth_utils.core.paths import RunPaths, predictions_file
 from hamsynth_utils.core.profile import Profile, load_profile, parse_profile
 from hamsynth_utils.data.split import leaked
 from hamsynth_utils.experiment.arms import top_up_counts
@@ -31,6 +31,7 @@ from hamsynth_utils.metrics.classification import (
     bootstrap_scores,
     confident_mistakes,
 )
+from hamsynth_utils.metrics.comparison.arm_estimates import Estimate
 
 SAME_VALUE = 2e-5
 """Values within this distance agree: archived probabilities are rounded to five digits."""
@@ -103,7 +104,7 @@ def check_reference(results: Path, data: str) -> pd.DataFrame:
         record = yaml.safe_load(RunPaths(results).record.read_text())
         run = Run(Path(folder), _profile(record["profile"]), data, record["seed"])
         for path in sorted((results / "predictions").glob("*/seed-*.csv")):
-            copy = run.paths.classifiers / path.parent.name / path.stem / "predictions.csv"
+            copy = run.paths.classifiers / path.parent.name / path.stem / predictions_file("test")
             copy.parent.mkdir(parents=True)
             shutil.copyfile(path, copy)
         pairs = kept["differences"][["arm", "reference"]].drop_duplicates()
@@ -159,9 +160,7 @@ class Evaluation:
         self.statistics |= comparison.minority_statistics(minority, classes)
         self.estimates = cache(self._estimates)
 
-    def _estimates(
-        self, arm: str, seeds: tuple[int, ...], is_metric: bool
-    ) -> dict[str, comparison.Estimate]:
+    def _estimates(self, arm: str, seeds: tuple[int, ...], is_metric: bool) -> dict[str, Estimate]:
         """Of the `METRICS`, which are also compared seed by seed, or of the other statistics."""
         return comparison.estimates(
             {
