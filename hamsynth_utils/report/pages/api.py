@@ -136,9 +136,12 @@ def _list_results(lines: list[str]) -> list[str]:
 
 
 def _has_entries(lines: list[str], body: str) -> bool:
-    """Whether a line of the section that begins here is indented further than the body."""
-    section = itertools.takewhile(lambda line: not line.strip() or line.startswith(body), lines)
-    return any(line.startswith(f"{body}  ") for line in section)
+    """Whether the section that begins here has entries with indented lines, and is no list yet."""
+    section = list(
+        itertools.takewhile(lambda line: not line.strip() or line.startswith(body), lines)
+    )
+    is_list = any(line.startswith(f"{body}- ") for line in section)
+    return not is_list and any(line.startswith(f"{body}  ") for line in section)
 
 
 def _subpackage_page(name: str) -> str:

@@ -137,7 +137,7 @@ def test_the_probe_tells_noise_from_the_phantom_and_not_the_phantom_from_itself(
             ]
         )
 
-    monkeypatch.setattr(quiz, "_made", real_ones)
+    monkeypatch.setattr(quiz, "_synthetic_images", real_ones)
     quiz.write_quiz(tmp_path, run.folder, record(run))
     shares = np.array([image["synthetic"] for image in script(tmp_path / "quiz.js")["images"]])
     assert ((shares > 0.5).mean() < 0.95) and ((shares > 0.5).mean() > 0.05)
