@@ -294,7 +294,7 @@ def sample(
     from hamsynth_utils.core.arm_names import GENERATORS
     from hamsynth_utils.core.weights import read_metadata
     from hamsynth_utils.generators.loading import dataset_of
-    from hamsynth_utils.generators.sampling import synthesize
+    from hamsynth_utils.generators.synthetic_sets import synthesize
 
     if generator is not None:
         _require_one_of(generator, GENERATORS, "generator")

@@ -36,7 +36,7 @@ from hamsynth_utils.experiment.run import (
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import checkpoint_metadata, generator_class, load_generator
-from hamsynth_utils.generators.sampling import synthesize
+from hamsynth_utils.generators.synthetic_sets import synthesize
 from hamsynth_utils.training.loop import TrainingResult, train
 
 

@@ -21,7 +21,7 @@ from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, labels_of, to_uni
 from hamsynth_utils.data.split import lesion_split
 from hamsynth_utils.experiment.arms import top_up_counts, training_set
 from hamsynth_utils.generators.loading import checkpoint_metadata, load_generator
-from hamsynth_utils.generators.sampling import synthesize
+from hamsynth_utils.generators.synthetic_sets import synthesize
 from hamsynth_utils.generators.vae import VAE
 from hamsynth_utils.metrics import comparison
 from hamsynth_utils.metrics.classification import confident_mistakes, confusion, per_class, scores

@@ -11,7 +11,7 @@ from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
-from hamsynth_utils.generators.sampling import synthesize
+from hamsynth_utils.generators.synthetic_sets import synthesize
 
 CLASSES = HAM10000.classes.names
 

@@ -28,7 +28,7 @@ from hamsynth_utils.experiment.stages import (
     train_generator,
 )
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
-from hamsynth_utils.generators.sampling import synthesize
+from hamsynth_utils.generators.synthetic_sets import synthesize
 
 CLASSES = HAM10000.classes.names
 

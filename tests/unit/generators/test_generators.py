@@ -54,7 +54,7 @@ def test_each_image_depends_on_its_own_seed_only(generator):
     assert torch.equal(whole, generator.sample(LABELS, seed=10))
 
 
-def test_sampling_leaves_the_global_random_state_alone(generator):
+def test_synthetic_sets_leaves_the_global_random_state_alone(generator):
     before = torch.random.get_rng_state()
     generator.sample(LABELS[:2], seed=0)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -26,7 +26,7 @@ from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.run import Run
-from hamsynth_utils.generators.sampling import synthesize
+from hamsynth_utils.generators.synthetic_sets import synthesize
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_aligned
 from hamsynth_utils.report import build
 from hamsynth_utils.report.interactive import gallery, quiz

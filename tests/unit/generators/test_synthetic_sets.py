@@ -15,7 +15,7 @@ from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.experiment.arms import in_proportion, requested_counts, top_up_counts
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
-from hamsynth_utils.generators.sampling import synthesize
+from hamsynth_utils.generators.synthetic_sets import synthesize
 from hamsynth_utils.release.verify import find_alterations
 
 CLASSES = HAM10000.classes.names
