@@ -1,7 +1,7 @@
-"""What a wheel holds besides the package: the project's files, as package data in `hamsynth_utils/project`.
+"""The project's files in a wheel, as package data in `hamsynth_utils/project`.
 
-The trained weights in `checkpoints/` stay outside, since their licence is another one. An editable install needs
-no copies: it is the checkout itself.
+The trained weights in `checkpoints/` stay outside, since their licence is another one. An editable
+install needs no copies: it is the checkout itself.
 """
 
 from pathlib import Path

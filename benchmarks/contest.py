@@ -1,7 +1,7 @@
 """Two models side by side: equal minutes, the same real images, one measure at one n.
 
-Each side has a process and an even part of the cores to itself, so that whatever else slows the machine down
-slows both.
+Each side has a process and an even part of the cores to itself, so that whatever else slows the
+machine down slows both.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ TRIAL_STEPS = 20
 class Contestant:
     """What one side came to.
 
-    seconds: how long it trained, without the short trial that sets the number of steps. images: how many
-    training images it saw in that time. samples: what it made, uint8 [N, 3, S, S]; sampling_seconds: how long
-    that took.
+    seconds: how long it trained, without the short trial that sets the number of steps. images: how
+    many training images it saw in that time. samples: what it made, uint8 [N, 3, S, S];
+    sampling_seconds: how long that took.
     """
 
     name: str
@@ -95,7 +95,7 @@ def parser(description: str | None, minutes: float) -> argparse.ArgumentParser:
 
 
 def open_run(options: argparse.Namespace, threads: int = SIDE_THREADS) -> Run:
-    """A run that holds the images and their split; from here on torch computes with so many threads."""
+    """Open a run with the images and their split, and set the number of torch's threads."""
     run = Run.open(
         f"benchmark-{Path(options.profile).stem}", options.profile, options.data, options.seed
     )
@@ -104,7 +104,7 @@ def open_run(options: argparse.Namespace, threads: int = SIDE_THREADS) -> Run:
 
 
 def side_by_side(options: argparse.Namespace, *sides: Side) -> list[Contestant]:
-    """Two sides at the same time, each in a process of its own; a third begins when one of them is done."""
+    """Run two sides at once, each in its own process; a third starts when one of them ends."""
     open_run(options).images("train")  # read and split once, before both would
     with (
         TemporaryDirectory() as folder,
@@ -133,7 +133,7 @@ def sampled(
 
 
 def asked(lesions: LesionSet, options: argparse.Namespace) -> Tensor:
-    """Places of `options.samples` real images, drawn at random: the classes that every side is asked for."""
+    """Positions of `options.samples` random real images, whose classes every side must sample."""
     n = options.samples
     draw = np.random.default_rng(options.seed)
     return torch.from_numpy(draw.choice(len(lesions), n, replace=n > len(lesions)))
@@ -146,7 +146,7 @@ def train_for(
     minutes: float,
     seed: int,
 ) -> tuple[float, int]:
-    """Train by the package's own loop for about so many minutes; the seconds and images that it took.
+    """Train with the package's loop for about so many minutes; return its seconds and images.
 
     A short trial tells how many steps fit, since the learning rate must know where training ends.
     """
@@ -178,9 +178,10 @@ def trained_side(title: str, name: str, options: argparse.Namespace) -> Contesta
 def batches_for(
     lesions: LesionSet, size: int, options: argparse.Namespace
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random batches [N, 3, S, S] in [-1, 1] with labels, until the package's side has done its steps.
+    """Random batches [N, 3, S, S] in [-1, 1] with labels, as many as the package's side has steps.
 
-    These were to take `options.minutes`; on a machine that others use too they may take more, for both sides.
+    These were to take `options.minutes`; on a machine that others use too they may take more, for
+    both sides.
     """
     draw = torch.Generator().manual_seed(options.seed)
     while not options.trained.is_file():
@@ -247,16 +248,16 @@ def report(
     remark: str = "",
     counted: str = "samples each, intervals: 95 %, one more draw of real images",
 ) -> None:
-    """Print the table in Markdown, and for each target `what: (measured, sign, bound)` whether it is met.
+    """Print the table in Markdown, and whether each target `what: (measured, sign, bound)` is met.
 
-    With `--keep` the same text replaces the part of benchmarks/README.md between the marks of `name`, and the
-    table is written to benchmarks/<name>.csv, for a chapter to show.
+    With `--keep` the same text replaces the part of benchmarks/README.md between the marks of
+    `name`, and the table is written to benchmarks/<name>.csv, for a chapter to show.
     """
     shown = table.round(3).astype(object).where(table.notna(), "")
     lines = [shown.columns.tolist(), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     text = [
-        f"{datetime.now(UTC).date()}, {_machine()}, {SIDE_THREADS} thread(s) a side, both at the same time, "
-        f"torch {torch.__version__}; {options.samples} {counted}"
+        f"{datetime.now(UTC).date()}, {_machine()}, {SIDE_THREADS} thread(s) a side, both at the "
+        f"same time, torch {torch.__version__}; {options.samples} {counted}"
         + (f"; {options.minutes:g} minutes each" if options.minutes else "")
         + f"; seed {options.seed}.",
         "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines),

@@ -1,8 +1,9 @@
-"""The package's diffusion model against denoising-diffusion-pytorch as its README shows it, at 64x64.
+"""The package's diffusion model against denoising-diffusion-pytorch's README example, at 64x64.
 
     python benchmarks/diffusion.py path/to/ham10000 --minutes 30
 
-The rival samples by DDIM in RIVAL_STEPS steps: with its README's 250, 2,000 images would take a day here.
+The rival samples by DDIM in RIVAL_STEPS steps: with its README's 250, 2,000 images would take a day
+here.
 """
 
 from __future__ import annotations

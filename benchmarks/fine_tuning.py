@@ -1,11 +1,12 @@
-"""Fine-tuning behind frozen, cached blocks against the naive loop that tunes the whole ViT on whole images.
+"""Fine-tuning behind frozen, cached blocks against the naive loop that tunes the whole ViT.
 
     HAMSYNTH_WEIGHTS=path/to/weights python benchmarks/fine_tuning.py path/to/ham10000
 
-All train the arm of real images for the profile's steps, batches and rates, with flips and quarter turns,
-and predict the test part over the same views. The naive side tunes every block on whole images in float32; a
-third does so in the precision of the package's loop, to part what the cache brings from what the precision
-does. Ours has the profile's frozen blocks, run once, and its pooled tokens.
+All train the arm of real images for the profile's steps, batches and rates, with flips and quarter
+turns, and predict the test part over the same views. The naive side tunes every block on whole
+images in float32; a third does so in the precision of the package's loop, to part what the cache
+brings from what the precision does. Ours has the profile's frozen blocks, run once, and its pooled
+tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TRAININGS = 30
 
 @dataclass(frozen=True)
 class Tuned:
-    """What one side came to: seconds spent once, seconds of a training, its steps and predictions."""
+    """Result of one side: seconds spent once, seconds of a training, its steps and predictions."""
 
     name: str
     once: float
@@ -108,8 +109,9 @@ def main() -> None:
     whole = table[f"{TRAININGS} trainings, min"]
     gap = comparison.difference(found[sides[0].name, "accuracy"], found[sides[1].name, "accuracy"])
     remark = (
-        f"Accuracy, ours minus naive: {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}). "
-        f"The loop over whole images in the package's precision took {whole[2] / whole[0]:.1f} times as long."
+        f"Accuracy, ours minus naive: {gap['value']:+.3f} ({gap['low']:+.3f} to "
+        f"{gap['high']:+.3f}). The loop over whole images in the package's precision took "
+        f"{whole[2] / whole[0]:.1f} times as long."
     )
     options.samples = len(lesions)
     contest.report(

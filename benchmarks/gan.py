@@ -18,7 +18,7 @@ LATENT = 100
 
 
 def dcgan() -> tuple[nn.Sequential, nn.Sequential]:
-    """Generator and discriminator of Radford et al. (2016) for 64 pixels, first weights as theirs."""
+    """Generator and discriminator of Radford et al. (2016) for 64 pixels, initialised as there."""
     up: list[nn.Module] = [nn.ConvTranspose2d(LATENT, 512, 4), nn.BatchNorm2d(512), nn.ReLU()]
     down: list[nn.Module] = []
     for more, less in pairwise([512, 256, 128, 64]):
@@ -38,26 +38,26 @@ def dcgan_side(options: argparse.Namespace) -> contest.Contestant:
     lesions = contest.open_run(options).images("train")
     torch.manual_seed(options.seed)
     generator, discriminator = (net.to(memory_format=torch.channels_last) for net in dcgan())
-    forger, critic = (
+    generator_optimizer, discriminator_optimizer = (
         torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999))
         for net in (generator, discriminator)
     )
     began, seen = time.monotonic(), 0
     for images, _ in contest.batches_for(lesions, 64, options):
         fake = generator(torch.randn(len(images), LATENT, 1, 1))
-        critic.zero_grad()
+        discriminator_optimizer.zero_grad()
         (
             F.softplus(-discriminator(images)) + F.softplus(discriminator(fake.detach()))
         ).mean().backward()
-        critic.step()
-        forger.zero_grad()
+        discriminator_optimizer.step()
+        generator_optimizer.zero_grad()
         (-F.softplus(discriminator(fake))).mean().backward()  # log(1 - D(G(z))), to be made small
-        forger.step()
+        generator_optimizer.step()
         seen += len(images)
 
     @torch.no_grad()
     def sample(labels: Tensor, seed: int) -> Tensor:
-        """By the batch's own statistics, as in training: the running ones lag behind a young network."""
+        """With batch statistics, as in training: running statistics lag in a short training."""
         draw = torch.Generator().manual_seed(seed)
         return generator(torch.randn(len(labels), LATENT, 1, 1, generator=draw))
 

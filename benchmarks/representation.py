@@ -1,8 +1,9 @@
-"""The diffusion model on an autoencoder's latents against the same on folded pixels, in equal minutes.
+"""The diffusion model on an autoencoder's latents against folded pixels, in equal minutes.
 
     python benchmarks/representation.py path/to/ham10000 --minutes 30
 
-The minutes of the latents hold the autoencoder's. Both sides have the same loop, solver and number of steps.
+The minutes of the latents hold the autoencoder's. Both sides have the same loop, solver and number
+of steps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hamsynth_utils.core.generator_settings import DiffusionSettings
 
 
 def folded(settings: DiffusionSettings) -> DiffusionSettings:
-    """The settings that served folded pixels best: a U-Net of three levels, a perceptual term of its own."""
+    """The best settings for folded pixels: a U-Net of three levels and a perceptual term."""
     change = {
         "autoencoder": None,
         "patch": 4,

@@ -2,7 +2,8 @@
 
     python benchmarks/sampling.py path/to/ham10000 --checkpoint WEIGHTS.safetensors
 
-With guidance, 1,000 steps are 2,000 passes of the network for an image: 2,000 images take hours on two cores.
+With guidance, 1,000 steps are 2,000 passes of the network for an image: 2,000 images take hours on
+two cores.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hamsynth_utils.generators.loading import load_generator
 
 @torch.no_grad()
 def ddpm(diffusion: Diffusion, labels: Tensor, seed: int) -> Tensor:
-    """Ancestral sampling through every time (Ho et al. 2020, algorithm 2), with the same guidance."""
+    """Ancestral sampling at every time (Ho et al. 2020, algorithm 2), with the same guidance."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(len(labels), *diffusion.shape, generator=draw)
     for time in reversed(range(diffusion.settings.timesteps)):

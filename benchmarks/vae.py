@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class PlainVAE(nn.Module):
-    """The textbook's: four strided convolutions there and back, mean squared error plus KL, no class."""
+    """The textbook VAE: four strided convolutions each way, mean squared error and KL, no class."""
 
     latent = 128
 

@@ -84,7 +84,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it")
     ] = False,
 ) -> None:
-    """Synthetic dermoscopic images, made and tested. `hamsynth COMMAND --help` explains a command."""
+    """Make and test synthetic dermoscopic images. `hamsynth COMMAND --help` explains a command."""
 
 
 @example("hamsynth report --data phantom --profile smoke --seeds 0,1")
@@ -111,7 +111,8 @@ def report(
 ) -> None:
     """Execute the chapters of a run and build its HTML report.
 
-    A run that was stopped continues where it stopped. Prints the minutes of each chapter and the report's address.
+    A run that was stopped continues where it stopped. Prints the minutes of each chapter and the
+    report's address.
     """
     from hamsynth_utils.experiment.pipeline import Request, run_pipeline
 
@@ -231,7 +232,8 @@ def generator(
 ) -> None:
     """Train a generator of a run without its notebook, which then loads the generator.
 
-    In several processes: `accelerate launch --num_processes 4 -m hamsynth_utils.cli train generator ...`
+    In several processes: `accelerate launch --num_processes 4 -m hamsynth_utils.cli train generator
+    ...`
     """
     from hamsynth_utils.core.arm_names import GENERATORS
 
@@ -256,7 +258,8 @@ def classifier(
 ) -> None:
     """Train a classifier of a run without its notebook, which then loads the classifier.
 
-    In several processes: `accelerate launch --num_processes 4 -m hamsynth_utils.cli train classifier ...`
+    In several processes: `accelerate launch --num_processes 4 -m hamsynth_utils.cli train
+    classifier ...`
     """
     from hamsynth_utils.core.arm_names import ARMS
 

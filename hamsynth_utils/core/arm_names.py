@@ -10,14 +10,19 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.registry import REGISTRY
 
 GENERATORS: tuple[str, ...] = tuple(REGISTRY)
+"""The names of all registered generators."""
 
 
 CHEAP_ARMS = ("real", "weighted", "oversample", "augment")
+"""The arms without synthetic images."""
 
 
 ARMS: tuple[str, ...] = (*CHEAP_ARMS, *GENERATORS, *(f"{name}_only" for name in GENERATORS))
-"""How a classifier comes about, see arms.py: from real images alone, by one of the cheap ways to make more of
-the rare classes, from real images and one generator's, or from that generator's alone."""
+"""What a classifier is trained on, see `experiment.arms`.
+
+Real images alone; real images with more weight or augmentation (`CHEAP_ARMS`); real images and
+those of one generator; or the images of that generator alone (`_only`).
+"""
 
 
 def known_arm(arm: str) -> str:
@@ -41,7 +46,14 @@ Arm = Annotated[str, AfterValidator(known_arm)]
 
 
 def other_split(split_by: str) -> Literal["lesion", "image"]:
-    """The other way to split: `image` for `lesion`, `lesion` for `image`."""
+    """The other way to split.
+
+    Args:
+        split_by: `lesion` or `image`.
+
+    Returns:
+        `image` for `lesion`, `lesion` for `image`.
+    """
     return "image" if split_by == "lesion" else "lesion"
 
 
@@ -66,3 +78,4 @@ ARM_NAMES = {
     **{name: each.title for name, each in REGISTRY.items()},
     **{f"{name}_only": f"{each.title} alone" for name, each in REGISTRY.items()},
 }
+"""The name of each arm in tables, figures and texts."""

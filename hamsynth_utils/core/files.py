@@ -27,8 +27,8 @@ UNWRITABLE = {
 def atomic_path(path: Path) -> Iterator[Path]:
     """Write a file or a folder under a temporary name, and rename it to `path` at the end.
 
-    So nothing incomplete ever has the name `path`. After an error the temporary is removed, and an older
-    `path` stays as it was.
+    So nothing incomplete ever has the name `path`. After an error the temporary is removed, and an
+    older `path` stays as it was.
 
     Args:
         path: the final name.
@@ -84,8 +84,8 @@ def oserror_as_input_error(path: Path) -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable "
-            "(or name another in HAMSYNTH_RUNS) and start again: what is finished is kept"
+            f"cannot write {path}: {error.strerror or error}. Free space or make the folder "
+            "writable (or name another in HAMSYNTH_RUNS) and start again: what is finished is kept"
         ) from error
 
 

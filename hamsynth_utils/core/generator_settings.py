@@ -10,83 +10,122 @@ from hamsynth_utils.core.settings import Count, Fraction, Rate, Settings, Traini
 
 
 class VAESettings(Settings):
+    """The class-conditional variational autoencoder."""
+
     latent_size: Count = 128
+    """Numbers of one latent z."""
     width: Count = 32
+    """Channels of the first convolution; deeper layers have a multiple of them."""
     kl_warmup_fraction: Fraction = 0.3
+    """Fraction of the steps over which the weight of the KL term rises from 0 to 1."""
     free_nats: Annotated[float, Field(ge=0)] = 0.0
+    """Nats of KL per image, over all latent numbers, that cost nothing (free bits)."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Nats for each unit of perceptual distance between an image and its reconstruction."""
+    """Nats per unit of perceptual distance between an image and its reconstruction."""
     fitted_prior: bool = False
-    """Sample from a normal distribution fitted to the latents of training images rather than from N(0, I)."""
+    """Whether samples come from a normal fitted to the training latents, not from N(0, I)."""
     training: TrainingSettings
+    """The training of encoder, decoder and priors."""
 
 
 class GANSettings(Settings):
+    """The class-conditional GAN."""
+
     latent_size: Count = 128
+    """Numbers of one latent z."""
     width: Count = 32
+    """Channels of the narrowest layers; wider layers have a multiple of them."""
     discriminator_rate_factor: Rate = 1.0
+    """The discriminator's learning rate, as a multiple of the generator's."""
     r1_r2_gamma: Rate = 5.0
-    """Weight of the gradient penalties R1 + R2."""
+    """Weight gamma of the gradient penalties R1 and R2 on the discriminator."""
     mode_seeking: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the term against images that are the same for different latents."""
+    """Weight of the loss term against equal images for different latents."""
     dcgan_demo_steps: Count = 1000
-    """Optimizer steps of the textbook DCGAN that the chapter trains first, to show how it fails."""
+    """Optimizer steps of the textbook DCGAN whose failure the chapter shows first."""
     training: TrainingSettings
+    """The training of both networks."""
 
 
 class AutoencoderSettings(Settings):
+    """The autoencoder of latent diffusion and latent flow matching."""
+
     factor: Literal[4, 8] = 8
-    """The latents have image_size / factor positions a side, each of `channels` numbers."""
+    """Downsampling: an image of S pixels a side has latents of S / factor positions a side."""
     channels: Count = 16
+    """Numbers per latent position."""
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
+    """Channels of the first convolution; deeper layers have a multiple of them."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the perceptual distance between an image and its reconstruction."""
     latent_noise_std: Annotated[float, Field(ge=0)] = 0.2
-    """Standard deviation of the noise that the decoder must bear, where the latents' is one."""
+    """Standard deviation of the noise on the latents in training; the latents have 1."""
     training: TrainingSettings
+    """The training of encoder and decoder."""
 
 
 class LatentSettings(Settings):
+    """The U-Net and what it works on, for diffusion and flow matching."""
+
     width: Count = 64
+    """Channels of the first level of the U-Net."""
     dim_mults: tuple[Count, ...] = (1, 2, 4)
+    """Channels of each level of the U-Net, as multiples of `width`."""
     autoencoder: AutoencoderSettings | None = None
-    """Whose latents the U-Net works on; without one it works on the pixels, folded by `patch`."""
+    """The autoencoder whose latents the U-Net sees; None: pixels, folded by `patch`."""
     patch: Literal[1, 2, 4] = 4
     """Space-to-depth: the U-Net sees image_size / patch pixels of 3 * patch**2 channels."""
 
 
 class DiffusionSettings(LatentSettings):
+    """The diffusion model."""
+
     timesteps: Annotated[int, Field(ge=2)] = 1000
+    """Number T of noise levels of the diffusion process."""
     objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
+    """What the U-Net predicts: the noise, the clean image x0, or v."""
     schedule_shift: Rate = 2.0
-    """How much more noise than in the cosine schedule: the signal-to-noise ratio is divided by its square."""
+    """Divides the cosine schedule's signal-to-noise ratio by its square: more noise."""
     max_snr_weight: Annotated[float, Field(ge=1)] = 5.0
-    """Upper bound of the loss weight SNR + 1 of pred_x0. Low: shapes are learned first; high: fine detail."""
+    """Largest loss weight SNR + 1 of pred_x0. Low favours shapes, high fine detail."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the perceptual distance between the clean image and the guess of it, for folded pixels."""
+    """Weight of the perceptual distance of the predicted x0, for folded pixels."""
     cond_drop_prob: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """Probability with which a training image has no label, for guidance."""
     guidance: Annotated[float, Field(ge=1)] = 1.5
-    """Used until one of `guidance_scales` is chosen, on validation images, after the training."""
+    """Guidance scale until one of `guidance_scales` is chosen; 1 is no guidance."""
     guidance_scales: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.5, 2.0, 3.0)
+    """Scales of which validation images choose one after the training."""
     sampling_steps: Annotated[int, Field(ge=2)] = 15
+    """Solver steps per sample."""
     solver: Literal["ddim", "dpm++"] = "dpm++"
+    """Sampler: DDIM (Song et al. 2021) or DPM-Solver++ 2M (Lu et al. 2022)."""
     curve_steps: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10, 15, 30)
-    """Numbers of steps with which the solvers are compared."""
+    """Numbers of steps at which the chapter compares the solvers."""
     training: TrainingSettings
+    """The training of the U-Net."""
 
     @model_validator(mode="after")
     def one_perceptual_term(self) -> DiffusionSettings:
+        """Refuse a perceptual term beside that of the autoencoder."""
         if self.autoencoder is not None and self.perceptual_weight > 0:
             raise ValueError(
-                "with an autoencoder, perceptual_weight must be 0: the autoencoder has one of its own"
+                "with an autoencoder, perceptual_weight must be 0: "
+                "the autoencoder has one of its own"
             )
         return self
 
 
 class FlowSettings(LatentSettings):
+    """The flow-matching model."""
+
     cond_drop_prob: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """Probability with which a training image has no label, for guidance."""
     guidance: Annotated[float, Field(ge=1)] = 1.5
+    """Guidance scale of the samples; 1 is no guidance."""
     sampling_steps: Count = 6
+    """Solver steps per sample."""
     solver: Literal["euler", "midpoint"] = "midpoint"
-    """Of second order, midpoint asks the network twice a step."""
+    """ODE solver: midpoint is of second order and evaluates the network twice per step."""
     training: TrainingSettings
+    """The training of the U-Net."""

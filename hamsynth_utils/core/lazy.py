@@ -1,4 +1,4 @@
-"""Lazy re-exports (PEP 562): a subpackage offers names whose module is imported at their first use."""
+"""Lazy re-exports (PEP 562): a name of a subpackage is imported at its first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def lazy_exports(
 
     Args:
         package: the package's `__name__`.
-        exports: by module, relative to the package, the names that it re-exports, separated by spaces.
+        exports: for each module, by its name in the package, the re-exported names, separated by
+            spaces.
 
     Returns:
         The three attributes, in this order.
@@ -31,6 +32,7 @@ def lazy_exports(
             module_of[name] = module
 
     def load(name: str) -> Any:
+        """Import a re-exported name, and keep it in the package."""
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f"{package}.{module_of[name]}"), name)
@@ -38,6 +40,7 @@ def lazy_exports(
         return value
 
     def names() -> list[str]:
+        """The names of the package, sorted."""
         return sorted({*vars(sys.modules[package]), *module_of})
 
     return load, names, sorted(module_of)

@@ -160,23 +160,48 @@ class RunPaths:
         return self.generators / name / seed_folder(seed)
 
     def generator_weights(self, name: str, seed: int = 0) -> Path:
-        """The weights of one training of a generator."""
+        """The weights of one training of a generator.
+
+        Args:
+            name: the generator.
+            seed: the generator seed.
+        """
         return self.generator(name, seed) / WEIGHTS
 
     def generator_history(self, name: str, seed: int = 0) -> Path:
-        """The losses of one training of a generator."""
+        """The losses of one training of a generator.
+
+        Args:
+            name: the generator.
+            seed: the generator seed.
+        """
         return self.generator(name, seed) / HISTORY
 
     def snapshot_distances(self, name: str, seed: int = 0) -> Path:
-        """The distance to real images at each snapshot of one training."""
+        """The distance to real images at each snapshot of one training.
+
+        Args:
+            name: the generator.
+            seed: the generator seed.
+        """
         return self.generator(name, seed) / "snapshot_distances.csv"
 
     def sampling_curves(self, name: str, seed: int = 0) -> Path:
-        """The distance to real images by guidance, solver and steps."""
+        """The distance to real images by guidance, solver and steps.
+
+        Args:
+            name: the generator.
+            seed: the generator seed.
+        """
         return self.generator(name, seed) / "sampling.csv"
 
     def synthetic(self, name: str, seed: int = 0) -> Path:
-        """The folder of the synthetic set that one training of a generator made."""
+        """The folder of the synthetic set that one training of a generator made.
+
+        Args:
+            name: the generator.
+            seed: the generator seed.
+        """
         return self.generator(name, seed) / "synthetic"
 
     def trained_generators(self) -> list[tuple[str, int]]:
@@ -211,21 +236,47 @@ class RunPaths:
         return self.classifiers / self.classifier_name(arm, seed, split_by)
 
     def classifier_name(self, arm: str, seed: int, split_by: str | None = None) -> str:
-        """The name of one classifier: arm and seed, as in `real/seed-0`."""
+        """The name of one classifier: arm and seed, as in `real/seed-0`.
+
+        Args:
+            arm: what the classifier learns from.
+            seed: the seed of its training.
+            split_by: the split of its data; the run's own by default.
+        """
         own = split_by in (None, self.split_by)
         return f"{arm if own else f'{arm}-{split_by}-split'}/{seed_folder(seed)}"
 
     def classifier_history(self, arm: str, seed: int) -> Path:
-        """The losses of one classifier under the run's own split."""
+        """The losses of one classifier under the run's own split.
+
+        Args:
+            arm: what the classifier learns from.
+            seed: the seed of its training.
+        """
         return self.classifier(arm, seed) / HISTORY
 
     def classifier_seeds(self, arm: str, split_by: str | None = None) -> list[int]:
-        """The seeds of one arm's classifiers that have predictions on the test part, ascending."""
+        """The seeds of the classifiers of one arm that have predictions on the test part.
+
+        Args:
+            arm: what the classifiers learn from.
+            split_by: the split of their data; the run's own by default.
+
+        Returns:
+            The seeds, ascending.
+        """
         arm_folder = self.classifier(arm, 0, split_by).parent
         return sorted(seed_of(path.parent) for path in arm_folder.glob(f"*/{TEST_PREDICTIONS}"))
 
     def predictions(self, arm: str, part: str, seed: int, split_by: str | None = None) -> Path:
-        """The predictions of one classifier on `validation`, `test` or `external` images."""
+        """The predictions of one classifier.
+
+        Args:
+            arm: what the classifier learns from.
+            part: `validation`, `test` or `external`.
+            seed: the seed of its training.
+            split_by: the split of its data; the run's own by default.
+        """
         return self.classifier(arm, seed, split_by) / predictions_file(part)
 
     def classifier_files(self, name: str) -> list[Path]:

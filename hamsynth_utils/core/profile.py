@@ -42,10 +42,11 @@ _Sections: Any = create_model(
 
 
 class Profile(_Sections):
-    """Everything a run depends on but its data and its seed. `name` is the file's stem.
+    """Everything that a run depends on, except its data and its seed.
 
-    Besides the fields below it has one for each registered generator, by its name: that one's
-    settings, or None if it is not in the run.
+    `name` is the stem of the profile's file. Besides the fields below, a profile has a field for
+    each registered generator. The field has the generator's name, and holds its settings, or None
+    if the generator is not in the run.
     """
 
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
@@ -53,24 +54,32 @@ class Profile(_Sections):
     generator_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Seeds of the generators. The first seed is 0, which the chapters show."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
-    """If left out, real images alone and with those of each generator of the run."""
+    """What the classifiers train on; by default `real` and every generator of the run."""
     other_split_arms: tuple[Arm, ...] = ()
-    """Arms of real images that are also fine-tuned under the other split than `data.split_by`."""
+    """Arms without synthetic images that are also fine-tuned under the other `data.split_by`."""
     threads: Count
-    """CPU threads of one notebook."""
+    """CPU threads per notebook."""
     use_released_checkpoints: bool = False
     """Whether to install a released checkpoint that was trained on exactly this run's images."""
     data: DataSettings
+    """The images and their split."""
     synthesis: SynthesisSettings
+    """Number of synthetic images."""
     classifier: ClassifierSettings
+    """The fine-tuned vision transformer."""
     probe: ProbeSettings
+    """The linear layer on pretrained features."""
     evaluation: EvaluationSettings
+    """The measurements of fidelity, and the bootstrap."""
     privacy: PrivacySettings = PrivacySettings()
+    """The membership attacks."""
     dp: DPSettings = DPSettings()
+    """The training with differential privacy."""
 
     @model_validator(mode="before")
     @classmethod
     def with_arms(cls, content: Any) -> Any:
+        """Fill in the default of `arms`, which depends on the other keys."""
         if isinstance(content, dict) and "arms" not in content:
             return {
                 **content,
@@ -80,6 +89,7 @@ class Profile(_Sections):
 
     @model_validator(mode="after")
     def consistent(self) -> Profile:
+        """Refuse values that contradict each other."""
         for key in ("seeds", "generator_seeds"):
             seeds = getattr(self, key)
             if len(set(seeds)) != len(seeds):
@@ -114,6 +124,9 @@ class Profile(_Sections):
             seeds: the seeds of the classifiers.
             arms: their arms.
 
+        Returns:
+            A new profile; this one stays as it is.
+
         Raises:
             InputError: if a seed or an arm is repeated, or an arm is unknown.
         """
@@ -138,6 +151,9 @@ class Profile(_Sections):
         Args:
             name: the generator.
 
+        Returns:
+            The section of the profile that has this name.
+
         Raises:
             InputError: if no generator has this name, or the profile has no section for it.
         """
@@ -152,10 +168,18 @@ class Profile(_Sections):
 
 
 def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
-    """The profile `profiles/<name>.yaml`, or the one in a .yaml file given by its path.
+    """Read and check a profile.
 
-    Raises InputError naming the file, the key and the mending step for an unknown or wrongly typed
-    key.
+    Args:
+        name_or_path: the stem of a file in `profiles`, or the path of a .yaml file.
+        profiles: the folder of profiles; `profiles/` of the project by default.
+
+    Returns:
+        The validated profile; its `name` is the stem of the file.
+
+    Raises:
+        InputError: if the file is missing or not YAML, or a key is unknown, missing or out of
+            range. The message names the file and the key, and says what to do.
     """
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path).expanduser()
@@ -177,10 +201,13 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
 
 
 def recorded_profile(folder: Path) -> dict[str, Any]:
-    """The profile of a run, as plain values, with the seeds and arms that the run has by now.
+    """The profile of a run, with the seeds and arms that the run has by now.
 
     Args:
         folder: the run folder.
+
+    Returns:
+        The profile as plain values, by key.
 
     Raises:
         InputError: as `read_record` does.
@@ -193,6 +220,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Args:
         folder: the run folder.
+
+    Returns:
+        The content of the record, by key.
 
     Raises:
         InputError: if there is no record, or if another version of HamSynth wrote it with settings
@@ -220,6 +250,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 def seeds_from(text: str) -> tuple[int, ...]:
     """The seeds in a text such as `0,1,2`.
 
+    Args:
+        text: whole numbers, separated by commas.
+
+    Returns:
+        The numbers, in the order of the text.
+
     Raises:
         InputError: if a part is not a whole number from 0 up.
     """
@@ -233,12 +269,22 @@ def seeds_from(text: str) -> tuple[int, ...]:
 
 
 def arms_from(text: str) -> tuple[str, ...]:
-    """The names of a list as in ARMS=real,vae."""
+    """The names in a text such as `real,vae`; `parse_profile` checks them."""
     return tuple(part.strip() for part in text.split(","))
 
 
 def parse_profile(content: dict[str, Any]) -> Profile:
-    """A Profile from plain YAML values; raises pydantic.ValidationError."""
+    """A profile from plain YAML values.
+
+    Args:
+        content: the values by key, with lists where a profile has tuples.
+
+    Returns:
+        The validated profile.
+
+    Raises:
+        pydantic.ValidationError: if a key is unknown or missing, or a value is out of range.
+    """
     return Profile.model_validate(_tuples(content))
 
 

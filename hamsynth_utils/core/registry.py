@@ -1,7 +1,7 @@
 """The generators of the experiment, one line each.
 
-A line says what must be known without loading a network. `generators.loading.generator_class` imports the
-class itself when a network is needed, because that import takes seconds.
+A line says what must be known without loading a network. `generators.loading.generator_class`
+imports the class itself when a network is needed, because that import takes seconds.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Registration:
         settings_class: the generator's section of a profile; it has a field `training`.
         title: used in figures and cards.
         chapter: the notebook that trains the generator.
-        in_every_run: whether a profile must have a section for the generator, because other chapters
-            speak of it. Any other generator is in those runs whose profile has a section for it.
+        in_every_run: whether a profile must have a section for the generator, because other
+            chapters use it. Any other generator is in those runs whose profile has its section.
     """
 
     name: str
@@ -55,4 +55,4 @@ REGISTRY = {
         Registration("flow", "Flow", FlowSettings, "flow matching", "05_flow", in_every_run=True),
     )
 }
-"""New generators come last: a generator's colour and the seeds of its images follow from its position."""
+"""New generators come last: the position sets a generator's colour and the seeds of its images."""

@@ -37,7 +37,13 @@ def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a .safetensors file.
+    """Read a .safetensors file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by name, and the metadata, text by key.
 
     Raises:
         InputError: if the file is missing or damaged.
@@ -47,7 +53,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a .safetensors file; its tensors are not read.
+    """Read the metadata of a .safetensors file, but not its tensors.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Text by key.
 
     Raises:
         InputError: if the file is missing or damaged.

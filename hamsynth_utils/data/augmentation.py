@@ -1,7 +1,8 @@
-"""Rotations, flips and zooms of whole batches: a lesion has no up and no left.
+"""Rotations, flips and zooms of batches of images: a lesion has no preferred orientation.
 
-Every image of a batch is turned by its own draw. Corners that a turn would leave empty show the mirrored
-image, never black: black corners would be a mark by which a network could tell augmented images.
+Every image of a batch has its own random rotation. Corners that a rotation would leave empty show
+the mirrored image. They are never black, because a network could recognise augmented images by
+black corners.
 """
 
 from __future__ import annotations
@@ -21,29 +22,48 @@ Rotation = Literal["none", "quarter", "any"]
 
 def augment(
     images: Tensor,
-    generator: torch.Generator,
+    rng: torch.Generator,
     *,
     rotation: Rotation = "quarter",
     flips: bool = True,
     zoom: float = 0.0,
 ) -> Tensor:
-    """Images turned, flipped and enlarged at random, in the shape, type and range they came in.
+    """Rotate, flip and enlarge images at random.
 
-    images: float [N, 3, H, W] in [-1, 1]. generator: the source of every draw.
-    rotation: "quarter" turns by 0, 90, 180 or 270 degrees, "any" by any angle. flips: left-right and
-    up-down, each for half of the images. zoom: enlarges by a factor between 1 and 1 + zoom.
-    Quarter turns and flips move pixels without changing them; any angle and zoom interpolate bilinearly.
-    Raises InputError for a wrong type, shape or setting.
+    Quarter turns and flips move pixels without changing their values. Any other angle, and the
+    zoom, interpolate bilinearly.
+
+    Args:
+        images: float [N, 3, H, W] in [-1, 1].
+        rng: the source of randomness.
+        rotation: "quarter" rotates by 0, 90, 180 or 270 degrees, "any" by any angle, "none" not at
+            all.
+        flips: whether to flip left-right and up-down, each for half of the images.
+        zoom: enlarge by a factor from 1 to 1 + zoom; in [0, 4].
+
+    Returns:
+        The images, in the shape, type and range of the input.
+
+    Raises:
+        InputError: for a wrong type, shape or setting.
     """
     _check(rotation, zoom)
-    return _apply(images, _draw(len(images), generator), rotation, flips, zoom)
+    return _apply(images, _draw(len(images), rng), rotation, flips, zoom)
 
 
 def views(images: Tensor, count: int) -> list[Tensor]:
-    """`count` views of images [N, 3, H, H]: themselves; and their mirror images; and both turned.
+    """Flips and quarter turns of images, for predictions that are averaged over them.
 
-    1, 2, or 8: all the flips and quarter turns that there are, pixels moved and not changed. Each view has
-    the shape of `images`. Raises InputError for another count.
+    Args:
+        images: [N, 3, H, H].
+        count: 1 for the images alone, 2 for the images and their mirror images, 8 for all quarter
+            turns of both.
+
+    Returns:
+        `count` tensors of the shape of `images`; pixels are moved, their values stay the same.
+
+    Raises:
+        InputError: for another count.
     """
     if count not in (1, 2, 8):
         raise InputError(f"there are 1, 2 or 8 views of an image, not {count}")
@@ -52,15 +72,20 @@ def views(images: Tensor, count: int) -> list[Tensor]:
 
 
 class LesionAugmentation(v2.Transform):
-    """`augment` as a torchvision transform, for `v2.Compose`; takes a batch, or (batch, labels).
+    """`augment` as a torchvision transform, for `v2.Compose`.
 
-    Labels pass through. rotation, flips, zoom: as in `augment`. generator: the source of every draw,
-    advanced by each call.
+    The transform takes a batch, or (batch, labels); labels pass unchanged.
+
+    Args:
+        rng: the source of randomness; each call advances it.
+        rotation: as for `augment`.
+        flips: as for `augment`.
+        zoom: as for `augment`.
     """
 
     def __init__(
         self,
-        generator: torch.Generator,
+        rng: torch.Generator,
         *,
         rotation: Rotation = "quarter",
         flips: bool = True,
@@ -68,19 +93,27 @@ class LesionAugmentation(v2.Transform):
     ) -> None:
         super().__init__()
         _check(rotation, zoom)
-        self.generator, self.rotation, self.flips, self.zoom = generator, rotation, flips, zoom
+        self.rng, self.rotation, self.flips, self.zoom = rng, rotation, flips, zoom
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """One draw an image, shared by every image tensor of the call."""
+        """One draw per image, shared by every image tensor of the call."""
         batches = [x for x in flat_inputs if isinstance(x, Tensor) and x.ndim == 4]
         if not batches:
             raise InputError(
                 "LesionAugmentation takes a batch of images: float [N, 3, H, W] in [-1, 1]"
             )
-        return {"draws": _draw(len(batches[0]), self.generator)}
+        return {"draws": _draw(len(batches[0]), self.rng)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The batch, changed by the draws."""
+        """Change one input of a call.
+
+        Args:
+            inpt: float [N, 3, H, W] in [-1, 1]; the name is torchvision's.
+            params: the uniform numbers that `make_params` drew.
+
+        Returns:
+            The augmented batch, of the same shape.
+        """
         return _apply(inpt, params["draws"], self.rotation, self.flips, self.zoom)
 
     def extra_repr(self) -> str:
@@ -95,9 +128,9 @@ def _check(rotation: str, zoom: float) -> None:
         raise InputError(f"zoom must be between 0 (no zoom) and 4 (up to fivefold), not {zoom!r}")
 
 
-def _draw(images: int, generator: torch.Generator) -> Tensor:
+def _draw(images: int, rng: torch.Generator) -> Tensor:
     """Uniform draws [4, N] in [0, 1): turn, left-right flip, up-down flip, zoom."""
-    return torch.rand(4, images, generator=generator, device=generator.device)
+    return torch.rand(4, images, generator=rng, device=rng.device)
 
 
 def _apply(images: Tensor, draws: Tensor, rotation: Rotation, flips: bool, zoom: float) -> Tensor:
@@ -123,7 +156,7 @@ def _apply(images: Tensor, draws: Tensor, rotation: Rotation, flips: bool, zoom:
 
 
 def _turn_and_enlarge(images: Tensor, angle: Tensor, factor: Tensor) -> Tensor:
-    """Turn by `angle` [N] (radians, counter-clockwise) and enlarge by `factor` [N] about the centre."""
+    """Turn by `angle` [N] (radians, counter-clockwise) and enlarge by `factor` [N]."""
     cos, sin, zero = angle.cos() / factor, angle.sin() / factor, torch.zeros_like(angle)
     # Where each output pixel comes from: the turn back, [N, 2, 3].
     matrix = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3).to(images.dtype)

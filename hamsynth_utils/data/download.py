@@ -1,10 +1,11 @@
-"""Fetches the official HAM10000 archives and unpacks them as `read_ham10000` wants them.
+"""Fetches the official HAM10000 archives and unpacks them in a layout that `read_ham10000` reads.
 
-`dataverse` (Harvard Dataverse, doi:10.7910/DVN/DBW86T) has age, sex, site and source of each image; `isic`
-(ISIC 2018 Task 3) has the diagnoses and the lesion ids only. About 2.8 GB, and as much again while it
-unpacks. With `include_test` the official test set (0.4 GB) comes too, into FOLDER/test, a data set of
-its own. A call that was cut off goes on where it stopped; a call with everything in place does nothing.
-The data are under CC BY-NC-SA 4.0: research and education only.
+`dataverse` (Harvard Dataverse, doi:10.7910/DVN/DBW86T) has age, sex, site and source of each image.
+`isic` (ISIC 2018 Task 3) has only the diagnoses and the lesion ids. An archive takes about 2.8 GB,
+and the same again while it is unpacked. With `include_test` the official test set (0.4 GB) is
+fetched into FOLDER/test, as a data set of its own. After an interruption the next call continues
+where the transfer stopped. A call does nothing if all files are there. The licence of the data is
+CC BY-NC-SA 4.0: research and education only.
 """
 
 from __future__ import annotations
@@ -32,9 +33,14 @@ from hamsynth_utils.data.layouts import find_layout, read_metadata
 
 @dataclass(frozen=True)
 class Source:
-    """Where official files lie: `files` and `test_files` map a file's name to its path below `base_url`.
+    """Where official files lie.
 
-    listing: path of Dataverse's list of its files, with their md5.
+    Attributes:
+        base_url: the server.
+        files: for each file name its path below `base_url`.
+        test_files: the same for the official test set.
+        listing: the path of Dataverse's list of files with their MD5; None if there is no such
+            list.
     """
 
     base_url: str
@@ -79,13 +85,22 @@ def download(
     progress: bool = True,
     pause: float = 2.0,
 ) -> None:
-    """Fetch what is not there yet, check it, unpack it into `folder`, and check that the data can be read.
+    """Fetch missing files, verify and unpack them, and check that the data can be read.
 
-    The sha256 of every file is recorded in `folder/sha256.json` when it is first fetched and is compared
-    from then on; Dataverse's files are compared with its md5 too. base_url: another server with the same
-    paths (a mirror). pause: seconds before the first new try of a broken transfer, doubled each time.
-    Raises InputError for a broken transfer (call again to go on), a wrong checksum, a damaged or unsafe
-    archive, and a folder that cannot be written.
+    The SHA-256 of every file is recorded in `folder/sha256.json` at its first transfer, and
+    compared at later transfers. Dataverse's files are also compared with its MD5.
+
+    Args:
+        folder: the data folder, created if it is missing.
+        source: `dataverse` or `isic`.
+        include_test: whether to fetch the official test set too, into `folder/test`.
+        base_url: another server with the same paths (a mirror).
+        progress: whether to show progress bars.
+        pause: seconds before the first retry of a broken transfer; each further retry doubles them.
+
+    Raises:
+        InputError: for an unknown source, a broken transfer (the next call continues it), a wrong
+            checksum, a damaged or unsafe archive, or a folder that cannot be written.
     """
     if source not in SOURCES:
         raise InputError(f"no source is called {source!r}; there are {', '.join(SOURCES)}")
@@ -110,7 +125,7 @@ def download(
 
 @contextmanager
 def _workplace(folder: Path) -> Iterator[Path]:
-    """A hidden folder for what is unfinished, for this process alone; it stays if anything goes wrong."""
+    """A hidden folder for unfinished files, locked for this process; an error leaves it there."""
     work = folder / ".download"
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -123,8 +138,8 @@ def _workplace(folder: Path) -> Iterator[Path]:
         ) from error
     except OSError as error:
         raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}. Free space or make it writable. Then "
-            "call again"
+            f"cannot write to {folder}: {error.strerror or error}. Free space or make it writable. "
+            "Then call again"
         ) from error
 
 
@@ -136,13 +151,13 @@ def _fetch(url: str, file: Path, known_hash: str | None, progress: bool, pause: 
         raise
     except ValueError as error:
         raise InputError(
-            f"{url}: {error} Call again to fetch it anew; if its publisher changed it, take {file.name} out "
-            "of sha256.json first"
+            f"{url}: {error} Call again to fetch it anew; if its publisher changed it, take "
+            f"{file.name} out of sha256.json first"
         ) from error
 
 
 def _published_md5(url: str) -> dict[str, str]:
-    """Dataverse's md5 by file id, but for tables: it sends them converted, and the md5 is the original's."""
+    """Dataverse's MD5 by file id; tables are left out, because Dataverse sends them converted."""
     try:
         response = requests.get(url, timeout=(10, 60))
         check_status(response)
@@ -179,7 +194,7 @@ def _target(file: Path) -> Path:
 
 
 def _put(file: Path, target: Path, progress: bool) -> None:
-    """Move a fetched file, or what its archive holds, to `target` in one step: what is there is complete."""
+    """Move a file, or the content of an archive, to `target` in one step, so it is complete."""
     target.parent.mkdir(exist_ok=True)
     if file.suffix != ".zip":
         file.replace(target)
@@ -225,9 +240,12 @@ ATTEMPTS = 5
 
 
 class ResumingDownloader:
-    """A downloader for pooch that goes on where a transfer broke, in this call or in an earlier one.
+    """A downloader for pooch that resumes a broken transfer, in the same call or in a later call.
 
-    partial: the unfinished file, kept until the transfer is complete.
+    Args:
+        partial: the unfinished file, kept until the transfer is complete.
+        progress: whether to show a progress bar.
+        pause: seconds before the first retry; each further retry doubles them.
     """
 
     def __init__(self, partial: Path, progress: bool, pause: float) -> None:
@@ -244,8 +262,8 @@ class ResumingDownloader:
                 failures = 1 if self._size() > before else failures + 1
                 if failures == ATTEMPTS:
                     raise InputError(
-                        f"the transfer of {url} broke {ATTEMPTS} times in a row: {error}. {self._size():,} "
-                        "bytes are kept: call again to go on from there"
+                        f"the transfer of {url} broke {ATTEMPTS} times in a row: {error}. "
+                        f"{self._size():,} bytes are kept: call again to go on from there"
                     ) from error
                 wait = self.pause * 2 ** (failures - 1)
                 print(f"the transfer broke ({error}): going on in {wait:.0f} s", file=sys.stderr)
@@ -256,7 +274,7 @@ class ResumingDownloader:
         return self.partial.stat().st_size if self.partial.exists() else 0
 
     def _transfer(self, url: str) -> None:
-        """Append what is missing to the partial file; raises one of BROKEN where a new try may help."""
+        """Append what is missing to the partial file; raises one of BROKEN if a retry may help."""
         start = self._size()
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
@@ -294,7 +312,15 @@ class ResumingDownloader:
 
 
 def check_status(response: requests.Response) -> None:
-    """Server trouble may pass, so it counts as BROKEN; a refusal will not, so it is an InputError."""
+    """Check the status code of a response.
+
+    Args:
+        response: the answer of a server.
+
+    Raises:
+        requests.ConnectionError: for status 429 and from 500 up, because a retry may help.
+        InputError: for any other failure.
+    """
     if response.status_code == 429 or response.status_code >= 500:
         raise requests.ConnectionError(f"the server answers {response.status_code}")
     if not response.ok:

@@ -1,4 +1,4 @@
-"""Is it the same photo? By what a picture shows, not by what its file or its lesion is called."""
+"""Finds photos that are stored twice, by their pixels, not by file name or lesion id."""
 
 from __future__ import annotations
 
@@ -15,27 +15,42 @@ THUMBNAIL = 8
 
 
 SAME_PHOTO = 3.0
-"""Root mean squared difference of two thumbnails, in grey levels of 255, below which they are one photo."""
+"""Two thumbnails below this root mean squared difference, in grey levels of 255, are one photo."""
 
 
 CHUNK = 500
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """Float32 [N, 3, THUMBNAIL, THUMBNAIL] of images [N, 3, H, W], by averages over squares."""
+    """Small images, for comparisons.
+
+    Args:
+        images: [N, 3, H, W].
+
+    Returns:
+        float32 [N, 3, THUMBNAIL, THUMBNAIL], averages over squares, in the range of `images`.
+    """
     return F.adaptive_avg_pool2d(images.float(), THUMBNAIL)
 
 
 def repeated_photos(lesions: LesionSet) -> pd.DataFrame:
-    """Pairs of images that are one photo and go by two lesions: columns image_id_a, image_id_b.
+    """Find pairs of images that show one photo but belong to two lesions.
 
-    A photo that was stored again, flipped or turned by quarters is found; one that was cropped, or made
-    darker by more than `SAME_PHOTO`, is not. On HAM10000 at 64 pixels there is none: in no view is any of the
-    10,015 photos nearer than 4.5 to one of another lesion.
+    A photo that was stored again is found, also if it was flipped or rotated by quarter turns. A
+    cropped photo is not found, nor a photo that was darkened by more than `SAME_PHOTO`. HAM10000 at
+    64 pixels has no such pair: over all views, the smallest distance between photos of two lesions
+    is 4.5.
+
+    Args:
+        lesions: the images to compare.
+
+    Returns:
+        One row per pair, with the columns image_id_a and image_id_b.
     """
     small = thumbnails(lesions.images)
     grey, order = small.mean((1, 2, 3)).sort()
-    # The difference of two means is at most the root mean squared difference, so few pairs remain to be seen.
+    # The difference of two means is at most the root mean squared difference, so few pairs remain
+    # to be seen.
     ends = torch.searchsorted(grey, grey + SAME_PHOTO)
     seen = [view.flatten(1) for view in views(small[order], 8)]
     pairs = set()

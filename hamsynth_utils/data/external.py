@@ -1,12 +1,14 @@
-"""An external test set, in the layout of ISIC 2018 Task 3's, and whether it shares photos with a run.
+"""An external test set in the layout of ISIC 2018 Task 3, and checks before a test.
 
-- Images: `ISIC2018_Task3_Test_Input/ISIC_00xxxxx.jpg`, or any folder in the folder, .jpg or .png.
-- Truth: `ISIC2018_Task3_Test_GroundTruth.csv`, in a folder of its name or not, or another file with such a table.
+- Images: `ISIC2018_Task3_Test_Input/ISIC_00xxxxx.jpg`, or .jpg and .png files in any subfolder.
+- Truth: `ISIC2018_Task3_Test_GroundTruth.csv`, in a folder of its name or not, or another file
+  with such a table.
 
-The truth has the columns image, MEL, NV, BCC, AKIEC, BKL, DF and VASC, in any order; one of the seven is 1.
+The truth has the columns image, MEL, NV, BCC, AKIEC, BKL, DF and VASC, in any order. One of the
+seven classes is 1, all others are 0.
 
-Such a set does not say which photos show one lesion: each image counts as a lesion of its own, so intervals
-are a little too narrow where a lesion was photographed twice.
+Such a set does not say which photos show one lesion, so each image counts as a lesion. Intervals
+are therefore a little too narrow where a lesion was photographed twice.
 """
 
 from __future__ import annotations
@@ -44,10 +46,12 @@ PHANTOM_IMAGES = 300
 
 @dataclass(frozen=True, eq=False)
 class ExternalSet:
-    """Images to test on that no model has seen.
+    """Images for a test that no model has seen.
 
-    lesions: `lesion_id` is the image's own id, since lesions are unknown; age, sex, place and source are too.
-    sha256: of all image ids, diagnoses and files, whatever the files' folder is called.
+    Attributes:
+        lesions: the images. `lesion_id` is the id of the image, because lesions are unknown; age,
+            sex, site and source are missing.
+        sha256: hash of all image ids, diagnoses and files; the names of folders do not count.
     """
 
     lesions: LesionSet
@@ -55,9 +59,16 @@ class ExternalSet:
 
 
 def find_external(folder: Path) -> Layout:
-    """Where the external set in `folder` has its truth and its images.
+    """Find the truth and the images of an external set.
 
-    Raises InputError where there is no folder, no truth, more than one that could be meant, or no image.
+    Args:
+        folder: the folder of the set.
+
+    Returns:
+        The files of the set.
+
+    Raises:
+        InputError: if there is no folder, no truth, more than one possible truth, or no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -76,29 +87,38 @@ def find_external(folder: Path) -> Layout:
         )
     if len(found) > 1:
         raise InputError(
-            f"{folder} has {len(found)} ground truths, {first_names(found)}: keep the one to test on"
+            f"{folder} has {len(found)} ground truths, {first_names(found)}: keep the one to test "
+            "on"
         )
     return Layout("ISIC 2018 Task 3", folder / found[0], images_of(folder, files), None)
 
 
 def read_truth(layout: Layout) -> pd.DataFrame:
-    """The table of an external set, one row an image, as `read_metadata` gives it, checked more strictly.
+    """Read the table of an external set, with stricter checks than `read_metadata`.
 
-    Raises InputError, naming file and line, as `read_metadata` does; and for a column that is none of
-    `COLUMNS`, an image without a row, or fewer than two classes.
+    Args:
+        layout: the files of the set.
+
+    Returns:
+        One row per image, with the columns of `read_metadata`; `lesion_id` is the id of the image.
+
+    Raises:
+        InputError: naming file and line, as for `read_metadata`; also for a column outside
+            `COLUMNS`, an image without a row, or fewer than two classes.
     """
     table = read_metadata(layout)
     unknown = [name for name in _header(layout.metadata) if name not in COLUMNS]
     if unknown:
         raise InputError(
             f"{layout.metadata} has the column(s) {', '.join(map(repr, unknown))}, but only "
-            f"{', '.join(COLUMNS)} are known: a class that the classifiers have not learned cannot be tested"
+            f"{', '.join(COLUMNS)} are known: a class that the classifiers have not learned cannot "
+            "be tested"
         )
     unnamed = sorted(set(layout.images).difference(table["image_id"], NOT_A_LESION))
     if unnamed:
         raise InputError(
-            f"{len(unnamed):,} images have no row in {layout.metadata}: {first_names(unnamed)}. Add their "
-            "rows, or take the files out"
+            f"{len(unnamed):,} images have no row in {layout.metadata}: {first_names(unnamed)}. "
+            "Add their rows, or take the files out"
         )
     if table["dx"].nunique() < 2:
         raise InputError(
@@ -108,9 +128,15 @@ def read_truth(layout: Layout) -> pd.DataFrame:
 
 
 def check_external(source: str, data: str) -> None:
-    """What can be said of an external set for a run on `data` before a long training, without its images.
+    """Check an external set before a long training, without reading its images.
 
-    Raises InputError as `find_external` and `read_truth` do, or for the phantom where the data is not one.
+    Args:
+        source: the folder of the external set, or `phantom`.
+        data: the data of the run: `phantom`, or a folder.
+
+    Raises:
+        InputError: as for `find_external` and `read_truth`, or if the external set is the phantom
+            but the data of the run is not.
     """
     if source != "phantom":
         read_truth(find_external(Path(source).expanduser()))
@@ -149,8 +175,8 @@ def read_external(
         if broken:
             named = [f"{records[position][0]} ({reason})" for position, reason in broken.items()]
             raise InputError(
-                f"{len(broken):,} of {len(table):,} images in {folder} are broken: {first_names(named)}. "
-                "Fetch them again: an external set is tested on as a whole"
+                f"{len(broken):,} of {len(table):,} images in {folder} are broken: "
+                f"{first_names(named)}. Fetch them again: an external set is tested on as a whole"
             )
         labels = torch.from_numpy(labels_of(table["dx"], HAM10000.classes))
         lesions = LesionSet(torch.from_numpy(pixels), labels, table, HAM10000.classes)

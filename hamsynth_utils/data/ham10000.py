@@ -1,13 +1,16 @@
-"""HAM10000 from disk, in any of its official layouts (Tschandl, Rosendahl & Kittler 2018,
-doi:10.1038/sdata.2018.161).
+"""HAM10000 from disk, in any of its official layouts (Tschandl, Rosendahl & Kittler 2018).
 
-- Kaggle: images in `HAM10000_images_part_1/` and `_part_2/`, also in lower case; `HAM10000_metadata.csv`.
+The paper is doi:10.1038/sdata.2018.161. The layouts are:
+
+- Kaggle: images in `HAM10000_images_part_1/` and `_part_2/`, also in lower case;
+  `HAM10000_metadata.csv`.
 - Harvard Dataverse: images in the same two folders; `HAM10000_metadata`, `.csv` or `.tab`.
-- ISIC 2018 Task 3: images in `ISIC2018_Task3_Training_Input/`; `ISIC2018_Task3_Training_GroundTruth.csv`.
+- ISIC 2018 Task 3: images in `ISIC2018_Task3_Training_Input/`;
+  `ISIC2018_Task3_Training_GroundTruth.csv`.
 
-The images may as well lie in one folder of any name, or beside the metadata. Of several metadata files
-HAM10000's own comes first, then ISIC's training, validation and test: keep a second set (the ISIC test
-images, say) in a folder of its own.
+The images may also lie in one folder of any name, or beside the metadata. If there are several
+metadata files, HAM10000's own comes first, then ISIC's training, validation and test metadata. So
+a second set, for example the ISIC test images, needs its own folder.
 """
 
 from __future__ import annotations
@@ -48,8 +51,12 @@ NO_PAIRS = pd.DataFrame({"image_id_a": [], "image_id_b": []}, dtype=object)
 class Reading:
     """What `read_ham10000` found.
 
-    index: one row a file read, metadata first (file relative to the folder, size in bytes, mtime_ns, sha256).
-    skipped: images left out (image_id, reason): broken ones, and those that the metadata does not name.
+    Attributes:
+        lesions: the images that were read.
+        index: one row per file, metadata first; columns file (relative to the folder), size
+            (bytes), mtime_ns and sha256.
+        skipped: images that were left out, because they are broken or not in the metadata; columns
+            image_id and reason.
     """
 
     lesions: LesionSet
@@ -58,10 +65,17 @@ class Reading:
 
 
 def dataset_name(data: str, table: pd.DataFrame) -> str:
-    """Whose images a run has, in words: HAM10000's, the phantom's, or those of a folder that is neither.
+    """The name of a run's data set.
 
-    data: that of the run; table: with image_id and dx. A folder is HAM10000 if it has all of its image ids,
-    each with its diagnosis, and no other: a part of it is not. Pixels are not looked at.
+    A folder is HAM10000 if it has all of HAM10000's image ids, each with its diagnosis, and no
+    other. A part of HAM10000 is not HAM10000. Pixels are not compared.
+
+    Args:
+        data: the data of the run: `phantom`, or a folder.
+        table: the table of the images, with image_id and dx.
+
+    Returns:
+        The name of HAM10000 or of the phantom, or a phrase that names the folder.
     """
     if data == "phantom":
         return PHANTOM.name
@@ -74,21 +88,23 @@ def dataset_name(data: str, table: pd.DataFrame) -> str:
 def read_ham10000(
     folder: Path, image_size: int = 64, skip_broken: bool = False, progress: bool = True
 ) -> Reading:
-    """Read a copy of HAM10000: images are cropped to the central square and resized (antialiased).
+    """Read a copy of HAM10000.
 
-    Images that the metadata does not name are left out, recorded, and reported on stderr.
+    Images are cropped to the central square and resized with antialiasing. Images that the metadata
+    does not name are left out, recorded, and reported on stderr.
 
     Args:
         folder: the copy, in one of the official layouts.
         image_size: height and width in pixels.
-        skip_broken: leave out images that cannot be decoded and record them, instead of raising.
+        skip_broken: leave out and record images that cannot be decoded, instead of raising.
         progress: whether to show a progress bar.
 
     Returns:
         The images, the index of the files that were read, and the images that were left out.
 
     Raises:
-        InputError: as `find_layout` and `read_metadata`, or for broken images (the first five are named).
+        InputError: as for `find_layout` and `read_metadata`, or for broken images (the message
+            names the first five).
     """
     folder = Path(folder)
     layout = find_layout(folder)
@@ -96,16 +112,18 @@ def read_ham10000(
     ids = table["image_id"].tolist()
     unnamed = sorted(set(layout.images).difference(ids))
     if unnamed:
-        told = f"{len(unnamed):,} images not in {layout.metadata.name} are left out: {first_names(unnamed)}"
-        print(told, file=sys.stderr)
+        names = first_names(unnamed)
+        where = layout.metadata.name
+        print(f"{len(unnamed):,} images not in {where} are left out: {names}", file=sys.stderr)
     pixels, records, broken = read_images(
         folder, [layout.images[i] for i in ids], image_size, progress
     )
     if broken and (not skip_broken or len(broken) == len(ids)):
         named = [f"{records[position][0]} ({reason})" for position, reason in broken.items()]
         raise InputError(
-            f"{len(broken):,} of {len(ids):,} images in {folder} are broken: {first_names(named)}. Fetch "
-            "them again, or go on without them: SKIP_BROKEN=1 for make, skip_broken=True in Python"
+            f"{len(broken):,} of {len(ids):,} images in {folder} are broken: {first_names(named)}. "
+            "Fetch them again, or go on without them: SKIP_BROKEN=1 for make, skip_broken=True in "
+            "Python"
         )
     texts = [layout.metadata, layout.groupings, folder / "near_duplicates.csv"]
     records = [_read_file(folder, file)[0] for file in texts if file and file.is_file()] + records
@@ -127,14 +145,23 @@ def read_ham10000(
 def read_images(
     folder: Path, files: list[Path], image_size: int, progress: bool = True
 ) -> tuple[np.ndarray, list[tuple[str, int, int, str]], dict[int, str]]:
-    """Images cropped to the central square and resized (antialiased), uint8 [N, 3, image_size, image_size].
+    """Read images, cropped to the central square and resized with antialiasing.
 
-    Also one record a file (name in `folder`, size in bytes, mtime_ns, sha256), and of those that cannot be
-    decoded, whose pixels are 0, the position and why.
+    Args:
+        folder: the folder of the data; records name files relative to it.
+        files: the N files.
+        image_size: height and width in pixels.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Three values. The first is uint8 [N, 3, image_size, image_size], 0 for images that cannot be
+        decoded. The second is one record per file: name, size in bytes, mtime_ns, sha256. The third
+        says why an image cannot be decoded, by its position.
     """
     pixels = np.zeros((len(files), 3, image_size, image_size), dtype=np.uint8)
 
     def read(position: int) -> tuple[tuple, str | None]:
+        """Decode one image into `pixels`; returns its record, and the reason if it is broken."""
         file = files[position]
         try:
             record, content = _read_file(folder, file)
@@ -164,18 +191,34 @@ def read_images(
 
 
 def read_index(path: Path) -> pd.DataFrame:
-    """The index of a `Reading` that was kept as a .csv file."""
+    """Read the index of a `Reading` from a .csv file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The index, with the types of its columns.
+    """
     # Hashes as text: pandas 2.3 crashes on some when it tries to read them as numbers.
     return pd.read_csv(path, dtype={"file": "object", "sha256": "object"})
 
 
 def changes_since(folder: Path, index: pd.DataFrame) -> str | None:
-    """None if `folder` holds the content that `index` (of a `Reading`) records, else what has changed.
+    """Compare a data folder with the index of an earlier reading.
 
-    Only files whose size or time differ are read again, so the usual answer takes a fraction of a second.
+    Only files whose size or time differ are read again, so that the usual call takes a fraction of
+    a second.
+
+    Args:
+        folder: the data folder.
+        index: the index of a `Reading`.
+
+    Returns:
+        None if the content is the same, else a sentence that names the changed files.
     """
 
     def differs(file: str, size: int, mtime_ns: int, sha256: str) -> bool:
+        """Whether a file is gone or has another content."""
         path = os.path.join(folder, file)
         try:
             status = os.stat(path)
@@ -197,8 +240,17 @@ def changes_since(folder: Path, index: pd.DataFrame) -> str | None:
 
 
 def read_near_duplicates(folder: Path) -> pd.DataFrame:
-    """Pairs of near-duplicate images of different lesions (image_id_a, image_id_b), from
-    `near_duplicates.csv` in `folder` (Abhishek et al. 2025, Sci Data 12:196); none if the file is not there.
+    """Read the published near-duplicates of HAM10000 (Abhishek et al. 2025, Sci Data 12:196).
+
+    Args:
+        folder: the data folder, with or without `near_duplicates.csv`.
+
+    Returns:
+        Pairs of images of different lesions, with the columns image_id_a and image_id_b; no row if
+        the file is not there.
+
+    Raises:
+        InputError: if the file is not a readable table or lacks a column.
     """
     path = Path(folder) / "near_duplicates.csv"
     if not path.is_file():
@@ -215,7 +267,8 @@ def _read_file(folder: Path, file: Path) -> tuple[tuple, bytes]:
 def _decode(content: bytes, image_size: int) -> np.ndarray:
     """uint8 [3, image_size, image_size]."""
     with Image.open(io.BytesIO(content)) as image:
-        # A large JPEG decodes faster at a half or a quarter; the resize still gets twice the target.
+        # A large JPEG decodes faster at a half or a quarter; the resize still gets twice the
+        # target.
         factor = 2 * image_size / min(image.size)
         if factor < 1:
             image.draft(

@@ -34,15 +34,18 @@ GROUPINGS = r"isic2018_task3_training_lesiongroupings\.csv"
 
 
 NOT_A_LESION = ("ISIC_0035068",)
-"""Of the ISIC 2018 test set, the one image without a lesion: its row, if there is one, is passed over."""
+"""The one image of the ISIC 2018 test set without a lesion; a row of it is left out."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where a copy of HAM10000 keeps its files.
 
-    name: "HAM10000" or "ISIC 2018 Task 3". images: image_id -> file.
-    groupings: ISIC's table of lesion ids, if it is there.
+    Attributes:
+        name: "HAM10000" or "ISIC 2018 Task 3".
+        metadata: the table of the images.
+        images: the file of each image, by image_id.
+        groupings: ISIC's table of lesion ids; None if the copy does not have it.
     """
 
     name: str
@@ -52,10 +55,17 @@ class Layout:
 
 
 def find_layout(folder: Path) -> Layout:
-    """The layout of the data in `folder`, from its file names alone.
+    """Find the layout of a data folder from its file names.
 
-    Raises InputError where there is no folder, no metadata or no image, or where one image_id has two
-    files of different size (Kaggle's second copies are equal).
+    Args:
+        folder: the data folder.
+
+    Returns:
+        The metadata and the images. The first metadata file in the order of `PATTERNS` counts.
+
+    Raises:
+        InputError: if there is no folder, no metadata or no image, or if one image_id has two files
+            of different size (the second copies in Kaggle's archive are equal).
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -67,9 +77,9 @@ def find_layout(folder: Path) -> Layout:
     ]
     if not found:
         raise InputError(
-            f"no metadata in {folder} or the folders in it: looked for HAM10000_metadata.csv (or .tab) and "
-            "ISIC2018_Task3_Training_GroundTruth.csv (or _Validation_, _Test_). Put the file there, or fetch "
-            f"the data: hamsynth download {folder}"
+            f"no metadata in {folder} or the folders in it: looked for HAM10000_metadata.csv (or "
+            ".tab) and ISIC2018_Task3_Training_GroundTruth.csv (or _Validation_, _Test_). Put the "
+            f"file there, or fetch the data: hamsynth download {folder}"
         )
     images = images_of(folder, files)
     kind, metadata = found[0]
@@ -78,9 +88,17 @@ def find_layout(folder: Path) -> Layout:
 
 
 def images_of(folder: Path, files: list[str]) -> dict[str, Path]:
-    """image_id -> file, of the images among the files of `folder`.
+    """The images among the files of a folder.
 
-    Raises InputError where there is none, or where one image_id has two files of different size.
+    Args:
+        folder: the folder.
+        files: names relative to the folder, as `files_in` lists them.
+
+    Returns:
+        The file of each image, by image_id.
+
+    Raises:
+        InputError: if there is no image, or if one image_id has two files of different size.
     """
     images: dict[str, Path] = {}
     for name in filter(_is_image, files):
@@ -98,11 +116,21 @@ def images_of(folder: Path, files: list[str]) -> dict[str, Path]:
 
 
 def read_metadata(layout: Layout) -> pd.DataFrame:
-    """The table of the data set, one row an image, with the columns `COLUMNS`; unknown values are NaN.
+    """Read and check the metadata of a copy of HAM10000.
 
-    Kaggle's copy has no `dataset`, ISIC's only dx and, with its groupings, lesion_id.
-    Raises InputError naming file and line for a missing column, an unknown diagnosis, a row that is not
-    one-hot, an age that is no number, an image_id that is empty or there twice, or an image without a file.
+    Kaggle's copy has no `dataset`. ISIC's copy has only `dx`, and `lesion_id` if the groupings are
+    there.
+
+    Args:
+        layout: the files of the copy.
+
+    Returns:
+        One row per image, with the columns `COLUMNS`; `age` is in years, unknown values are NaN.
+
+    Raises:
+        InputError: naming file and line, for a missing column, an unknown diagnosis, a row that is
+            not one-hot, an age that is not a number, an image_id that is empty or repeated, or an
+            image without a file.
     """
     path = layout.metadata
     rows = read_text(path, [])
@@ -118,8 +146,8 @@ def read_metadata(layout: Layout) -> pd.DataFrame:
     missing = rows["image_id"][~rows["image_id"].isin(list(layout.images))]
     if len(missing):
         raise InputError(
-            f"{len(missing):,} of the {len(rows):,} images in {path} have no file: {first_names(missing)}. "
-            "Unpack all image archives, or take these rows out"
+            f"{len(missing):,} of the {len(rows):,} images in {path} have no file: "
+            f"{first_names(missing)}. Unpack all image archives, or take these rows out"
         )
     return rows.assign(synthetic=False)[list(COLUMNS)].reset_index(drop=True)
 
@@ -133,9 +161,14 @@ def _is_image(name: str) -> bool:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Relative names of the files in the folder, its subfolders, and in `x/x` as some unzippers leave it.
+    """List the data files of a folder.
 
-    The top folder's come first. Hidden files, macOS's shadow files and lesion masks are passed over.
+    Args:
+        folder: the folder. Its subfolders count too, and `x/x`, which some unzip programs create.
+
+    Returns:
+        Names relative to the folder, those of the top folder first. Hidden files, the shadow files
+        of macOS, and lesion masks are left out.
     """
     found: list[str] = []
     for path, subfolders, names in os.walk(folder, followlinks=True):
@@ -153,7 +186,18 @@ def files_in(folder: Path) -> list[str]:
 
 
 def read_text(path: Path, needed: list[str]) -> pd.DataFrame:
-    """Every cell as stripped text; the row index is the line in the file."""
+    """Read a table as text.
+
+    Args:
+        path: a file with commas or tabs.
+        needed: the columns that the table must have.
+
+    Returns:
+        Every cell as stripped text, without empty rows; the row index is the line in the file.
+
+    Raises:
+        InputError: if the file is not a readable table, or lacks a column.
+    """
     try:
         with path.open(encoding="utf-8-sig") as lines:
             separator = "\t" if "\t" in lines.readline() else ","
@@ -213,7 +257,8 @@ def _isic_rows(layout: Layout, rows: pd.DataFrame) -> pd.DataFrame:
             )
         )
         cells = [f"{name} is {text!r}" for name, (text, value) in first.items() if value != 0]
-        what = f"is not one-hot ({', '.join(cells) or 'every column is 0'}): one class must be 1, all others 0"
+        shown = ", ".join(cells) or "every column is 0"
+        what = f"is not one-hot ({shown}): one class must be 1, all others 0"
         _refuse(layout.metadata, what, rows.index[wrong])
     dx = np.array(HAM10000.classes.names, dtype=object)[values.argmax(axis=1)]
     unknown = pd.DataFrame(
@@ -241,5 +286,6 @@ def _refuse(path: Path, what: str, lines: Iterable[int], values: Iterable[str] =
 
 
 def first_names(names: Iterable[str]) -> str:
+    """The first five names, separated by commas, for messages."""
     names = list(names)
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -95,7 +95,7 @@ class LesionSet:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of images of each class, in the order of `classes`; 0 for a class without images."""
+        """Number of images per class, in the order of `classes`; 0 for a class without images."""
         numbers = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, numbers, strict=True))
 

@@ -1,5 +1,8 @@
-"""Where in each photo the lesion is: masks drawn for HAM10000 (Tschandl et al. 2020,
-doi:10.1038/s41591-020-0942-0), and those that the phantom was painted by."""
+"""Masks of the lesions: of HAM10000 (Tschandl et al. 2020) and of the phantom.
+
+The masks of HAM10000 were drawn by dermatologists (doi:10.1038/s41591-020-0942-0). The phantom's
+masks are computed from its shapes.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,19 @@ SUFFIX = "_segmentation"
 
 
 def lesion_masks(lesions: LesionSet, data: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Masks bool [N, H, W] of the photos, True on the lesion, and whether each photo has one, bool [N].
+    """Masks of the lesions of a run's images.
 
-    data, seed: those of the run that the photos come from. A photo whose mask is missing, or shows no lesion
-    in the square that was cut out, has an empty one. Raises InputError as `read_masks` does.
+    Args:
+        lesions: N images of the run.
+        data: the data of the run: `phantom`, or a folder.
+        seed: the seed of the run's data.
+
+    Returns:
+        Two arrays. The first is bool [N, H, W], True on the lesion. The second is bool [N], False
+        for an image whose mask is missing, or shows no lesion in the central square.
+
+    Raises:
+        InputError: as for `read_masks`.
     """
     if data == "phantom":
         masks = phantom_masks(lesions.table, lesions.image_size, seed)
@@ -30,10 +42,19 @@ def lesion_masks(lesions: LesionSet, data: str, seed: int) -> tuple[np.ndarray, 
 
 
 def read_masks(folder: Path, image_ids: list[str], image_size: int) -> np.ndarray:
-    """The masks `<image_id>_segmentation.png` in `folder` or its folders, cut and resized as their photos.
+    """Read masks, cropped and resized as the images.
 
-    bool [N, image_size, image_size]; all False where there is no file. Raises InputError for a mask that
-    cannot be decoded, or whose sides are not in the proportion of its photo's.
+    Args:
+        folder: the folder of the data; the files `<image_id>_segmentation.png` lie in the folder or
+            in subfolders.
+        image_ids: the N images.
+        image_size: height and width in pixels.
+
+    Returns:
+        bool [N, image_size, image_size]; all False for an image without a file.
+
+    Raises:
+        InputError: for a mask that cannot be decoded, or whose proportions differ from its image's.
     """
     files = {
         path.stem.removesuffix(SUFFIX): path
@@ -60,8 +81,8 @@ def _read(file: Path, photo: Path, image_size: int) -> np.ndarray:
         ) from error
     if abs(grey.width * height - width * grey.height) > max(width, height):
         raise InputError(
-            f"the mask {file} is {grey.width} x {grey.height} pixels, its photo {width} x {height}: "
-            "they are not of one picture"
+            f"the mask {file} is {grey.width} x {grey.height} pixels, its photo {width} x "
+            f"{height}: they are not of one picture"
         )
     short = min(grey.size)
     left, top = (grey.width - short) / 2, (grey.height - short) / 2

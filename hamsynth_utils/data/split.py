@@ -1,7 +1,8 @@
-"""Training, validation and test part: split by whole lesions, or by single images as in the source report.
+"""Training, validation and test part: split by whole lesions, or by single images.
 
-Two photos of one lesion are nearly the same image. A split by images puts many such pairs into different
-parts, so that the test rewards memory. `leaked_share` measures how many test images are affected.
+The source report splits by single images. Two photos of one lesion are nearly the same image, and
+a split by images puts many such pairs into different parts. The test then rewards memory.
+`leaked_share` measures how many test images are affected.
 """
 
 from __future__ import annotations
@@ -41,22 +42,23 @@ def lesion_split(
 ) -> Split:
     """Split whole lesions, each class in the given fractions.
 
-    Lesions that share a near-duplicate stay together. The parts depend on the seed and on the images,
-    not on the order of the rows.
+    Lesions that share a near-duplicate stay together. The parts depend on the seed and on the
+    images, not on the order of the rows.
 
     Args:
         table: one row per image, with image_id, lesion_id and dx.
         classes: the class names, in the order of the labels.
         near_duplicates: pairs of images (image_id_a, image_id_b) of different lesions.
         seed: seed of the split.
-        validation_fraction, test_fraction: of the images of each class, above 0, their sum below 1.
+        validation_fraction: of the images of each class, above 0.
+        test_fraction: of the images of each class, above 0; the sum of both fractions is below 1.
 
     Returns:
         The row positions of each part.
 
     Raises:
-        InputError: if a lesion id is missing, if the fractions leave nothing to train on, or if a class
-            that occurs has no image in some part.
+        InputError: if a lesion id is missing, if the fractions leave nothing to train on, or if a
+            class that occurs has no image in some part.
     """
     return _split(
         table,
@@ -77,18 +79,21 @@ def image_split(
 ) -> Split:
     """Split single images at random, so that photos of one lesion fall into different parts.
 
-    The default fractions give the 80/20 split of the source report; the validation part is taken out of
-    its 80 %.
+    The default fractions give the 80/20 split of the source report; the validation part is taken
+    from its 80 %.
 
     Args:
-        table, classes, seed, validation_fraction, test_fraction: as for `lesion_split`; the table needs
-            no lesion ids.
+        table: one row per image, with image_id and dx.
+        classes: the class names, in the order of the labels.
+        seed: seed of the split.
+        validation_fraction: of the images of each class, above 0.
+        test_fraction: of the images of each class, above 0; the sum of both fractions is below 1.
 
     Returns:
         The row positions of each part.
 
     Raises:
-        InputError: as `lesion_split`, except for missing lesion ids.
+        InputError: as for `lesion_split`, except for missing lesion ids.
     """
     return _split(table, classes, np.arange(len(table)), seed, validation_fraction, test_fraction)
 
@@ -106,13 +111,18 @@ def make_split(
 
     Args:
         split_by: "lesion" for `lesion_split`, "image" for `image_split`.
-        table, classes, near_duplicates, seed, validation_fraction, test_fraction: as for `lesion_split`.
+        table: as for these functions.
+        classes: as for these functions.
+        near_duplicates: as for `lesion_split`; not used for a split by images.
+        seed: seed of the split.
+        validation_fraction: as for these functions.
+        test_fraction: as for these functions.
 
     Returns:
         The row positions of each part.
 
     Raises:
-        InputError: as the two functions, or for another `split_by`.
+        InputError: as for the two functions, or for another `split_by`.
     """
     if split_by == "lesion":
         return lesion_split(
@@ -128,12 +138,12 @@ def lesion_groups(table: pd.DataFrame, near_duplicates: pd.DataFrame) -> np.ndar
 
     Args:
         table: N rows with image_id and lesion_id.
-        near_duplicates: pairs (image_id_a, image_id_b); a pair with an image that is not in the table
-            is ignored.
+        near_duplicates: pairs (image_id_a, image_id_b); a pair with an image that is not in the
+            table is ignored.
 
     Returns:
-        int [N], the group of each image. Images of one lesion have the same number, and so have lesions
-        that near-duplicates connect.
+        int [N], the group of each image. Images of one lesion have the same number, and so have
+        lesions that near-duplicates connect.
 
     Raises:
         InputError: if a lesion id is missing.
@@ -154,7 +164,9 @@ def leaked_share(
     """Fraction of the test images that are `leaked`.
 
     Args:
-        table, split, near_duplicates: as for `leaked`.
+        table: as for `leaked`.
+        split: as for `leaked`.
+        near_duplicates: as for `leaked`.
 
     Returns:
         A fraction in [0, 1].
@@ -173,8 +185,8 @@ def leaked(
     Args:
         table: N rows with image_id and lesion_id.
         split: the parts of the table.
-        near_duplicates: lesions that these pairs connect count as one lesion, see `lesion_groups`; if
-            left out, every lesion id is a lesion of its own.
+        near_duplicates: lesions that these pairs connect count as one lesion, see `lesion_groups`;
+            by default every lesion id is a lesion of its own.
 
     Returns:
         bool [number of test images], in the order of `split.test`.
@@ -191,8 +203,9 @@ def _lesions(table: pd.DataFrame) -> np.ndarray:
     missing = int(table["lesion_id"].isna().sum())
     if missing:
         raise InputError(
-            f"{missing:,} of {len(table):,} images have no lesion_id, so lesions cannot be told apart: "
-            "use HAM10000_metadata.csv, or put ISIC2018_Task3_Training_LesionGroupings.csv beside the truth"
+            f"{missing:,} of {len(table):,} images have no lesion_id, so lesions cannot be told "
+            "apart: use HAM10000_metadata.csv, or put ISIC2018_Task3_Training_LesionGroupings.csv "
+            "beside the truth"
         )
     return pd.factorize(table["lesion_id"])[0]
 
@@ -207,15 +220,16 @@ def _split(
 ) -> Split:
     if validation_fraction <= 0 or test_fraction <= 0 or validation_fraction + test_fraction >= 1:
         raise InputError(
-            f"validation_fraction {validation_fraction} and test_fraction {test_fraction}: each must be above 0, "
-            "their sum below 1"
+            f"validation_fraction {validation_fraction} and test_fraction {test_fraction}: each "
+            "must be above 0, their sum below 1"
         )
     labels = labels_of(table["dx"], classes)
     frame = pd.DataFrame(
         {"group": groups, "label": labels, "image_id": table["image_id"].to_numpy()}
     )
-    # A group in a canonical order, so that the draw does not depend on the order of the rows. The few groups
-    # that near-duplicates make of two classes count for the rarer class, where every image weighs most.
+    # A group in a canonical order, so that the draw does not depend on the order of the rows. The
+    # few groups that near-duplicates make of two classes count for the rarer class, where every
+    # image weighs most.
     frame["rarity"] = np.bincount(labels, minlength=len(classes))[labels]
     frame = frame.sort_values(["rarity", "label", "image_id"])
     units = frame.groupby("group", sort=False).agg(label=("label", "first"), size=("label", "size"))
@@ -237,17 +251,17 @@ def _split(
         absent = np.setdiff1d(labels, labels[index])
         if len(absent):
             raise InputError(
-                f"the class {classes[absent[0]]} has no image in the {name} part: give more images (or "
-                "lesions) of it, or larger shares"
+                f"the class {classes[absent[0]]} has no image in the {name} part: give more images "
+                "(or lesions) of it, or larger shares"
             )
     return split
 
 
-def _fill(order: np.ndarray, sizes: dict[int, int], room: int) -> list[int]:
-    """Groups in the given order as far as they fit into `room` images; at least one."""
+def _fill(order: np.ndarray, sizes: dict[int, int], capacity: int) -> list[int]:
+    """Groups in the given order, as long as they fit into `capacity` images; at least one group."""
     taken: list[int] = []
     for group in order:
-        if sizes[group] <= room:
+        if sizes[group] <= capacity:
             taken.append(group)
-            room -= sizes[group]
+            capacity -= sizes[group]
     return taken or sorted(order, key=lambda group: sizes[group])[:1]

@@ -42,11 +42,19 @@ LABELS = ("generator", "checkpoint", "seed", "sampling", "class", "trained_on")
 
 
 def read_synthetic(folder: Path, classes: ClassList) -> LesionSet:
-    """A synthetic set, verified: every file is as the manifest says, and labelled as synthetic.
+    """Read a synthetic set, and verify that every file is labelled and as the manifest says.
 
-    Returns a LesionSet whose table has `synthetic` True, `lesion_id` equal to `image_id`, `dataset`
-    "synthetic:<generator>" and no age, sex or site. Raises InputError naming the first thing that
-    was altered; `verification.altered` names them all.
+    Args:
+        folder: the set.
+        classes: the classes of the data set.
+
+    Returns:
+        The images. In the table, `synthetic` is True, `lesion_id` equals `image_id`, `dataset` is
+        "synthetic:<generator>"; age, sex and site are missing.
+
+    Raises:
+        InputError: naming the first altered file; `release.verify.find_alterations` names all of
+            them.
     """
     manifest = read_manifest(folder)
     added = files_not_in_manifest(folder, manifest)
@@ -110,7 +118,15 @@ def read_manifest(folder: Path) -> pd.DataFrame:
 
 
 def files_not_in_manifest(folder: Path, manifest: pd.DataFrame) -> list[str]:
-    """The files in `images/` that the manifest does not list, sorted."""
+    """Find images that the manifest does not list.
+
+    Args:
+        folder: the set.
+        manifest: its manifest, with the column file.
+
+    Returns:
+        The names, relative to the folder, sorted.
+    """
     return sorted(
         {f"images/{path.name}" for path in (folder / "images").glob("*")} - set(manifest["file"])
     )

@@ -1,7 +1,8 @@
-"""Model cards (Mitchell et al. 2019): what a trained model is, its use, its measurements and its limits.
+"""Model cards (Mitchell et al. 2019): a trained model, its use, its measurements and its limits.
 
-A run has one card per generator and per arm of the classifier. The templates in `book/templates/` hold the
-text, and the numbers come from the tables of the run. A card says which numbers were not measured.
+A run has one card per generator and per arm of the classifier. The templates in `book/templates/`
+hold the text, and the numbers come from the tables of the run. A card says which numbers were not
+measured.
 """
 
 from __future__ import annotations

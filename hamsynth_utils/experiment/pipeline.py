@@ -1,6 +1,7 @@
-"""The pipeline of one run: what is asked for, its run folder, and Snakemake, which executes its chapters.
+"""The pipeline of one run: the request, the run folder, and Snakemake, which executes the chapters.
 
-Nothing heavy is imported with this module, so that the process that waits for Snakemake needs little memory.
+Nothing heavy is imported with this module, so that the process that waits for Snakemake needs
+little memory.
 """
 
 from __future__ import annotations
@@ -55,7 +56,19 @@ class Request:
         external: str = "",
         skip_broken: bool = False,
     ) -> Request:
-        """A request of what a user gives: relative paths, `~`, and no name, which is then DATA-PROFILE."""
+        """A request from the options of a user.
+
+        Args:
+            data: `phantom`, or a folder, which may be relative or begin with `~`.
+            profile: the name of a profile, or the path of its file.
+            name: the name of the run; DATA-PROFILE if it is empty.
+            seed: the seed of the run.
+            external: an external test set: empty, `phantom`, or a folder.
+            skip_broken: leave out images that cannot be decoded.
+
+        Returns:
+            The request, with absolute paths.
+        """
         if data != "phantom":
             data = absolute_path(data)
         if profile.endswith((".yaml", ".yml")):
@@ -83,8 +96,8 @@ def prepare_run(request: Request, seeds: str = "", arms: str = "") -> Run:
         The run. Nothing is computed.
 
     Raises:
-        InputError: as `Run.open` does, and for an external test set that is no test set, or is another
-            than the one that the run has opened.
+        InputError: as `Run.open` does, and for an external test set that is no test set, or is
+            another than the one that the run has opened.
     """
     from hamsynth_utils.core.profile import arms_from, load_profile, seeds_from
     from hamsynth_utils.data.external import check_external, read_external
@@ -162,7 +175,7 @@ def run_pipeline(
 
 
 def job_environment(root: Path, runs: Path) -> dict[str, str]:
-    """Environment variables with which notebooks find the package and their runs, wherever they are executed.
+    """Environment variables with which notebooks find the package and their runs on any machine.
 
     Args:
         root: the checkout, or the project's files in an installed package.
@@ -178,7 +191,7 @@ def job_environment(root: Path, runs: Path) -> dict[str, str]:
 
 
 def lock_run(folder: Path) -> FileLock:
-    """Wait until no other pipeline works on the run, and keep others waiting while this process lives.
+    """Wait until no other pipeline works on the run, and lock the run while this process lives.
 
     The system releases this lock when the process dies, unlike Snakemake's own.
     """

@@ -165,7 +165,7 @@ def publish(run: Run, name: str, folder: Path) -> Path:
 
 
 def _pictures(run: Run, name: str, path: Path) -> None:
-    """Two pictures beside the checkpoint: the snapshots of the training, and eight images per class.
+    """Draw two pictures beside the checkpoint: training snapshots, and eight images per class.
 
     All rows of the first picture come from the same latents, one image per class.
     """

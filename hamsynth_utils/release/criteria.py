@@ -1,8 +1,9 @@
-"""Release criteria: does a synthetic set meet the limits that were fixed before the numbers were known?
+"""Release criteria: does a synthetic set meet limits that were fixed before the measurements?
 
-`book/release.yaml` states each limit: which measure, in which table of the run, which end of its 95 %
-interval is judged, and the largest or smallest value allowed. A number that the run did not measure does not
-pass. A written reason overrides most limits and stands on the data card of the set; see `export`.
+`book/release.yaml` states each limit: which measure, in which table of the run, which end of its
+95 % interval is judged, and the largest or smallest value allowed. A number that the run did not
+measure does not pass. A written reason overrides most limits and stands on the data card of the
+set; see `export`.
 """
 
 from __future__ import annotations
@@ -39,9 +40,12 @@ CRITERIA_COLUMNS = [
     "override",
     "reason",
 ]
-"""Columns of the evaluated criteria. `of`: what tells the row from others of the limit, such as the extractor
-or the attribute; `excess`: by how much the judged end exceeds the limit, 0 or less if it passes; `reason`: why
-the number was not measured."""
+"""Columns of the evaluated criteria.
+
+`of` distinguishes the rows of one limit, for example by extractor or attribute. `excess` is the
+amount by which the judged end exceeds the limit, 0 or less if it passes. `reason` says why the
+number was not measured.
+"""
 
 
 THE_SET = "the set"
@@ -177,9 +181,9 @@ def evaluate_criteria(
         limits: the limits, by default those of `book/release.yaml`.
 
     Returns:
-        One row per number that a limit judges, with the `CRITERIA_COLUMNS`. If a table has several rows
-        for a limit, such as one per extractor, each of them is judged. A limit without a table, a row or
-        a defined number is `not measured`.
+        One row per number that a limit judges, with the `CRITERIA_COLUMNS`. If a table has several
+        rows for a limit, such as one per extractor, each of them is judged. A limit without a
+        table, a row or a defined number is `not measured`.
     """
     rows = [row for limit in limits or read_limits() for row in _evaluate(limit, folder, generator)]
     return pd.DataFrame(rows, columns=CRITERIA_COLUMNS)

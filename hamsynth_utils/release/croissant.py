@@ -1,7 +1,7 @@
 """The data card that machines read: Croissant JSON-LD (MLCommons, https://docs.mlcommons.org/croissant).
 
-The card describes the files of an exported set and each column of its manifest. In the vocabulary for
-responsible AI (RAI) it says what the set is for and what its faults are.
+The card describes the files of an exported set and each column of its manifest. In the vocabulary
+for responsible AI (RAI) it says what the set is for and what its faults are.
 """
 
 from __future__ import annotations

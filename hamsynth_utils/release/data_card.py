@@ -170,7 +170,7 @@ def _decision(export: ExportRecord) -> str:
 
 
 def _texts(export: ExportRecord) -> dict[str, Any]:
-    """What the card of every set says, with the text on personal data that fits the training data."""
+    """The texts of every card, with the text on personal data that fits the training data."""
     texts = yaml.safe_load((project_root() / "book/data_card.yaml").read_text())
     kind = "phantom" if export.record["data"] == "phantom" else "real"
     return {**texts, "personal": texts["personal"][kind]}

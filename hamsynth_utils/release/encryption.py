@@ -1,8 +1,9 @@
 """Encryption to named recipients with age (https://age-encryption.org/v1).
 
-A random file key encrypts the content (ChaCha20-Poly1305). A Diffie-Hellman exchange on Curve25519 with the
-public key of each recipient encrypts the file key. Only the recipients can read the content, and they notice
-every change. The encryption does not show who the sender is, because everybody can know a public key.
+A random file key encrypts the content (ChaCha20-Poly1305). A Diffie-Hellman exchange on Curve25519
+with the public key of each recipient encrypts the file key. Only the recipients can read the
+content, and they notice every change. The encryption does not show who the sender is, because
+everybody can know a public key.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def recipients_in(path: Path) -> list[str]:
     """Read the recipients from a file.
 
     Args:
-        path: a file with one public key per line. Empty lines and lines that begin with # are skipped.
+        path: a file with one public key per line. Empty lines and lines that begin with # are
+            skipped.
 
     Returns:
         The public keys as texts.
@@ -51,8 +53,8 @@ def parse_recipients(recipients: Sequence[str]) -> list[Any]:
         The keys as objects of pyrage.
 
     Raises:
-        InputError: if there is no text, or a text is no public key or a secret key. The message does not
-            repeat a secret key.
+        InputError: if there is no text, or a text is no public key or a secret key. The message
+            does not repeat a secret key.
     """
     pyrage = _pyrage()
     if not recipients:
@@ -61,7 +63,8 @@ def parse_recipients(recipients: Sequence[str]) -> list[Any]:
     for text in recipients:
         if text.strip().upper().startswith(SECRET):
             raise InputError(
-                "a recipient is a secret key, which must stay with its owner: give the public key, age1..."
+                "a recipient is a secret key, which must stay with its owner: give the public key, "
+                "age1..."
             )
         kind = pyrage.ssh.Recipient if text.startswith("ssh-") else pyrage.x25519.Recipient
         try:
@@ -95,8 +98,8 @@ def decrypt(content: bytes, identity: Path, name: str) -> bytes:
 
     Args:
         content: the encrypted bytes.
-        identity: a file with secret keys: lines AGE-SECRET-KEY-1... of age-keygen, or a private key of
-            ssh without passphrase.
+        identity: a file with secret keys: lines AGE-SECRET-KEY-1... of age-keygen, or a private key
+            of ssh without passphrase.
         name: the name of the content in messages.
 
     Returns:

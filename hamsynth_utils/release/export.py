@@ -1,7 +1,7 @@
-"""Export a run's synthetic set: labelled, described, measured, and only if it meets the release criteria.
+"""Export a run's synthetic set, labelled and described, if it meets the release criteria.
 
-The same run gives the same bytes, except for the date and for the encryption, which uses a new key each time.
-Only the owner can read the written files.
+The same run gives the same bytes, except for the date and for the encryption, which uses a new key
+each time. Only the owner can read the written files.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ MEASUREMENTS = {
     "fidelity": ("generator", ("real_baseline",)),
     "class_consistency": ("generator", ()),
 }
-"""Tables of the run that go with a set: the column that names the generator, and the other values of this
-column whose rows are kept for comparison."""
+"""The run's tables that are exported with a set.
+
+For each table the column that names the generator, and other values of this column whose rows are
+kept for comparison.
+"""
 
 
 def export(
@@ -64,12 +67,13 @@ def export(
         limits: the limits, by default those of `book/release.yaml`.
 
     Returns:
-        The fingerprint: the SHA-256 of the set's SHA256SUMS. The recipient must get the fingerprint by
-        another channel than the set.
+        The fingerprint: the SHA-256 of the set's SHA256SUMS. The recipient must get the fingerprint
+        by another channel than the set.
 
     Raises:
-        InputError: if the run has no finished set, the set was altered or comes from other weights, a
-            limit fails, `out` exists, or recipients are missing, unknown, or given without encryption.
+        InputError: if the run has no finished set, the set was altered or comes from other weights,
+            a limit fails, `out` exists, or recipients are missing, unknown, or given without
+            encryption.
     """
     _check_target(out, recipients)
     content = contents(folder, generator, when, override, limits)
@@ -153,8 +157,8 @@ def pack(content: dict[str, bytes]) -> bytes:
         content: content of each file by its name.
 
     Returns:
-        The zip. The same files give the same bytes, because no date is stored. Only the owner can read
-        the unpacked files.
+        The zip. The same files give the same bytes, because no date is stored. Only the owner can
+        read the unpacked files.
     """
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -191,7 +195,8 @@ def _finished(folder: Path, generator: str) -> Path:
     if missing:
         others = sorted(name for name in GENERATORS if RunPaths(folder).synthetic(name).is_dir())
         raise InputError(
-            f"the run {folder.name} has no finished set of {generator!r}: {missing[0]} is not there. "
+            f"the run {folder.name} has no finished set of {generator!r}: {missing[0]} is not "
+            "there. "
             + (
                 f"It has sets of {', '.join(others)}"
                 if others
@@ -210,8 +215,8 @@ def require_pass_or_override(criteria: pd.DataFrame, generator: str, override: s
         override: the written reason to release a set that fails a limit.
 
     Raises:
-        InputError: if a limit fails and no reason is given or the limit allows none; if the reason is
-            empty, or every limit is passed, so that there is nothing to override.
+        InputError: if a limit fails and no reason is given or the limit allows none; if the reason
+            is empty, or every limit is passed, so that there is nothing to override.
     """
     failed = failed_criteria(criteria)
     if override is not None and not override.strip():

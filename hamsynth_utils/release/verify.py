@@ -1,8 +1,8 @@
 """Check a received synthetic set: a folder, a .zip, or an encrypted .zip.age.
 
-The check names every file that was altered, added or deleted since the export. Whoever can alter a file can
-also write a new hash. Only the fingerprint of the hashes, received by another channel than the set, shows
-such an attack.
+The check names every file that was altered, added or deleted since the export. Whoever can alter a
+file can also write a new hash. Only the fingerprint of the hashes, received by another channel than
+the set, shows such an attack.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def verify_set(
         out: a new folder for the files of the set; None to check only.
 
     Returns:
-        A line per alteration, as `find_alterations` gives them, and the set's own fingerprint, "" if
-        something was altered.
+        A line per alteration, as `find_alterations` gives them, and the set's own fingerprint, ""
+        if something was altered.
 
     Raises:
         InputError: if `out` exists, or as `unpacked` and `find_alterations` do.
@@ -146,10 +146,10 @@ def verify_set(
 
 @contextmanager
 def unpacked(path: Path, identity: Path | None = None) -> Iterator[Path]:
-    """The folder of a received set, unpacked where it is a file, in a place that the owner alone can enter.
+    """The folder of a received set; a file is unpacked to a folder that only the owner can read.
 
-    Raises InputError for a path that is not there, a file that is neither a zip nor of age, a wrong key, or a
-    file of age without an identity.
+    Raises InputError for a path that is not there, a file that is neither a zip nor of age, a wrong
+    key, or a file of age without an identity.
     """
     if path.is_dir():
         yield path

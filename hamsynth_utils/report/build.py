@@ -25,8 +25,8 @@ JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; m
 def build(folder: Path, root: Path | None = None) -> Path:
     """Build `folder / "site"` with warnings as errors, and return its index.html.
 
-    An older site stays until the new one is complete. Raises InputError as `stage` does, and RuntimeError
-    with Jupyter Book's own words if it fails.
+    An older site stays until the new one is complete. Raises InputError as `stage` does, and
+    RuntimeError with Jupyter Book's own words if it fails.
     """
     folder = folder.resolve()
     staged = stage(folder, root)
@@ -48,7 +48,7 @@ def build(folder: Path, root: Path | None = None) -> Path:
 
 
 def print_minutes(folder: Path, since: float | None = None) -> None:
-    """Print the minutes and memory of each executed chapter of a run, and where its report lies, if it has one.
+    """Print the minutes and memory of each executed chapter of a run, and the place of its report.
 
     Args:
         folder: the run folder.

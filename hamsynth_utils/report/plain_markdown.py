@@ -1,7 +1,8 @@
-"""MyST Markdown as plain Markdown: JupyterLab shows neither roles nor labels, nor the captions of figures.
+"""MyST Markdown as plain Markdown, because JupyterLab shows no roles, labels and captions.
 
-What a page numbers keeps its name: (eq-vae-kl) beside an equation, fig-vae-kl-loss under a figure, and a
-number of the run by the name under which its cell prints it where somebody is there, see `hands.glue`.
+What a page numbers keeps its name: (eq-vae-kl) beside an equation, fig-vae-kl-loss under a figure,
+and a number of the run by the name under which its cell prints it where somebody is there, see
+`hands.glue`.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ LABEL = re.compile(r"\n\$\$ \((eq-[\w-]+)\)")
 
 
 NAMES = (
-    "**Names.** Where the text says `like-this`, it means a number of your run: the cell that computes it "
-    "prints it under that name. Equations and figures are called by the names that stand beside and beneath "
-    "them. The *profile* is the file with all settings of the run, as `profiles/smoke.yaml`. The *source "
-    "report* is the report on synthetic lesions whose claims these notebooks test."
+    "**Names.** Where the text says `like-this`, it means a number of your run: the cell that "
+    "computes it prints it under that name. Equations and figures are called by the names that "
+    "stand beside and beneath them. The *profile* is the file with all settings of the run, as "
+    "`profiles/smoke.yaml`. The *source report* is the report on synthetic lesions whose claims "
+    "these notebooks test."
 )
 
 
 def in_plain_markdown(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """The notebook for JupyterLab: its text without MyST, and a cell with the caption under each figure.
+    """The notebook for JupyterLab: text without MyST, a caption cell under each figure.
 
     Raises InputError for a role that has no plain form.
     """

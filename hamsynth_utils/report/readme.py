@@ -1,4 +1,4 @@
-"""What the README shows: badges, the answer of the reference run, and a picture of synthetic images."""
+"""What the README shows: badges, the answer of the reference run, and synthetic images."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def update_readme(readme: str) -> str:
     """Write the badges and the answer of the reference run into the README.
 
     Args:
-        readme: the text of the README, with a pair of marks around the badges and around the answer.
+        readme: the text of the README, with a pair of marks around the badges and around the
+            answer.
 
     Returns:
         The new text.
@@ -182,7 +183,7 @@ def sample_sheet() -> Image.Image:
 
 
 def update_documents() -> None:
-    """Bring README.md and the set-up notebook for Colab up to date; raises InputError as their parts do."""
+    """Update README.md and the set-up notebook for Colab; raises InputError as their parts do."""
     for name, updated in {"README.md": update_readme, SET_UP: add_repository_address}.items():
         path = project_root() / name
         text = updated(path.read_text())

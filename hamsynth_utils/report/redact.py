@@ -25,7 +25,8 @@ class PathRedactor:
             str(Path.home()): "~",
         }
         names |= {source: Path(source).name for source in sources if source != "phantom"}
-        # Longest first: the run folder usually lies in the checkout, and the checkout in the home folder.
+        # Longest first: the run folder usually lies in the checkout, and the checkout in the home
+        # folder.
         paths = sorted((path for path in names if len(path) > 1), key=len, reverse=True)
         self._names = names
         self._pattern = re.compile(rf"(?<![\w.+/-])({'|'.join(map(re.escape, paths))})(?![\w.-])")
@@ -35,7 +36,8 @@ class PathRedactor:
 
         Args:
             value: a text, or lists and dictionaries of texts such as a notebook.
-            key: the key of the value in its dictionary. Values of keys `image/...` are left as they are.
+            key: the key of the value in its dictionary. Values of keys `image/...` are left as they
+                are.
 
         Returns:
             The same structure without paths of this machine.

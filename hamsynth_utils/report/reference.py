@@ -1,8 +1,8 @@
-"""A reference run: its numbers kept in `results/`, and the answer that every report's front page opens with.
+"""A reference run: its archived numbers, and the answer at the top of every report.
 
-What is kept may be published: settings and versions, minutes, tables, the classifiers' predictions by
-image_id, and figures of numbers and of synthetic images alone. No real image, no weights, no path of the
-machine.
+What is kept may be published: settings and versions, minutes, tables, the classifiers' predictions
+by image_id, and figures of numbers and of synthetic images alone. No real image, no weights, no
+path of the machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFERENCE = project_root() / "results/cpu-ham10000"
 
 
 METRIC = "balanced_accuracy"
-"""By which the front page answers: the mean recall of the seven classes, to which the rare ones matter."""
+"""The metric of the answer: the mean recall of the classes; rare classes have equal weight."""
 
 
 ALPHA = 0.05
@@ -74,7 +74,7 @@ FIGURES = (
 
 
 def archive_run(run: Path, target: Path, minutes: dict[str, float], note: str = "") -> None:
-    """Keep the numbers of the finished run in the folder `run` as the folder `target`, in place of an older.
+    """Archive the numbers of a finished run; an older archive is replaced.
 
     minutes: of each notebook. note: what a reader must know of how this run was made.
     Raises InputError for a run that has not come to its verdicts.
@@ -105,7 +105,7 @@ def archive_run(run: Path, target: Path, minutes: dict[str, float], note: str = 
 
 
 def archived_figures(run: Path) -> dict[str, tuple[bytes, str]]:
-    """PNG and description of each of the `FIGURES` that the executed notebooks of a run hold, by name."""
+    """PNG and description, by name, of each of the `FIGURES` in the executed notebooks of a run."""
     found: dict[str, tuple[bytes, str]] = {}
     for path in sorted((run / "notebooks").glob("*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:
@@ -122,9 +122,10 @@ def _contents(figures: dict[str, tuple[bytes, str]], note: str) -> str:
     pictures = "\n".join(f"![{alt}](figures/{name}.png)\n" for name, (_, alt) in figures.items())
     return f"""# What a run came to
 
-`run.yaml` has its settings, versions, seeds and minutes, `metrics/` its tables, `predictions/` what each
-classifier said of each test image. No real image is here. Images of lesions below are **synthetic**: they
-show no patient, are licensed CC BY-NC-SA 4.0, and are for research and education only, never for diagnosis.
+`run.yaml` has its settings, versions, seeds and minutes, `metrics/` its tables, `predictions/` what
+each classifier said of each test image. No real image is here. Images of lesions below are
+**synthetic**: they show no patient, are licensed CC BY-NC-SA 4.0, and are for research and
+education only, never for diagnosis.
 What to see in a figure, and how it came about, is in the chapters.
 
 {note}
@@ -138,8 +139,8 @@ NO_ANSWER = "**No answer yet.** No run on HAM10000 is kept in `results/` that co
 def gains(folder: Path) -> pd.DataFrame:
     """What each arm of a kept run gained over real images alone, in points, one row an arm.
 
-    Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds, and invented: which
-    share of an arm's images is, `some`, `none` or `all`. Rows come in this order.
+    Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds, and
+    invented: which share of an arm's images is, `some`, `none` or `all`. Rows come in this order.
     """
     table = pd.read_csv(RunPaths(folder).table("differences"), dtype={"seed": str})
     table = table[
@@ -174,12 +175,13 @@ def answer_in_words(folder: Path = REFERENCE) -> str:
     others += f" From invented images alone: {_in_words(every)}." if len(every) else ""
     n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
     return f"""**The answer of the reference run.** {_verdict(some)} Balanced accuracy was
-{100 * real["value"]:.1f} % ({100 * real["low"]:.1f} to {100 * real["high"]:.1f}) with real images alone
-(accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by {_in_words(some)}.{others}
+{100 * real["value"]:.1f} % ({100 * real["low"]:.1f} to {100 * real["high"]:.1f}) with real images
+alone (accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by
+{_in_words(some)}.{others}
 Images at {profile["data"]["image_size"]} pixels from {record["images"]}, split by
-{profile["data"]["split_by"]}, n = {n:,} test images of {lesions:,} lesions, {seeds} trainings of the
-classifier an arm and one of each generator; in brackets 95 % intervals over lesions and trainings;
-"surely" means p < {ALPHA} after Holm's correction for all comparisons of the run.
+{profile["data"]["split_by"]}, n = {n:,} test images of {lesions:,} lesions, {seeds} trainings of
+the classifier an arm and one of each generator; in brackets 95 % intervals over lesions and
+trainings; "surely" means p < {ALPHA} after Holm's correction for all comparisons of the run.
 """
 
 
@@ -208,15 +210,16 @@ def short_answer(folder: Path = REFERENCE) -> str:
     if len(none):
         best = none.loc[none["value"].idxmax()]
         text += (
-            f" Without any synthetic image, {ARM_NAMES[best['arm']]} changed it by {best['value']:+.1f} "
-            f"points (95 % interval {best['low']:+.1f} to {best['high']:+.1f})."
+            f" Without any synthetic image, {ARM_NAMES[best['arm']]} changed it by "
+            f"{best['value']:+.1f} points (95 % interval {best['low']:+.1f} to "
+            f"{best['high']:+.1f})."
         )
     link = f"results/{folder.name}/README.md"
     return "\n".join(textwrap.wrap(f"{text} [All numbers and figures]({link}).", 115)) + "\n"
 
 
 def headline_result(folder: Path = REFERENCE) -> str:
-    """The answer of a kept run as MyST Markdown: in words, a figure `answer.svg`, and how to repeat it."""
+    """The answer of an archived run as MyST Markdown: text, figure `answer.svg`, command."""
     rows, record = gains(folder), yaml.safe_load(RunPaths(folder).record.read_text())
     n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
     command = f"make report DATA=path/to/ham10000 PROFILE={record['profile']['name']}"
@@ -227,22 +230,23 @@ def headline_result(folder: Path = REFERENCE) -> str:
 :name: fig-answer
 :alt: One line an arm with its 95 % interval, beside a dashed line at no gain
 
-Gain in balanced accuracy over real images alone, in points, with 95 % intervals (n = {n:,} images of
-{lesions:,} lesions, {seeds} trainings). Look for intervals that leave the dashed line, and whether an arm
-with a generator's images lies to the right of those without invented images.
+Gain in balanced accuracy over real images alone, in points, with 95 % intervals (n = {n:,} images
+of {lesions:,} lesions, {seeds} trainings). Look for intervals that leave the dashed line, and
+whether an arm with a generator's images lies to the right of those without invented images.
 ```
 
-{{doc}}`reference_run` has what else that run found, how it was made and how its pictures look; its numbers
-are kept in `results/{folder.name}`. To make them again:
+{{doc}}`reference_run` has what else that run found, how it was made and how its pictures look; its
+numbers are kept in `results/{folder.name}`. To make them again:
 
     {command}
 
-Its notebooks, of which a core runs one at a time, took about {hours:.0f} hours in all ({record["device"]}).
+Its notebooks, of which a core runs one at a time, took about {hours:.0f} hours in all
+({record["device"]}).
 """
 
 
 def answer_figure(folder: Path = REFERENCE) -> Figure:
-    """The figure of `headline_result`: what each arm that learns from real images gained, with its interval."""
+    """The figure of `headline_result`: the gain of each arm with real images, with its interval."""
     rows = gains(folder)
     rows = rows[rows["invented"] != "all"]
     return estimate_rows(rows, "gain in balanced accuracy, points", reference=0.0)

@@ -1,7 +1,8 @@
 """Checks an archived run: every table that follows from its archived predictions is computed again.
 
-The data set gives the lesion of each image, its metadata and the split; the archive gives predictions with five
-digits. What needs more (weights, predictions on validation images, synthetic images) is not recomputed.
+The data set gives the lesion of each image, its metadata and the split; the archive gives
+predictions with five digits. What needs more (weights, predictions on validation images, synthetic
+images) is not recomputed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SAME_END = 0.003
 """Interval ends within this distance agree: 0.3 points."""
 
 TESTED_METRICS = 3
-"""Of the chapter on evaluation: it compares each pair of arms by three metrics, which decides the resamples."""
+"""Metrics of the evaluation chapter's comparisons; the number of resamples follows from them."""
 
 GAP_MEASURES = ["balanced_accuracy", "recall"]
 """Of the chapter on fairness: the gaps whose change is tested."""
@@ -56,7 +57,7 @@ BySeed = dict[int, pd.DataFrame]
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a table: what names a row, its values, its interval ends, and what must be equal."""
+    """The columns of a table: row names, values, interval ends, and columns that must be equal."""
 
     keys: tuple[str, ...]
     values: tuple[str, ...] = ("value",)
@@ -89,11 +90,12 @@ def check_reference(results: Path, data: str) -> pd.DataFrame:
     Returns:
         One row per table: table, rows (archived), recomputed (how many of them follow from the
         predictions), value and ends (the largest difference of a value and of an interval end),
-        differing (rows outside `SAME_VALUE` or `SAME_END`, with another number of images, or missing).
+        differing (rows outside `SAME_VALUE` or `SAME_END`, with another number of images, or
+        missing).
 
     Raises:
-        InputError: if the folder holds no archived run, or predictions of other images than the test
-            images that the data set and the run's settings give.
+        InputError: if the folder holds no archived run, or predictions of other images than the
+            test images that the data set and the run's settings give.
     """
     if not (results / "predictions").is_dir():
         raise InputError(
@@ -113,7 +115,7 @@ def check_reference(results: Path, data: str) -> pd.DataFrame:
 
 
 def _profile(archived: Mapping[str, Any]) -> Profile:
-    """The settings of an archived run that decide these tables; an older version had other generators."""
+    """The settings of an archived run that affect these tables, whatever generators it had."""
     content = load_profile("smoke").model_dump(mode="json")
     return parse_profile({**content, **{name: archived[name] for name in SECTIONS}})
 
@@ -132,8 +134,9 @@ def predictions_on_test(run: Run, arm: str, split_by: str | None = None) -> BySe
         frame = run.predictions(arm, "test", seed, split_by)
         if set(frame["image_id"]) != set(test["image_id"]):
             raise InputError(
-                f"the archived predictions of {arm}, seed {seed}, are not of the {len(test):,} test images "
-                "that this data set gives: name the folder of the data set that the run was made with"
+                f"the archived predictions of {arm}, seed {seed}, are not of the {len(test):,} "
+                "test images that this data set gives: name the folder of the data set that the "
+                "run was made with"
             )
         frames[seed] = test[["image_id"]].merge(frame, validate="one_to_one")
     return frames
@@ -175,7 +178,17 @@ class Evaluation:
         )
 
     def row(self, name: str, arm: str, reference: str | None, seeds: tuple[int, ...]) -> dict:
-        """The columns of a table for one statistic of an arm, less that of the reference if there is one."""
+        """The columns of a table for one statistic of an arm, minus that of a reference arm.
+
+        Args:
+            name: the statistic, a key of the estimates.
+            arm: the arm.
+            reference: the arm whose statistic is subtracted; None subtracts nothing.
+            seeds: the seeds of the classifiers.
+
+        Returns:
+            One row of the table, by column.
+        """
         is_metric = name in METRICS
         own = self.estimates(arm, seeds, is_metric)[name]
         sizes = {"n": own.images, "lesions": own.lesions, "seeds": own.seeds}
@@ -260,7 +273,7 @@ def _estimates_table(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def _splits_table(evaluation: Evaluation) -> pd.DataFrame:
-    """How much the split by image leaks: arms without a generator that were trained under both splits."""
+    """How much the split by image leaks, for the arms that were trained under both splits."""
     run = evaluation.run
     names = (
         "accuracy",

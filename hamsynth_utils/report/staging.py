@@ -41,7 +41,7 @@ EXTERNAL = "notebooks/16_external"
 
 
 PER_ARM = "per-arm"
-"""Tag of the cells of 06_vit that differ between executions; pages after the first show only these cells."""
+"""Tag of the cells of 06_vit that differ between arms; pages after the first show only these."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Book:
         staged: the folder that Jupyter Book will build.
         record: the content of the run's `run.yaml`.
         toc: the content of `_toc.yml`.
-        notebooks: path of each executed notebook by page name, e.g. `notebooks/02_vae`, in the order
-            of the pipeline.
+        notebooks: path of each executed notebook by page name, e.g. `notebooks/02_vae`, in the
+            order of the pipeline.
         redact: removes the paths of this machine from a text or a notebook.
     """
 
@@ -129,8 +129,8 @@ def stage(folder: Path, root: Path | None = None) -> Path:
 def chapters_left_out(book: Book) -> dict[str, str]:
     """The chapters that this run does not execute, each with the reason in one sentence.
 
-    Such a chapter has a short page of its own in the book, so that the numbers of the chapters after
-    it stay the same in every book.
+    Such a chapter has a short page of its own in the book, so that the numbers of the chapters
+    after it stay the same in every book.
     """
     reasons = {
         f"notebooks/{registration.chapter}": f"its profile has no section `{name}`"
@@ -308,7 +308,7 @@ def _name_parameters(notebook: dict[str, Any]) -> None:
 
 
 def _parameter(path: Path | None, name: str) -> list[str]:
-    """The value of a parameter of an executed notebook, in a list that is empty if there is none."""
+    """The value of a parameter of an executed notebook, in a list; empty if there is none."""
     if path is None:
         return []
     parameters = json.loads(path.read_text())["metadata"].get("papermill", {}).get("parameters", {})

@@ -1,4 +1,4 @@
-"""The students' notebooks: plain Markdown, without solutions and without the answers of the quizzes."""
+"""The students' notebooks: plain Markdown, without solutions and without answers of quizzes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOLUTION, CHECK, QUIZ = "solution", "self-check", "quiz"
 
 
 FIRST_LINE = "# The check: run this cell\n"
-"""First line of a check. JupyterLab shows only this line of a folded cell, and the rest holds the answer."""
+"""First line of a check; JupyterLab shows only this line of a folded cell, not the answer."""
 
 
 ANSWER = re.compile(r"\n*^(`{3,})\{dropdown\} Answer\n.*?^\1$", re.M | re.S)
@@ -31,8 +31,8 @@ def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
         notebook: a notebook as JSON.
 
     Returns:
-        The notebook without solutions and without the answers of its quiz, in the Markdown that JupyterLab
-        can show.
+        The notebook without solutions and without the answers of its quiz, in the Markdown that
+        JupyterLab can show.
     """
     cells = []
     for cell in notebook["cells"]:
@@ -58,8 +58,8 @@ def write_student_version(folder: Path, notebooks: Path | None = None) -> list[P
         The written files.
 
     Raises:
-        InputError: if a file of that name exists with another content, because a student may have worked
-            in it. In this case nothing is written.
+        InputError: if a file of that name exists with another content, because a student may have
+            worked in it. In this case nothing is written.
     """
     texts = {}
     for path in sorted((notebooks or project_root() / "notebooks").glob("*.ipynb")):
@@ -70,8 +70,9 @@ def write_student_version(folder: Path, notebooks: Path | None = None) -> list[P
     ]
     if worked_in:
         raise InputError(
-            f"{folder} has notebooks that are not as they were handed out, and may be somebody's work: "
-            f"{', '.join(worked_in)}. Nothing was written: name another folder, or move these away"
+            f"{folder} has notebooks that are not as they were handed out, and may be somebody's "
+            f"work: {', '.join(worked_in)}. Nothing was written: name another folder, or move "
+            "these away"
         )
     for path, text in texts.items():
         with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""How the phantom's seven classes are painted, each after what dermoscopy shows of it."""
+"""How the phantom's seven classes are drawn, after the dermoscopic features of each class."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _bcc(p: Painter) -> None:
 
 
 def _vessels(rng: np.random.Generator, radius: float) -> tuple[Array, Array, Array]:
-    """Two or three trunks from the rim inwards, forking and thinning: starts, ends [M, 2], widths [M]."""
+    """Two or three trunks that branch and thin inwards: starts and ends [M, 2], widths [M]."""
     segments = []
     for trunk in rng.uniform(0, 2 * np.pi, int(rng.integers(2, 4))):
         tips = [(radius * np.array([np.cos(trunk), np.sin(trunk)]), trunk + np.pi, 0.034)]

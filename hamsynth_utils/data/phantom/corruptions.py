@@ -1,4 +1,4 @@
-"""A phantom with faults planted on purpose, as a data folder: does a report's ledger notice?"""
+"""A phantom with planted faults, as a data folder: a report must notice the faults."""
 
 from __future__ import annotations
 
@@ -17,13 +17,25 @@ from hamsynth_utils.data.phantom.generate import make_phantom
 PART = "HAM10000_images_part_1"
 
 
-def with_label_noise(lesions: LesionSet, share: float, seed: int) -> LesionSet:
-    """The same images; so large a share of the lesions, at random, has one of the six other diagnoses."""
-    chance = np.random.default_rng(seed)
+def with_label_noise(lesions: LesionSet, fraction: float, seed: int) -> LesionSet:
+    """Give a fraction of the lesions, drawn at random, a wrong diagnosis.
+
+    Args:
+        lesions: the images; they stay the same.
+        fraction: the fraction of the lesions, in [0, 1].
+        seed: seed of the draw.
+
+    Returns:
+        A new set; a wrong diagnosis is one of the other classes, all equally probable.
+
+    Raises:
+        InputError: for a fraction outside [0, 1].
+    """
+    rng = np.random.default_rng(seed)
     names = lesions.table["lesion_id"].unique()
-    wrong = chance.choice(names, round(_share(share) * len(names)), replace=False)
+    wrong = rng.choice(names, round(_fraction(fraction) * len(names)), replace=False)
     classes = lesions.classes
-    change = pd.Series(chance.integers(1, len(classes), len(wrong)), index=wrong)
+    change = pd.Series(rng.integers(1, len(classes), len(wrong)), index=wrong)
     labels = lesions.labels.numpy()
     labels = (labels + lesions.table["lesion_id"].map(change).fillna(0).to_numpy(dtype=int)) % len(
         classes
@@ -34,9 +46,21 @@ def with_label_noise(lesions: LesionSet, share: float, seed: int) -> LesionSet:
     )
 
 
-def with_copies(lesions: LesionSet, share: float, seed: int) -> LesionSet:
-    """And so large a share of the photos, at random, once more: flipped, under names of their own."""
-    count = round(_share(share) * len(lesions))
+def with_copies(lesions: LesionSet, fraction: float, seed: int) -> LesionSet:
+    """Add copies of a fraction of the photos, drawn at random.
+
+    Args:
+        lesions: the images.
+        fraction: the fraction of the photos, in [0, 1].
+        seed: seed of the draw.
+
+    Returns:
+        The images, and then the copies: flipped left-right, each with its own image and lesion id.
+
+    Raises:
+        InputError: for a fraction outside [0, 1].
+    """
+    count = round(_fraction(fraction) * len(lesions))
     rows = np.random.default_rng(seed).choice(len(lesions), count, replace=False)
     copied = lesions.subset(np.sort(rows))
     table = copied.table.assign(
@@ -46,7 +70,15 @@ def with_copies(lesions: LesionSet, share: float, seed: int) -> LesionSet:
 
 
 def write_folder(lesions: LesionSet, folder: Path) -> None:
-    """Write them in HAM10000's layout; raises InputError if `folder` is there already."""
+    """Write images in HAM10000's layout.
+
+    Args:
+        lesions: the images.
+        folder: a new folder.
+
+    Raises:
+        InputError: if the folder exists.
+    """
     if folder.exists():
         raise InputError(f"{folder} is there already: name a new folder, or delete it first")
     with atomic_path(folder) as made:
@@ -66,13 +98,13 @@ def write_corrupted_phantom(
 
     Args:
         folder: a new folder, in HAM10000's layout.
-        n_images: of the phantom, before copies.
+        n_images: number of images before copies.
         noise: the fraction of lesions with a wrong diagnosis, in [0, 1].
         copies: the fraction of images that appear twice, in [0, 1].
-        seed: of the phantom and of its faults.
+        seed: seed of the phantom and of its faults.
 
     Returns:
-        What was written.
+        The set that was written.
 
     Raises:
         InputError: for a fraction outside [0, 1], or a folder that exists.
@@ -83,7 +115,7 @@ def write_corrupted_phantom(
     return lesions
 
 
-def _share(share: float) -> float:
-    if not 0 <= share <= 1:
-        raise InputError(f"a share lies between 0 and 1, not at {share:g}")
-    return share
+def _fraction(fraction: float) -> float:
+    if not 0 <= fraction <= 1:
+        raise InputError(f"a share lies between 0 and 1, not at {fraction:g}")
+    return fraction

@@ -76,10 +76,10 @@ MISSING = {"age": 0.010, "sex": 0.008, "localization": 0.025}
 def make_phantom(images: int, image_size: int = 64, seed: int = 0) -> LesionSet:
     """Draw a phantom; the same arguments give the same bytes.
 
-    Every phantom begins with three lesions of each class, so that even a small one can be split. After
-    that, the fractions of the classes follow HAM10000. About 26 % of the lesions have 2 to 6 photos,
-    which differ in rotation, zoom, position, light and artifacts (hairs, ruler, bubbles). With the same
-    seed and size, a smaller phantom is the beginning of a larger one.
+    Every phantom begins with three lesions of each class, so that even a small one can be split.
+    After that, the fractions of the classes follow HAM10000. About 26 % of the lesions have 2 to 6
+    photos, which differ in rotation, zoom, position, light and artifacts (hairs, ruler, bubbles).
+    With the same seed and size, a smaller phantom is the beginning of a larger one.
 
     Args:
         images: number of photos, at least 1.
@@ -147,7 +147,7 @@ def phantom_masks(table: pd.DataFrame, image_size: int = 64, seed: int = 0) -> n
 
 
 def _plan(images: int, seed: int) -> list[tuple[str, int]]:
-    """Class and number of photos of each lesion: always the class that is furthest behind its share."""
+    """Class and photos of each lesion: the next class is furthest behind its share of images."""
     classes = PHANTOM.classes
     shares = np.array([IMAGE_SHARES[dx] for dx in classes])
     have = np.zeros(len(classes), dtype=int)
@@ -159,7 +159,8 @@ def _plan(images: int, seed: int) -> list[tuple[str, int]]:
         behind = shares * (have.sum() + 1) - have
         label = len(plan) % len(classes) if len(plan) < 3 * len(classes) else int(behind.argmax())
         dx = classes[label]
-        # the golden ratio's multiples fill [0, 1) evenly: shares hold within each class, even for 11 lesions
+        # the golden ratio's multiples fill [0, 1) evenly: shares hold within each class, even for
+        # 11 lesions
         quantile = (offsets[label] + lesions[label] * 0.6180339887) % 1.0
         several = SEVERAL_PHOTOS[dx]
         photos = 2 + int(np.searchsorted(limits, quantile / several)) if quantile < several else 1

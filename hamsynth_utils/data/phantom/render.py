@@ -1,4 +1,4 @@
-"""Photos of the phantom's lesions: skin, the lesion, what lies over it, the lamp and the camera's noise."""
+"""Photos of the phantom's lesions: skin, lesion, artifacts, light and camera noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,18 @@ P = TypeVar("P", bound=Painter)
 
 
 def lesion_mask(dx: str, size: int, seed: int, lesion: int, photo: int) -> Array:
-    """Where the lesion of that photo covers half of the skin's colour or more, bool [size, size]."""
+    """The mask of the lesion in one photo.
+
+    Args:
+        dx: the class of the lesion.
+        size: height and width in pixels.
+        seed: the seed of the phantom.
+        lesion: the number of the lesion, from 0.
+        photo: the number of the photo of the lesion, from 0.
+
+    Returns:
+        bool [size, size], True where the lesion covers at least half of the skin's colour.
+    """
     p, _, _ = _skin(Tracer, (1.0, 1.0, 1.0), size, seed, lesion, photo)
     PAINT[dx](p)
     return p.covered >= 0.5
@@ -30,7 +41,7 @@ def lesion_mask(dx: str, size: int, seed: int, lesion: int, photo: int) -> Array
 def _skin(
     painter: type[P], light_colour: Colour, size: int, seed: int, lesion: int, photo: int
 ) -> tuple[P, Array, np.random.Generator]:
-    """A painter before bare skin, the light's tint [3], and where the photo's own chance comes from."""
+    """A painter before bare skin, the light's tint [3], and the photo's own random source."""
     rng = np.random.default_rng([seed, lesion, photo + 1])
     view = View(size, rng.uniform(0, 2 * np.pi), rng.uniform(0.82, 1.22), rng.normal(0, 0.08, 2))
     p = painter(view, np.random.default_rng([seed, lesion]))
@@ -45,7 +56,19 @@ def _skin(
 def photograph(
     dx: str, light_colour: Colour, size: int, seed: int, lesion: int, photo: int
 ) -> Array:
-    """Photo number `photo` of lesion number `lesion`, uint8 [3, size, size]."""
+    """Draw one photo of a lesion.
+
+    Args:
+        dx: the class of the lesion.
+        light_colour: the colour of the lamp, factors of RGB.
+        size: height and width in pixels.
+        seed: the seed of the phantom.
+        lesion: the number of the lesion, from 0.
+        photo: the number of the photo of the lesion, from 0.
+
+    Returns:
+        uint8 [3, size, size], RGB, 0 to 255.
+    """
     p, tint, rng = _skin(Painter, light_colour, size, seed, lesion, photo)
     view = p.view
     PAINT[dx](p)
@@ -64,7 +87,7 @@ def photograph(
 
 
 def _cover(p: Painter, rng: np.random.Generator) -> None:
-    """What lies over the skin in some photos, in image coordinates: hairs, a ruler's marks, gel bubbles."""
+    """Draw the artifacts of some photos, in image coordinates: hairs, a ruler, gel bubbles."""
     hairs, ruler, bubbles = rng.random(3) < (0.18, 0.06, 0.08)
     p.x, p.y = np.broadcast_arrays(p.view.grid[None, :], p.view.grid[:, None])
     if hairs:

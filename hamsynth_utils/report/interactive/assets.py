@@ -1,4 +1,4 @@
-"""Shared by the interactive pages: the synthetic sets of a run, and the scripts that hold the data."""
+"""Shared by the interactive pages: the synthetic sets of a run, and scripts that hold the data."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class SyntheticSets:
 
     Attributes:
         run: a run with a split and at least one synthetic set.
-        manifests: the manifest of each set by generator. The rows are shuffled by the run's seed, so that the
-            first rows are a random sample.
+        manifests: the manifest of each set by generator. The rows are shuffled by the run's seed,
+            so that the first rows are a random sample.
     """
 
     run: Run

@@ -37,9 +37,9 @@ MAX_BYTES = 4_500_000
 def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
     """Write the images of the gallery and their measurements.
 
-    The images of each class and generator have their own script, which the page loads when it shows them.
-    Real images are used for measurements and are not written. A run without synthetic sets, or without the
-    classifier of the arm real, gets a page that says so.
+    The images of each class and generator have their own script, which the page loads when it shows
+    them. Real images are used for measurements and are not written. A run without synthetic sets,
+    or without the classifier of the arm real, gets a page that says so.
 
     Args:
         target: the folder for `gallery.js` and the scripts of the images.
@@ -103,8 +103,9 @@ def _measured_images(
     """For each image: its row of the manifest, and the measurements that the page shows.
 
     These are `rank`, its position in its class; `distance` to the nearest training image, see
-    `nearest_aligned`; `p`, the classifier's seven probabilities; `map`, the attention rollout on the patches
-    row by row, `side` patches per row, where 100 is uniform attention; and `png`, the file.
+    `nearest_aligned`; `p`, the classifier's seven probabilities; `map`, the attention rollout on
+    the patches row by row, `side` patches per row, where 100 is uniform attention; and `png`, the
+    file.
     """
     images = sets.images(name, rows)
     seen = to_unit_range(images)

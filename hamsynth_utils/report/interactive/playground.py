@@ -37,8 +37,9 @@ LEAST_HALVED = 256
 def write_playground(target: Path, folder: Path, data: str) -> None:
     """Write the networks of the playground, and `networks.js`, which describes them.
 
-    The page shows the run's own networks if its data is the phantom and they fit into `LIMIT`. Otherwise the
-    page shows the released checkpoints, because networks trained on photographs of people are not public.
+    The page shows the run's own networks if its data is the phantom and they fit into `LIMIT`.
+    Otherwise the page shows the released checkpoints, because networks trained on photographs of
+    people are not public.
 
     Args:
         target: the folder for the networks.
@@ -53,13 +54,22 @@ def write_playground(target: Path, folder: Path, data: str) -> None:
     if data == "phantom" and own:
         networks, size = _export_all(own, target)
         if size <= LIMIT:
-            note = "These are this run's own. They have learned to draw the phantom, which is not skin."
+            note = (
+                "These are this run's own. They have learned to draw the phantom, "
+                "which is not skin."
+            )
             return _describe(target, networks, note, PHANTOM)
-        why = f"This run's own would take {size / 1e6:.0f} MB, and a page may have {LIMIT / 1e6:.0f} MB."
+        why = (
+            f"This run's own would take {size / 1e6:.0f} MB, "
+            f"and a page may have {LIMIT / 1e6:.0f} MB."
+        )
     elif data == "phantom":
         why = "This run has trained no network of its own."
     else:
-        why = "What this run itself has trained has learned from photographs of people, and is not released."
+        why = (
+            "What this run itself has trained has learned from photographs of people, "
+            "and is not released."
+        )
     networks, size = _export_all(released, target)
     if size > LIMIT:
         raise ValueError(
@@ -76,18 +86,20 @@ def write_playground(target: Path, folder: Path, data: str) -> None:
 def export(generator: Generator, target: Path) -> dict[str, Any]:
     """Write the parts of a generator as ONNX files and describe them.
 
-    Weights are stored in half precision; the arithmetic is in single precision. All parts work on one image.
-    `draw` takes noise [1, *shape] and label int64 [1], and gives an image [1, 3, S, S] in [-1, 1]. A
-    `LatentGenerator` has two parts instead: `predict` takes x [1, *shape], time [1], label and guidance [],
-    and gives the network's output [1, *shape]; `decode` takes x and gives the image.
+    Weights are stored in half precision; the arithmetic is in single precision. All parts work on
+    one image. `draw` takes noise [1, *shape] and label int64 [1], and gives an image [1, 3, S, S]
+    in [-1, 1]. A `LatentGenerator` has two parts instead: `predict` takes x [1, *shape], time [1],
+    label and guidance [], and gives the network's output [1, *shape]; `decode` takes x and gives
+    the image.
 
     Args:
         generator: in evaluation mode, on the CPU.
         target: the folder for `<name>-<part>.onnx`.
 
     Returns:
-        What a page must know: title, size, shape; of a `LatentGenerator` also its guidance and steps, and
-        `paths`, what the page does for each number of steps, see `LatentGenerator.trace_solver`.
+        What a page must know: title, size, shape; of a `LatentGenerator` also its guidance and
+        steps, and `paths`, what the page does for each number of steps, see
+        `LatentGenerator.trace_solver`.
     """
     target.mkdir(parents=True, exist_ok=True)
     for part, (function, inputs) in generator.export_parts().items():
@@ -124,7 +136,7 @@ class _Part(nn.Module):
 
 
 class _WithInverses(TorchFunctionMode):
-    """ONNX can solve no equations: inverses of triangular matrices, which must be weights, stand ready."""
+    """Replaces triangular solves, which ONNX lacks, by precomputed inverses of the weights."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Any = None
@@ -137,7 +149,8 @@ class _WithInverses(TorchFunctionMode):
 
 def _write(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad(), _WithInverses():
-        # It warns of what the trace holds fixed: one image, and a guidance that is not skipped at 1.
+        # It warns of what the trace holds fixed: one image, and a guidance that is not skipped at
+        # 1.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
@@ -154,7 +167,7 @@ def _write(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 
 def _halve(model: onnx.ModelProto) -> None:
-    """Store the large weights in half precision, each with a cast behind it; what is too large stays."""
+    """Store the large weights in half precision, each with a cast; too large values stay."""
     casts = []
     for stored in model.graph.initializer:
         values = onnx.numpy_helper.to_array(stored)
@@ -179,7 +192,7 @@ def _present(paths: dict[str, Path]) -> dict[str, Path]:
 
 
 def _export_all(paths: dict[str, Path], target: Path) -> tuple[dict[str, Any], int]:
-    """Descriptions of the generators in `paths`, now the only ones in `target`, and their files' bytes."""
+    """Export only the generators in `paths`; returns descriptions and the bytes of the files."""
     for old in target.glob("*.onnx"):
         old.unlink()
     networks = {
@@ -190,7 +203,7 @@ def _export_all(paths: dict[str, Path], target: Path) -> tuple[dict[str, Any], i
 
 
 def _describe(target: Path, networks: dict[str, Any], note: str, dataset: DatasetInfo) -> None:
-    """As a script and not as JSON, since a page that is opened from the file system may read only those."""
+    """Write a script, not JSON, because a page from the file system may read only scripts."""
     about = {
         "note": note,
         "notice": NOTICE,

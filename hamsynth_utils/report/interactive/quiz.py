@@ -31,7 +31,7 @@ PAIRS = 10
 
 
 MAX_TRAINING_IMAGES = 150
-"""Synthetic images in the training of the probe, at most, with as many real images of the same classes."""
+"""Most synthetic images that train the probe, beside as many real images of the same classes."""
 
 
 EXTRACTOR = "efficientnet_lite0"
@@ -44,8 +44,9 @@ MARK = "not_for_publication"
 def write_quiz(target: Path, folder: Path, record: dict[str, Any]) -> None:
     """Write `quiz.js`: the images of the quiz, the source of each, and the answer of a probe.
 
-    The real images are held-out images. A run with the key `not_for_publication` gets no images, except on
-    the phantom, which shows nobody. Then, and in a run without synthetic sets, the page says so.
+    The real images are held-out images. A run with the key `not_for_publication` gets no images,
+    except on the phantom, which shows nobody. Then, and in a run without synthetic sets, the page
+    says so.
 
     Args:
         target: the folder for `quiz.js`.
@@ -122,8 +123,8 @@ def _pairs(
 ) -> tuple[list[int], pd.DataFrame]:
     """Rows of held-out images, one per lesion, and as many synthetic images of the same classes.
 
-    Classes and generators take turns, so that none of them is a clue. There are fewer than `PAIRS` only if no
-    class has more images of both kinds.
+    Classes and generators take turns, so that none of them is a clue. There are fewer than `PAIRS`
+    only if no class has more images of both kinds.
     """
     order = real.iloc[rng.permutation(len(real))]
     order = order[~order["lesion_id"].duplicated()]
@@ -160,7 +161,8 @@ def _probe(
     """The probability of a logistic regression that each shown image is synthetic.
 
     The probe learns from training images and from synthetic images that are not shown. Returns the
-    probabilities, the balanced accuracy of the probe (five folds by lesion), and its number of images.
+    probabilities, the balanced accuracy of the probe (five folds by lesion), and its number of
+    images.
     """
     train, each = (
         sets.run.images("train"),
@@ -208,7 +210,7 @@ def _probe(
 
 
 def _png(pixels: Tensor) -> bytes:
-    """The image as a PNG without its label, which would give the answer. The page shows the label afterwards."""
+    """The image as a PNG without its label; the page shows the label after the answer."""
     buffer = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
     return buffer.getvalue()

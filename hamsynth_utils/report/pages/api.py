@@ -26,7 +26,7 @@ CODE = re.compile(r"`+([^`]+)`+")
 
 
 MARKUP = re.compile(r"[*|\\]|(?<=\w)_(?!\w)")
-"""Characters that reStructuredText would read as markup; a docstring is Markdown and means them literally."""
+"""Characters that are markup in reStructuredText, but literal in our docstrings."""
 
 
 IMPORT = re.compile(r"^\s*(?:from|import) hamsynth_utils\.(\w+)", re.M)
@@ -111,8 +111,8 @@ def _escape_markup(
 def _list_results(lines: list[str]) -> list[str]:
     """The lines of a docstring, with the entries of a result such as `value: The AUROC` as a list.
 
-    An entry is a line of the section Returns whose next line is indented further. The escaped space keeps
-    napoleon from reading the first entry as a type.
+    An entry is a line of the section Returns whose next line is indented further. The escaped space
+    keeps napoleon from reading the first entry as a type.
     """
     listed, body = [], ""
     for i, line in enumerate(lines):

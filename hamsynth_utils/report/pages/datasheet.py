@@ -1,4 +1,4 @@
-"""The numbers of the book's datasheet (Gebru et al. 2021): those of the run's own copy of the data."""
+"""The numbers of the book's datasheet (Gebru et al. 2021), from the run's copy of the data."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def datasheet_values(folder: Path, record: dict[str, Any]) -> dict[str, str]:
         record: the content of its `run.yaml`.
 
     Returns:
-        Markdown by the names in braces of `book/datasheet.md`, each the result of the template of this
-        name. A run that has not read its data yet says so.
+        Markdown by the names in braces of `book/datasheet.md`, each the result of the template of
+        this name. A run that has not read its data yet says so.
     """
     path = RunPaths(folder).lesion_table
     values: dict[str, Any] = {"read": path.is_file()}
@@ -94,8 +94,8 @@ def groups(lesions: pd.DataFrame, attribute: str) -> pd.DataFrame:
         attribute: one of the `ATTRIBUTES`.
 
     Returns:
-        One row per group, with the columns group, lesions and %. Missing values are the last group. A
-        star marks a group of fewer than `SMALL` lesions.
+        One row per group, with the columns group, lesions and %. Missing values are the last group.
+        A star marks a group of fewer than `SMALL` lesions.
     """
     column = "age" if attribute == "age_band" else attribute
     values = lesions[column] if column in lesions else pd.Series(index=lesions.index, dtype=object)

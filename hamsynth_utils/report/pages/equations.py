@@ -1,12 +1,13 @@
-"""The book's page of equations: where each one stands, which cell checks it, against what, and its paper.
+"""The book's page of equations: the place of each equation, its check, and its paper.
 
-An equation is displayed mathematics with a label, `$$ (eq-vae-kl)`. A cell says what it checks in a comment:
+An equation is displayed mathematics with a label, `$$ (eq-vae-kl)`. A cell says what it checks in a
+comment:
 
     # check eq-vae-kl (kingma2014vae): FUNCTION against TRUTH
 
-In brackets stand the papers by their keys in the bibliography, if there are any; FUNCTION is the package's,
-by its full name, or `this cell` where only the notebook computes it; TRUTH is another library's function by
-its full name, or words.
+In brackets stand the papers by their keys in the bibliography, if there are any; FUNCTION is the
+package's, by its full name, or `this cell` where only the notebook computes it; TRUTH is another
+library's function by its full name, or words.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def checks(source: str) -> list[Check]:
 
 
 def add_check_anchors(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """The notebook with a place to link to, `check-LABEL`, before each cell that checks equations."""
+    """The notebook with a link target `check-LABEL` before each cell that checks equations."""
     cells: list[dict[str, Any]] = []
     for cell in notebook["cells"]:
         found = checks("".join(cell["source"])) if cell["cell_type"] == "code" else []

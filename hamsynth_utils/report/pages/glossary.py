@@ -15,7 +15,7 @@ OTHERWISE = {
     "density": r"density(?=\*\* and| asks)",
     "run": r"(?<=[Tt]his )run|(?<=of a )run|(?<=the )run(?='s)",
 }
-"""Words that mean other things, too: where they are the term. All others are looked for as they are."""
+"""Patterns of terms that have other meanings too; any other term is searched for literally."""
 
 
 NOT_PROSE = re.compile(
@@ -33,7 +33,7 @@ def glossary_terms(glossary: str) -> list[str]:
 
 
 def first_use(term: str, text: str) -> re.Match[str] | None:
-    """Where the Markdown `text` first uses the term in a sentence, in singular or plural, if at all."""
+    """Where a Markdown text first uses a term in a sentence, in singular or plural."""
     blanked = NOT_PROSE.sub(lambda found: " " * len(found[0]), text)
     word = OTHERWISE.get(term) or re.escape(term).replace(r"\ ", r"\s+")
     return re.search(rf"(?<![\w-])({word})(s|es)?(?![\w-])", blanked, re.I | re.M)

@@ -1,4 +1,4 @@
-"""The report's page about the reference run: what the run kept in `results/` found, in tables and figures."""
+"""The report's page about the reference run: the archived results as tables and figures."""
 
 from __future__ import annotations
 
@@ -59,12 +59,13 @@ def reference_page(folder: Path) -> str:
     alt = dict(_descriptions(folder))
     sections = [
         "# The reference run",
-        f"What one run on {record['images']} found: profile `{profile['name']}`, seed {record['seed']}, "
-        f"{len(profile['seeds'])} trainings of the classifier an arm and one of each generator, on "
-        f"{record['device']}. Its answer in short, and how to make it again, are on {{doc}}`intro`; all of "
-        f"its tables, and the classifiers' predictions, are in `results/{folder.name}`. The other pages show "
-        "*this report's* run, which may be another. How each number comes about, and what it does not show, "
-        "is in the chapters. In brackets are 95 % intervals.",
+        f"What one run on {record['images']} found: profile `{profile['name']}`, seed "
+        f"{record['seed']}, {len(profile['seeds'])} trainings of the classifier an arm and one of "
+        f"each generator, on {record['device']}. Its answer in short, and how to make it again, "
+        f"are on {{doc}}`intro`; all of its tables, and the classifiers' predictions, are in "
+        f"`results/{folder.name}`. The other pages show *this report's* run, which may be another. "
+        "How each number comes about, and what it does not show, is in the chapters. In brackets "
+        "are 95 % intervals.",
     ]
     for title, figures in PARTS.items():
         sections += [f"## {title}", tables.get(title, "")]
@@ -97,7 +98,7 @@ def _figure(name: str, alt: str) -> str:
 
 
 def _scores(folder: Path, split_by: str) -> str:
-    """One row an arm, and one more under another split, whose leaked share stands beside its scores."""
+    """One row per arm and split; the leaked fraction stands beside the other split."""
     found = pd.read_csv(RunPaths(folder).table("estimates/evaluation"))
     found = found[found["reference"].isna() & found["statistic"].isin(SCORES)]
     parts = pd.read_csv(RunPaths(folder).table("splits")).set_index(
@@ -117,13 +118,13 @@ def _scores(folder: Path, split_by: str) -> str:
         " or ".join(f"{number:,.0f}" for number in found[name].unique()) for name in ("n", "seeds")
     )
     return (
-        f"In per cent, split by {split_by} unless it says otherwise, n = {n} test images, {seeds} trainings "
-        f"an arm:\n\n{markdown_table(ordered, ('learned from', *SCORES.values()))}"
+        f"In per cent, split by {split_by} unless it says otherwise, n = {n} test images, {seeds} "
+        f"trainings an arm:\n\n{markdown_table(ordered, ('learned from', *SCORES.values()))}"
     )
 
 
 def _distances(folder: Path) -> str:
-    """One row a generator and the floor: distances from held-out images, realism, variety, class shown."""
+    """One row per generator and baseline: distances to held-out images, realism, variety, class."""
     found = pd.read_csv(RunPaths(folder).table("fidelity"))
     found = found[
         (found["reference"] == "heldout") & found["generator"].isin([*ARM_NAMES, "real_baseline"])
@@ -150,9 +151,10 @@ def _distances(folder: Path) -> str:
         rows.append([name, *cells, shown, int(distances["n"].iloc[0])])
     head = ("images of", *columns, "precision", "recall", "class consistency", "n")
     return (
-        "Distances from held-out real images, beside those that other real images have; precision (realism), "
-        "recall (variety) and class consistency (how often a probe names the class that was asked for, over "
-        f"how often it is right about real images) by the features of {eyes}:\n\n{markdown_table(rows, head)}"
+        "Distances from held-out real images, beside those that other real images have; precision "
+        "(realism), recall (variety) and class consistency (how often a probe names the class that "
+        "was asked for, over how often it is right about real images) by the features of "
+        f"{eyes}:\n\n{markdown_table(rows, head)}"
     )
 
 

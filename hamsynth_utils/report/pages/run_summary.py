@@ -17,7 +17,7 @@ from hamsynth_utils.notebook.tables import markdown_table
 from hamsynth_utils.notebook.templates import render
 
 Minutes = dict[str, tuple[float, float | None]]
-"""Of each executed notebook: its minutes, and its peak memory in GiB or None if it was not measured."""
+"""Per executed notebook: minutes, and peak memory in GiB, None if it was not measured."""
 
 
 def this_run(folder: Path, record: dict[str, Any]) -> str:
@@ -96,8 +96,8 @@ def chapter_minutes(minutes: Minutes) -> str:
         minutes: minutes and memory of each executed notebook.
 
     Returns:
-        A Markdown table with one row per chapter, with links. A chapter that is executed several times
-        has the mean of its minutes and the largest of its memories.
+        A Markdown table with one row per chapter, with links. A chapter that is executed several
+        times has the mean of its minutes and the largest of its memories.
     """
     chapters: dict[str, list[tuple[float, float | None]]] = {}
     for name, measured in minutes.items():
@@ -155,7 +155,7 @@ def _frame(rows: Sequence[tuple[Any, ...]], *columns: str) -> pd.DataFrame | Non
 
 
 def _plain(value: Any) -> str:
-    """The value as text. An absolute path is reduced to its last part, so that no folder is published."""
+    """The value as text. Only the last part of an absolute path stays, to publish no folder."""
     if isinstance(value, str):
         return Path(value).name if value.startswith("/") else value
     return json.dumps(value)
