@@ -232,8 +232,8 @@ def generator(
 ) -> None:
     """Train a generator of a run without its notebook, which then loads the generator.
 
-    In several processes: `accelerate launch --num_processes 4 -m hamsynth_utils.cli train generator
-    ...`
+    In several processes:
+    `accelerate launch --num_processes 4 -m hamsynth_utils.cli train generator ...`
     """
     from hamsynth_utils.core.arm_names import GENERATORS
 
@@ -258,8 +258,8 @@ def classifier(
 ) -> None:
     """Train a classifier of a run without its notebook, which then loads the classifier.
 
-    In several processes: `accelerate launch --num_processes 4 -m hamsynth_utils.cli train
-    classifier ...`
+    In several processes:
+    `accelerate launch --num_processes 4 -m hamsynth_utils.cli train classifier ...`
     """
     from hamsynth_utils.core.arm_names import ARMS
 
