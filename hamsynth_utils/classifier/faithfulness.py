@@ -114,6 +114,7 @@ def hiding_curves(
     rank = rank.view(n, rows, columns)
 
     def probability(shown: Tensor) -> Tensor:
+        """The probabilities [N] where only the patches `shown` are visible."""
         return _masked_probability(vit, images, shown, labels, batch)
 
     counts = [round(fraction * rows * columns) for fraction in FRACTIONS]

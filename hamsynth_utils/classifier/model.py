@@ -151,7 +151,15 @@ class Classifier(TrainableModule):
         return vit.forward_head(vit.norm(tokens)).float()
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The `losses` of a batch of images, or of their tokens [N, T, D]."""
+        """The `losses` of a batch.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1], or their tokens [N, T, D].
+            labels: int64 [N].
+
+        Returns:
+            As `losses`.
+        """
         smoothing = self.settings.label_smoothing
         return losses(self.logits(images), labels, self.class_weights, smoothing, self.shard)
 
@@ -181,7 +189,13 @@ class Classifier(TrainableModule):
 
 
 class Probe(TrainableModule):
-    """A linear classifier of the features [N, 1, D] of a ViT, see `Classifier.features`."""
+    """A linear classifier of the features of a ViT, see `Classifier.features`.
+
+    Args:
+        dimensions: D, the length of the features.
+        settings: the profile's section `classifier`.
+        n_classes: K, the number of classes.
+    """
 
     class_weights: Tensor
 
@@ -195,7 +209,15 @@ class Probe(TrainableModule):
         return self.head(features[:, 0])
 
     def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The `losses` of a batch of features."""
+        """The `losses` of a batch.
+
+        Args:
+            features: [N, 1, D].
+            labels: int64 [N].
+
+        Returns:
+            As `losses`.
+        """
         smoothing = self.settings.label_smoothing
         return losses(self.logits(features), labels, self.class_weights, smoothing, self.shard)
 
@@ -250,6 +272,7 @@ def pool_patch_tokens_after(block: nn.Module, vit: VisionTransformer, side: int)
     prefix, squares = vit.num_prefix_tokens, (rows // side, side, columns // side, side)
 
     def pool(_block: nn.Module, _inputs: Any, tokens: Tensor) -> Tensor:
+        """Average the patch tokens of a block's output; a forward hook of torch."""
         patches = tokens[:, prefix:].unflatten(
             1, squares
         )  # [N, rows / side, side, columns / side, side, D]

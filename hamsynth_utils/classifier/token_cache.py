@@ -118,6 +118,7 @@ class CachedTokenData(TrainingData):
         rows = self.tokens.align_table(self.lesions)
 
         def make_batch(index: Tensor, rng: torch.Generator) -> Tensor:
+            """The tokens [N, T, D] of the images at `index`, each from a random view."""
             view = torch.randint(self.tokens.views, (len(index),), generator=rng, device=device)
             return self.tokens.take(rows[index.cpu().numpy()], view.cpu().numpy()).to(device)
 
@@ -163,6 +164,7 @@ def cached_tokens(
         files.append(_TokenFile(folder / f"{name}.npy", images, seed * 1_000_003 + number))
 
     def compute(images: Tensor, file_seed: int) -> np.ndarray:
+        """The tokens of the images of one file."""
         return _compute(classifier, images, extra_augment, file_seed, features, n_views)
 
     _compute_unclaimed(files, compute, progress)

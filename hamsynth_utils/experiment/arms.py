@@ -136,7 +136,15 @@ def augment_for_classifier(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def augment_with_trivial(images: Tensor, rng: torch.Generator) -> Tensor:
-    """`augment_for_classifier`, then `trivial_augment`; arguments and result as there."""
+    """Apply `augment_for_classifier`, then `trivial_augment`.
+
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+        rng: the random source.
+
+    Returns:
+        The changed images, in the shape and range of the input.
+    """
     return trivial_augment(augment_for_classifier(images, rng), rng)
 
 

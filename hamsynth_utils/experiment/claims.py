@@ -91,6 +91,7 @@ class Claim(Settings):
 
     @model_validator(mode="after")
     def decidable(self) -> Claim:
+        """Refuse a claim that its own fields contradict."""
         rules = [rule for rule in (self.above, self.below, self.within) if rule is not None]
         if (self.untestable is None) == (self.statistic is None):
             raise ValueError("a claim needs either a statistic or a reason why it is untestable")
@@ -214,7 +215,17 @@ def verdict_table(
 
 
 def decide(claim: Claim, low: float, high: float) -> str:
-    """The verdict that the rule of a testable claim gives for an interval from `low` to `high`."""
+    """The verdict that the rule of a testable claim gives for an interval.
+
+    Args:
+        claim: the claim, with one of `within`, `above` and `below`.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+
+    Returns:
+        `supported` if the whole interval meets the threshold, `contradicted` if no part of it does,
+        else `undecided`.
+    """
     if claim.within is not None:
         least, most = claim.within
         inside, outside = least <= low and high <= most, high < least or most < low

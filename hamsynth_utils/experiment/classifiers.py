@@ -179,7 +179,15 @@ class ProbeJob:
         return run.paths.probe(self.arm, self.seed, self.ratio, self.split_by)
 
     def predictions(self, run: Run, part: str) -> Path:
-        """The table of this probe's predictions on `validation` or `test` images of a run."""
+        """The table of this probe's predictions.
+
+        Args:
+            run: the run of the probe.
+            part: `validation` or `test`.
+
+        Returns:
+            The path of the file, whether it exists or not.
+        """
         return self.folder(run) / predictions_file(part)
 
 
@@ -258,7 +266,12 @@ def features_of(
 
 
 class ProbeRunner:
-    """Trains probes of one run; reads or computes images and features once for all of them."""
+    """Trains probes of one run; reads or computes images and features once for all of them.
+
+    Args:
+        run: the run.
+        progress: whether to show progress bars.
+    """
 
     def __init__(self, run: Run, progress: bool) -> None:
         self.run, self.progress = run, progress

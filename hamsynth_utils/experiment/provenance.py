@@ -122,7 +122,15 @@ def require_same_settings(
 
 
 def ordered_union(had: Sequence, wanted: Sequence | None) -> list:
-    """The existing values, then the new ones; none twice."""
+    """The existing values, then the new values, each once.
+
+    Args:
+        had: the existing values.
+        wanted: the values to add; None for no value.
+
+    Returns:
+        The values in this order.
+    """
     return list(dict.fromkeys([*had, *(wanted or ())]))
 
 

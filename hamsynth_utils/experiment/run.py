@@ -348,7 +348,12 @@ class Run:
         return pd.concat([known, repeated_photos(lesions)], ignore_index=True)
 
     def has_synthetic_set(self, generator: str, seed: int = 0) -> bool:
-        """Whether the synthetic set of a generator is finished."""
+        """Whether the synthetic set of a generator is finished.
+
+        Args:
+            generator: its name.
+            seed: the generator seed.
+        """
         return self.paths.synthetic(generator, seed).is_dir()
 
     def synthetic_set(self, generator: str, seed: int = 0) -> LesionSet:

@@ -185,7 +185,15 @@ def autoencoder_dir(run: Run, name: str, seed: int = 0) -> Path | None:
 
 
 def autoencoder_seconds(run: Run, name: str) -> float:
-    """The seconds that the training of a generator's autoencoder took; 0 if it has none."""
+    """The duration of the training of a generator's autoencoder.
+
+    Args:
+        run: the run.
+        name: the generator.
+
+    Returns:
+        Seconds; 0 if the generator has no autoencoder, or the autoencoder is not trained yet.
+    """
     folder = autoencoder_dir(run, name)
     if folder is None or not (folder / HISTORY).is_file():
         return 0.0

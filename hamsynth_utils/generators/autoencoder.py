@@ -140,6 +140,7 @@ class Normalisation(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [N, C, H, W]; in training the running mean and variance follow the batch."""
         mean, variance = self.mean, self.variance  # [C] each
         if self.training:
             moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])  # [2, C]

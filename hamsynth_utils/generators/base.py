@@ -30,6 +30,11 @@ class Generator(TrainableModule):
         image_size: S, height and width in pixels.
         n_classes: K, the number of classes; labels lie in 0 to K - 1.
         noise_shape: the shape of the noise for one image; the constructor sets it.
+
+    Args:
+        image_size: S.
+        settings: of the type `settings_class`.
+        n_classes: K.
     """
 
     name: ClassVar[str]
@@ -132,7 +137,7 @@ class Generator(TrainableModule):
         return {"draw": (self.decode_noise, {"noise": noise, "label": torch.tensor([0])})}
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`training_step`, under the name that distributed training wraps."""
+        """As `training_step`, under the name that distributed training wraps."""
         return self.training_step(images, labels)
 
     @property

@@ -124,7 +124,16 @@ class Diffusion(LatentGenerator):
         return self.process.loss_weight[times] * errors, output, x_t
 
     def predict_x0(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The prediction of x_0 that follows from the network's output for x_t."""
+        """The prediction of x_0 that follows from the output of the network for x_t.
+
+        Args:
+            output: the output, [N, *shape]; its meaning is the setting `objective`.
+            x: x_t, [N, *shape].
+            t: int64 [N], timesteps.
+
+        Returns:
+            [N, *shape].
+        """
         if self.settings.objective == "pred_noise":
             return self.process.predict_start_from_noise(x, t, output)
         if self.settings.objective == "pred_v":
@@ -227,7 +236,7 @@ class Diffusion(LatentGenerator):
 
     @torch.no_grad()
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """The prediction of x_0 with guidance, clipped at the representation's limit."""
+        """As `LatentGenerator.predict`: x_0 at a timestep, clipped to the limit of x."""
         t = torch.as_tensor(time, device=x.device).expand(len(x))
         clean = self.predict_x0(guided(self.process.model, x, t, labels, guidance), x, t)
         return clean.float().clamp(-self.representation.limit, self.representation.limit)

@@ -32,6 +32,7 @@ class Flow(LatentGenerator):
     Args:
         image_size: S, height and width in pixels.
         settings: the profile's section `flow`.
+        n_classes: K, the number of classes.
     """
 
     name: ClassVar[str] = "flow"
@@ -45,7 +46,15 @@ class Flow(LatentGenerator):
         self.network = self.new_network()
 
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Mean squared error of the velocity at random times (Lipman et al. 2023, eq. 23)."""
+        """Compute the squared error of the velocity at random times (Lipman et al. 2023, eq. 23).
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+
+        Returns:
+            `loss`, the mean over images and values.
+        """
         with torch.no_grad():
             x = self.representation.encode(images)  # [N, 3, S, S] -> [N, *shape]
         times = self.shard.rand(len(x), device=x.device)
@@ -108,7 +117,7 @@ class Flow(LatentGenerator):
         return tuple(sorted({1, 2, self.settings.sampling_steps, 2 * self.settings.sampling_steps}))
 
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """The velocity [N, *shape] at x and a time in [0, 1], with guidance."""
+        """As `LatentGenerator.predict`: the velocity; times lie in [0, 1]."""
         times = torch.as_tensor(TIME_SCALE * time, device=x.device).expand(len(x))
         return guided(self.network, x, times, labels, guidance).float()
 

@@ -39,6 +39,7 @@ class GAN(Generator):
     Args:
         image_size: S, height and width in pixels.
         settings: the profile's section `gan`.
+        n_classes: K, the number of classes.
     """
 
     name: ClassVar[str] = "gan"
@@ -160,12 +161,23 @@ class GAN(Generator):
         return (latent_distance / (image_distance + 0.02)).mean()
 
     def decode_noise(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """As `Generator.decode_noise`, by the synthesis network."""
         return self.synthesis(noise, labels)
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int
     ) -> dict[str, Tensor]:
-        """`discriminator`, the negative score of the discriminator (LOGAN, Hayes et al. 2019)."""
+        """`discriminator`, the negative score of the discriminator (LOGAN, Hayes et al. 2019).
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            labels: int64 [N].
+            seed: not used, because the discriminator needs no noise.
+            noise_levels: not used.
+
+        Returns:
+            The mean over the parts of each image, [N].
+        """
         return {"discriminator": -self.discriminator(discriminator_inputs(images), labels).mean(1)}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
@@ -183,6 +195,12 @@ class SynthesisNetwork(nn.Module):
     The latent and the class make the first 4x4 feature maps. They also set the scale and shift of
     every later map up to S/2 (Perez et al. 2018). Two thin convolutions after a smooth enlargement
     make the image.
+
+    Args:
+        image_size: S, height and width in pixels.
+        latent_size: length of z.
+        width: channels of the last feature map.
+        n_classes: K, the number of classes.
     """
 
     def __init__(self, image_size: int, latent_size: int, width: int, n_classes: int) -> None:
@@ -210,6 +228,15 @@ class SynthesisNetwork(nn.Module):
         )
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
+        """Generate images.
+
+        Args:
+            latent: z [N, latent].
+            labels: y, int64 [N].
+
+        Returns:
+            [N, 3, S, S] in [-1, 1].
+        """
         code = torch.cat([latent, self.class_embedding(labels)], dim=1)  # [N, 2 latent]
         style = self.style(code)  # [N, 256]
         x = self.start(code).view(len(latent), -1, 4, 4)  # [N, C * 16] -> [N, C, 4, 4]
@@ -220,7 +247,13 @@ class SynthesisNetwork(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """A 3x3 convolution whose normalised output is scaled and shifted by the style."""
+    """A 3x3 convolution whose normalised output is scaled and shifted by the style.
+
+    Args:
+        channels_in: C.
+        channels_out: C'.
+        style_size: length of the style.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, style_size: int) -> None:
         super().__init__()
@@ -229,6 +262,15 @@ class ModulatedBlock(nn.Module):
         self.to_scale_and_shift = nn.Linear(style_size, 2 * channels_out)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Convolve, normalise and modulate feature maps.
+
+        Args:
+            x: [N, C, h, h].
+            style: [N, style_size].
+
+        Returns:
+            [N, C', h, h].
+        """
         modulation = self.to_scale_and_shift(style)[:, :, None, None]  # [N, 2C', 1, 1]
         scale, shift = modulation.chunk(2, dim=1)  # [N, C', 1, 1] each
         # [N, C, h, h] -> [N, C', h, h]
@@ -241,6 +283,10 @@ class ProjectedDiscriminator(nn.Module):
     Random, fixed 1x1 convolutions mix the channels of a map and add the coarser maps to it, so that
     the generator cannot win by imitating a few prominent features (Sauer et al. 2021, sec. 3.2).
     Each scale and the pixels have a small critic of their own.
+
+    Args:
+        image_size: S, height and width in pixels.
+        n_classes: K, the number of classes.
     """
 
     mixed = 64
@@ -259,6 +305,15 @@ class ProjectedDiscriminator(nn.Module):
         self.pixel_critic = Critic(3, self.width, image_size // 2, n_classes)
 
     def forward(self, inputs: list[Tensor], labels: Tensor) -> Tensor:
+        """Score images.
+
+        Args:
+            inputs: `discriminator_inputs` of N images.
+            labels: y, int64 [N].
+
+        Returns:
+            [N, P], the scores of P parts of all scales; high for images that look real.
+        """
         *maps, pixels = inputs  # [N, C, S/4, S/4] to [N, C, S/32, S/32], and [N, 3, S/2, S/2]
         scores = [self.pixel_critic(pixels, labels)]
         mixed: Tensor | None = None
@@ -275,6 +330,12 @@ class Critic(nn.Module):
     """(map [N, C, H, H], y [N]) -> scores [N, P] of P = 4 x 4 parts, or of H x H if H is less.
 
     Each part scores psi(phi) + <embedding(y), phi> (Miyato & Koyama 2018).
+
+    Args:
+        channels: C.
+        width: channels of the hidden layers.
+        size: H.
+        n_classes: K, the number of classes.
     """
 
     def __init__(self, channels: int, width: int, size: int, n_classes: int) -> None:
@@ -295,6 +356,15 @@ class Critic(nn.Module):
         self.class_embedding = nn.Embedding(n_classes, width)  # [N] -> [N, width]
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Score the parts of a map.
+
+        Args:
+            x: [N, C, H, H].
+            labels: y, int64 [N].
+
+        Returns:
+            [N, P].
+        """
         features = self.features(x).float()  # [N, width, 4, 4]
         direction = self.class_embedding(labels)[:, :, None, None]  # [N, width, 1, 1]
         direction = direction / features.shape[1] ** 0.5

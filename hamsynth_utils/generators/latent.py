@@ -69,6 +69,11 @@ class LatentGenerator(Generator):
         shape: [channels, side, side] of x and of the noise.
         solvers: the names that `solver_steps` knows.
         time_dtype: the type of the times that the network is given.
+
+    Args:
+        image_size: S, height and width in pixels.
+        settings: of the type `settings_class`.
+        n_classes: K, the number of classes.
     """
 
     sampling_options: ClassVar[tuple[str, ...]] = ("guidance", "steps", "solver")
@@ -217,10 +222,12 @@ class LatentGenerator(Generator):
         units = torch.eye(1 + 2 * steps, dtype=torch.float64)[:, None, None, None]
 
         def record(x: Tensor, time: float | None) -> None:
+            """Append the weights of x, and the time of the next evaluation of the network."""
             weights = x.flatten()[: 1 + outputs].tolist()
             instructions.append(LinearStep([float(f"{w:.9g}") for w in weights], time))
 
         def predict(x: Tensor, time: float) -> Tensor:
+            """The unit vector in place of the network's next output."""
             nonlocal outputs
             record(x, time)
             outputs += 1
@@ -235,6 +242,7 @@ class LatentGenerator(Generator):
         x = torch.zeros(1, *self.shape)
 
         def predict(x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
+            """`predict` for one image, with tensors in place of numbers."""
             time = time.to(self.time_dtype)
             return self.predict(x, time, label, guidance)  # type: ignore[arg-type]
 

@@ -29,13 +29,25 @@ FORMAT = "2"
 
 
 def generator_class(generator_name: str) -> type[Generator]:
-    """The class of a registered generator, imported with everything that its networks need."""
+    """The class of a registered generator, imported with everything that its networks need.
+
+    Args:
+        generator_name: its name in the registry.
+    """
     module = import_module(f"hamsynth_utils.generators.{generator_name}")
     return getattr(module, REGISTRY[generator_name].class_name)
 
 
 def build_generator(generator_name: str, profile: Profile, n_classes: int) -> Generator:
-    """An untrained generator of the profile's image size, for so many classes.
+    """An untrained generator of the profile's image size.
+
+    Args:
+        generator_name: its name in the registry.
+        profile: the settings and the image size.
+        n_classes: K, the number of classes.
+
+    Returns:
+        The generator, on the CPU.
 
     Raises:
         InputError: the profile has no such generator.

@@ -38,6 +38,7 @@ class VAE(Generator):
     Args:
         image_size: S, height and width in pixels.
         settings: the profile's section `vae`.
+        n_classes: K, the number of classes.
     """
 
     name: ClassVar[str] = "vae"
@@ -192,6 +193,7 @@ class VAE(Generator):
         ]
 
     def decode_noise(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """As `Generator.decode_noise`: the mean of p(x | z, y), clamped."""
         return self.decode(self.noise_to_prior_sample(noise, labels), labels).clamp(-1, 1)
 
     def membership_losses(
@@ -212,6 +214,7 @@ class VAE(Generator):
         noise = seeded_noise((mean.shape[1],), seed, 1, self.device)
 
         def error(latent: Tensor) -> Tensor:
+            """The negative log likelihood [N] of the images at z [N, latent_size]."""
             return gaussian_negative_log_likelihood(
                 images, self.decode(latent, labels), self.log_sigma
             )
@@ -242,6 +245,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
         return x + self.layers(x)
 
 
@@ -289,6 +293,10 @@ def private_vae(image_size: int, settings: DPSettings, n_classes: int) -> VAE:
     Args:
         image_size: S, height and width in pixels.
         settings: the profile's section `dp`.
+        n_classes: K, the number of classes.
+
+    Returns:
+        The untrained VAE.
     """
     length = TrainingSettings(
         steps=settings.steps,

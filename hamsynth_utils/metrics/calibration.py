@@ -97,6 +97,7 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
     log_p = np.log(np.maximum(p, np.finfo(float).tiny))
 
     def loss(log_temperature: float) -> float:
+        """The mean negative log likelihood at a temperature, in nats."""
         log_probabilities = log_softmax(log_p / np.exp(log_temperature), axis=1)
         return -float(log_probabilities[np.arange(len(labels)), labels].mean())
 

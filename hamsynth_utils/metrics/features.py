@@ -80,6 +80,7 @@ class InceptionFeatures(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] -> float32 [N, 2048]."""
         return self.network(images.float() / 255)[0].flatten(1)
 
 
@@ -98,6 +99,7 @@ class EfficientNetLite0Features(nn.Module):
         self.network.classifier = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] -> float32 [N, 1280]."""
         size = (self.pixels, self.pixels)
         enlarged = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
         return self.network((enlarged - 127) / 128)
@@ -124,6 +126,7 @@ class ViTFeatures(nn.Module):
             raise InputError(f"FD-ViT needs pretrained weights of {settings.model}: {why}")
 
     def forward(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] -> float32 [N, D]."""
         vit = self.classifier.vit
         tokens = vit.forward_features(self.classifier.prepare(to_unit_range(images)))
         return vit.forward_head(tokens, pre_logits=True)

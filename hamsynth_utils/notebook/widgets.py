@@ -94,6 +94,7 @@ def interact(
     picture = ipywidgets.HTML()
 
     def redraw(_: object = None) -> None:
+        """Draw again with the present values of the widgets."""
         try:
             began = time.perf_counter()
             result, words = draw(**{name: widget.value for name, widget in widgets.items()})

@@ -85,6 +85,7 @@ class Limit(Settings):
 
     @model_validator(mode="after")
     def decidable(self) -> Limit:
+        """Refuse a limit without exactly one bound, or without the columns that it needs."""
         if (self.at_most is None) == (self.at_least is None):
             raise ValueError("a limit needs exactly one of at_most and at_least")
         if set(self.columns) != {"value", "low", "high", "n"}:

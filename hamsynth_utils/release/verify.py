@@ -148,8 +148,16 @@ def verify_set(
 def unpacked(path: Path, identity: Path | None = None) -> Iterator[Path]:
     """The folder of a received set; a file is unpacked to a folder that only the owner can read.
 
-    Raises InputError for a path that is not there, a file that is neither a zip nor of age, a wrong
-    key, or a file of age without an identity.
+    Args:
+        path: a folder, a .zip, or a .zip.age.
+        identity: the file with the age identity; needed for an encrypted set.
+
+    Yields:
+        The folder of the set; it is deleted afterwards if it was unpacked.
+
+    Raises:
+        InputError: for a path that does not exist, a file that is neither a zip nor encrypted by
+            age, a wrong key, or an encrypted file without an identity.
     """
     if path.is_dir():
         yield path

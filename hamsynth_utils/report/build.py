@@ -23,10 +23,20 @@ JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; m
 
 
 def build(folder: Path, root: Path | None = None) -> Path:
-    """Build `folder / "site"` with warnings as errors, and return its index.html.
+    """Build the report of a run with Jupyter Book; warnings are errors.
 
-    An older site stays until the new one is complete. Raises InputError as `stage` does, and
-    RuntimeError with Jupyter Book's own words if it fails.
+    An older site stays until the new site is complete.
+
+    Args:
+        folder: the run folder; the site is its folder `site`.
+        root: as for `stage`.
+
+    Returns:
+        The path of `index.html`.
+
+    Raises:
+        InputError: as for `stage`.
+        RuntimeError: if Jupyter Book fails; the message has its output.
     """
     folder = folder.resolve()
     staged = stage(folder, root)

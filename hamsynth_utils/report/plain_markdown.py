@@ -36,7 +36,14 @@ NAMES = (
 def in_plain_markdown(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """The notebook for JupyterLab: text without MyST, a caption cell under each figure.
 
-    Raises InputError for a role that has no plain form.
+    Args:
+        notebook: the notebook's JSON.
+
+    Returns:
+        A new notebook; the given one stays as it is.
+
+    Raises:
+        InputError: for a role that has no plain form.
     """
     cells: list[dict[str, Any]] = []
     for cell in notebook["cells"]:
@@ -54,6 +61,7 @@ def plain(text: str) -> str:
     """MyST Markdown without labels and roles."""
 
     def said(found: re.Match[str]) -> str:
+        """The plain form of one role."""
         kind, shown, target = found.groups()
         if kind not in FORMS:
             raise InputError(
@@ -86,6 +94,7 @@ def _citation(form: str) -> Callable[[str, str], str]:
     """A paper is said in `form`, with its authors and year, as a link to it."""
 
     def cited(_: str, keys: str) -> str:
+        """The plain form of a citation of one or several papers."""
         papers = [_papers()[key.strip()] for key in keys.split(",")]
         said = [
             _linked(form.format(_authors(paper), paper.fields["year"]), paper) for paper in papers

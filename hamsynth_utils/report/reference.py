@@ -76,8 +76,14 @@ FIGURES = (
 def archive_run(run: Path, target: Path, minutes: dict[str, float], note: str = "") -> None:
     """Archive the numbers of a finished run; an older archive is replaced.
 
-    minutes: of each notebook. note: what a reader must know of how this run was made.
-    Raises InputError for a run that has not come to its verdicts.
+    Args:
+        run: the run folder.
+        target: the folder of the archive.
+        minutes: duration of each notebook in minutes, by name.
+        note: what a reader must know about the way in which the run was made.
+
+    Raises:
+        InputError: for a run without verdicts.
     """
     if not RunPaths(run).table("verdicts").is_file():
         raise InputError(f"{run} has no metrics/verdicts.csv: finish it with make report first")

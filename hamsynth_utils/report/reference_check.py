@@ -127,7 +127,19 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def predictions_on_test(run: Run, arm: str, split_by: str | None = None) -> BySeed:
-    """The predictions of an arm on the test images, in their order, by the seed of the training."""
+    """The predictions of an arm on the test images.
+
+    Args:
+        run: the archived run, on the present data.
+        arm: the arm.
+        split_by: the split; the run's own by default.
+
+    Returns:
+        By training seed, one row per test image, in the order of the test images.
+
+    Raises:
+        InputError: if the predictions are of other test images.
+    """
     test = run.images("test", split_by).table
     frames = {}
     for seed in run.paths.classifier_seeds(arm, split_by):
@@ -200,7 +212,15 @@ class Evaluation:
         }
 
     def common(self, arm: str, reference: str | None = None) -> tuple[int, ...]:
-        """The seeds that an arm and the reference both have."""
+        """The seeds that an arm and a reference arm both have.
+
+        Args:
+            arm: the arm.
+            reference: the reference arm; None for the arm alone.
+
+        Returns:
+            The seeds, in the order of the arm.
+        """
         others = self.by_arm[arm if reference is None else reference]
         return tuple(seed for seed in self.by_arm[arm] if seed in others)
 

@@ -247,6 +247,7 @@ def executed_notebooks(folder: Path) -> list[Path]:
     chapters = [Path(chapter["file"]).name for chapter in toc["parts"][0]["chapters"]]
 
     def key(path: Path) -> tuple[int, str, int, int]:
+        """The position of a chapter in the book, then split, arm and seed."""
         chapter, *execution = path.stem.split("-")
         position = chapters.index(chapter) if chapter in chapters else len(chapters)
         if not execution:

@@ -51,6 +51,7 @@ class ImageData(TrainingData):
         images = self.lesions.images.to(device)
 
         def make_batch(index: Tensor, rng: torch.Generator) -> Tensor:
+            """The images at `index`, float [N, 3, H, W] in [-1, 1], augmented."""
             batch = to_unit_range(images[index])
             return batch if self.augment is None else self.augment(batch, rng)
 

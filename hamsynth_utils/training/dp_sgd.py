@@ -235,6 +235,14 @@ class PrivateStep:
         average: the moving average of the module's weights, which the loop updates after every
             step.
         optimizer: Adam over the weights that are trained.
+
+    Args:
+        module: the module to train.
+        lesions: the training images.
+        settings: the profile's section `dp`.
+        guarantee: the privacy guarantee; an infinite budget means no clipping and no noise.
+        seed: of the noise, the augmentation and the module's random numbers.
+        augment: changes a batch of images; None for no augmentation.
     """
 
     def __init__(

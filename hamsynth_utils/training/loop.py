@@ -264,6 +264,15 @@ class BatchStep:
     ) -> None:
         """Move the module to the device and prepare the optimizer.
 
+        Args:
+            module: the module to train.
+            data: the images and the way to load a batch.
+            settings: batch size, learning rate and the like.
+            accelerator: distributes the work over devices and processes.
+            seed: of the batches and of the module's random numbers.
+            total: number of steps of the training.
+            folder: the folder of the training, for messages.
+
         Raises:
             InputError: batch_size is not a multiple of the number of processes.
         """
@@ -352,6 +361,7 @@ def moving_average(module: TrainableModule, decay: float) -> AveragedModel:
     """
 
     def update(averages: PARAM_LIST, values: PARAM_LIST, n_averaged: Tensor | int) -> None:
+        """Update the averages in place; `n_averaged` counts the updates before."""
         updates = torch.as_tensor(n_averaged, dtype=torch.float32, device="cpu")
         young = 1 - (1 + updates) ** (-2 / 3)
         get_ema_multi_avg_fn(young.clamp(max=decay).item())(averages, values, n_averaged)

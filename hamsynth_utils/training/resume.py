@@ -70,10 +70,15 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load tensors that were read from `path` into `module`.
+    """Load tensors into a module.
+
+    Args:
+        module: the module; it is changed.
+        tensors: the tensors by name.
+        path: the file of the tensors, for the message.
 
     Raises:
-        InputError: the tensors belong to another model; the message names `path`.
+        InputError: the tensors belong to another model.
     """
     try:
         module.load_state_dict(tensors)

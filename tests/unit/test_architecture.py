@@ -185,3 +185,96 @@ def test_no_module_and_no_notebook_spells_a_path_of_the_run_folder():
 def test_a_path_of_the_run_folder_is_found_however_it_is_written(code):
     assert path_literals(f"def f():\n    {code}")
     assert not path_literals(f"def f():\n    '''{code}'''")
+
+
+MOST_LINES = 60
+
+
+def functions(code: str) -> dict[str, ast.FunctionDef]:
+    """The functions and methods of a module by dotted name; those inside a function are left out."""
+    found = {}
+
+    def collect(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef):
+                collect(child, f"{prefix}{child.name}.")
+            elif isinstance(child, ast.FunctionDef):
+                found[f"{prefix}{child.name}"] = child
+
+    collect(ast.parse(code), "")
+    return found
+
+
+def without_args_section(code: str) -> list[str]:
+    """The public functions with two or more arguments whose docstring explains no argument.
+
+    A method that overrides another one may say "As `Base.method`" instead.
+    """
+    found = []
+    for name, function in functions(code).items():
+        arguments = [
+            argument.arg
+            for argument in (
+                *function.args.posonlyargs,
+                *function.args.args,
+                *function.args.kwonlyargs,
+            )
+            if argument.arg not in {"self", "cls"}
+        ]
+        doc = ast.get_docstring(function) or ""
+        explained = "\nArgs:\n" in doc or ("." in name and doc.startswith("As `"))
+        if (
+            "_" not in {part[0] for part in name.split(".")}
+            and len(arguments) > 1
+            and not explained
+        ):
+            found.append(name)
+    return found
+
+
+def too_long(code: str) -> list[str]:
+    """The functions of more than `MOST_LINES` lines, without the docstring."""
+    found = []
+    for name, function in functions(code).items():
+        first = function.body[0]
+        has_docstring = ast.get_docstring(function) is not None
+        docstring = first.end_lineno - first.lineno + 1 if has_docstring else 0
+        if function.end_lineno - function.lineno + 1 - docstring > MOST_LINES:
+            found.append(name)
+    return found
+
+
+def test_public_functions_explain_their_arguments():
+    codes = {name: path.read_text() for name, path in INNER.items() if name != "hamsynth_utils.cli"}
+    found = {name: without_args_section(code) for name, code in codes.items()}
+    assert {name: functions for name, functions in found.items() if functions} == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def f(a, b): ...", ["f"]),
+        ("def f(a, /, *, b):\n    '''A sum of a and b.'''", ["f"]),
+        ("class C:\n    def f(self, a, b):\n        '''A sum.'''", ["C.f"]),
+        ("class C:\n    def f(self, a, b):\n        '''As `B.f`.'''", []),
+        ("def f(a, b):\n    '''As `g`.'''", ["f"]),
+        ("def f(a, b):\n    '''A sum.\n\n    Args:\n        a: one.\n        b: two.\n    '''", []),
+        ("class C:\n    def f(self, a):\n        '''A sum.'''", []),
+        ("def _f(a, b): ...", []),
+        ("class _C:\n    def f(self, a, b): ...", []),
+    ],
+)
+def test_a_function_without_explained_arguments_is_found(code, expected):
+    assert without_args_section(code) == expected
+
+
+def test_no_function_is_long():
+    found = {name: too_long(path.read_text()) for name, path in MODULES.items()}
+    assert {name: functions for name, functions in found.items() if functions} == {}
+
+
+def test_a_long_function_is_found():
+    docstring = "    '''A sum." + 80 * "\n    More." + "'''\n"
+    code = f"class C:\n    def f(self):\n{docstring.replace('    ', '        ')}"
+    assert too_long(code + (MOST_LINES - 1) * "        a = 1\n") == []
+    assert too_long(code + MOST_LINES * "        a = 1\n") == ["C.f"]

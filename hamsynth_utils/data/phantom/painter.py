@@ -274,7 +274,7 @@ class Tracer(Painter):
         self.covered = np.zeros((view.size, view.size), dtype=np.float32)
 
     def blend(self, colour: Array | Colour, mask: Array) -> None:
-        """As `Painter.blend`, but only `covered` changes."""
+        """As `Painter.blend`, but the mask changes `covered`, and the colour does not count."""
         self.covered = 1 - (1 - self.covered) * (1 - mask)
 
 

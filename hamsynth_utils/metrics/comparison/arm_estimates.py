@@ -98,9 +98,20 @@ def estimates(
     n_resamples: int,
     seed: int,
 ) -> dict[Name, Estimate]:
-    """The `estimate` of several statistics, by name, from one set of resamples.
+    """The `estimate` of several statistics from one set of resamples.
 
-    Args and raises are those of `estimate`; `named` holds the statistics by name.
+    Args:
+        named: The statistics by name.
+        by_seed: As for `estimate`.
+        lesion_ids: As for `estimate`.
+        n_resamples: As for `estimate`.
+        seed: As for `estimate`.
+
+    Returns:
+        The estimates by name.
+
+    Raises:
+        InputError: As for `estimate`.
     """
     reference = _checked_reference(by_seed)
     bootstrap = ClusterBootstrap(

@@ -85,13 +85,16 @@ def minority_statistics(minority: np.ndarray) -> dict[str, Statistic]:
     """
 
     def mean_recall(predictions: pd.DataFrame, weights: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The mean recall [B] of the classes in `mask` that occur."""
         labels = np.flatnonzero(mask).tolist()
         return np.nanmean([_recall(predictions, weights, label) for label in labels], axis=0)
 
     def recall(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        """The mean recall [B] of the minority classes."""
         return mean_recall(predictions, weights, minority)
 
     def gap(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        """The mean recall [B] of the minority classes minus that of the other classes."""
         return recall(predictions, weights) - mean_recall(predictions, weights, ~minority)
 
     named: dict[str, Statistic] = {"minority_recall": recall} if minority.any() else {}

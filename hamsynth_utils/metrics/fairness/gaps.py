@@ -283,6 +283,7 @@ def _range_over_groups(statistic: Statistic, members: Sequence[np.ndarray]) -> S
     """The statistic's range over groups."""
 
     def of_groups(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        """The range [B] of the statistic over the groups."""
         return _range([restrict_to(statistic, inside)(predictions, weights) for inside in members])
 
     return of_groups

@@ -274,6 +274,7 @@ def restrict_to(statistic: Statistic, inside: np.ndarray) -> Statistic:
     """
 
     def of_group(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        """The statistic [B] of the group's images."""
         with np.errstate(invalid="ignore"):  # a resample may hold none of the group's lesions
             return statistic(predictions[inside], np.atleast_2d(weights)[:, inside])
 

@@ -163,12 +163,20 @@ def neighbour_ratio(
     twenty is near one lesion and far from all others. A set without copies has about the value of
     held-out images.
 
-    Args and returns are those of `authenticity`.
+    Args:
+        near: The neighbours of the N images.
+        n_resamples: Resamples.
+        seed: Of the resamples.
+        lesions: As for `authenticity`.
+
+    Returns:
+        value, low, high (95 %), n and lesions.
     """
     ratio = near.distance / np.maximum(near.second_lesion_distance, np.finfo(float).tiny)
     order = np.argsort(ratio)
 
     def quantile(weights: np.ndarray) -> np.ndarray:
+        """The weighted percentile [B] of the ratio, for weights [B, N]."""
         cumulated = weights[:, order].cumsum(1)
         return ratio[order][(cumulated >= RATIO_QUANTILE * cumulated[:, -1:]).argmax(1)]
 

@@ -130,6 +130,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        """Draw in the book's theme."""
         with matplotlib.rc_context(THEME):
             return draw(*args, **kwargs)
 

@@ -132,6 +132,7 @@ class _Part(nn.Module):
         self.generator, self.function = generator, function
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """Call the function."""
         return self.function(*inputs)
 
 

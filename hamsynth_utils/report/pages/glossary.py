@@ -33,14 +33,30 @@ def glossary_terms(glossary: str) -> list[str]:
 
 
 def first_use(term: str, text: str) -> re.Match[str] | None:
-    """Where a Markdown text first uses a term in a sentence, in singular or plural."""
+    """Find the first use of a term in a sentence, in singular or plural.
+
+    Args:
+        term: a term of the glossary.
+        text: Markdown.
+
+    Returns:
+        The match in `text`; None if the text does not use the term.
+    """
     blanked = NOT_PROSE.sub(lambda found: " " * len(found[0]), text)
     word = OTHERWISE.get(term) or re.escape(term).replace(r"\ ", r"\s+")
     return re.search(rf"(?<![\w-])({word})(s|es)?(?![\w-])", blanked, re.I | re.M)
 
 
 def link_glossary(notebook: Mapping[str, Any], glossary: Iterable[str]) -> dict[str, Any]:
-    """The notebook with the first use of each term, in its text, linked to the glossary."""
+    """Link the first use of each term in the text of a notebook to the glossary.
+
+    Args:
+        notebook: the notebook's JSON.
+        glossary: the terms.
+
+    Returns:
+        A new notebook; the given one stays as it is.
+    """
     cells = [dict(cell) for cell in notebook["cells"]]
     texts = {
         i: "".join(cell["source"])
