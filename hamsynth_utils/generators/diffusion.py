@@ -29,6 +29,7 @@ class Diffusion(LatentGenerator):
     Args:
         image_size: S, height and width in pixels.
         settings: the profile's section `diffusion`.
+        n_classes: K, the number of classes.
 
     Raises:
         InputError: there are more sampling steps than timesteps.
