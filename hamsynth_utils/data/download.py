@@ -230,13 +230,15 @@ def _refuse_outside(file: Path, members: Iterable[str]) -> None:
 
 
 CHUNK = 64 * 1024
+"""Bytes that are read at once."""
 
 
 BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+"""Errors of a transfer after which a retry may help."""
 
 
 ATTEMPTS = 5
-"""Failures in a row, without one new byte, after which a transfer is given up."""
+"""Failures in a row, without a new byte, after which a transfer stops with an error."""
 
 
 class ResumingDownloader:

@@ -11,7 +11,7 @@ from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.data.lesion_set import LesionSet
 
 THUMBNAIL = 8
-"""Pixels a side of the small colour pictures that photos are compared by."""
+"""Height and width in pixels of the small colour images by which photos are compared."""
 
 
 SAME_PHOTO = 3.0
@@ -19,6 +19,7 @@ SAME_PHOTO = 3.0
 
 
 CHUNK = 500
+"""Images that are compared with all others at once, to bound the memory."""
 
 
 def thumbnails(images: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from hamsynth_utils.data.layouts import (
 from hamsynth_utils.data.lesion_set import LesionSet, labels_of
 
 IDENTITY = "e1a87097f87fc4ae180433741388137151472f018318f82ba635e4bdf67806b1"
-"""SHA-256 of HAM10000's 10,015 image ids with their diagnoses, sorted, one a line."""
+"""SHA-256 of HAM10000's 10,015 image ids with their diagnoses, sorted, one per line."""
 
 
 NO_PAIRS = pd.DataFrame({"image_id_a": [], "image_id_b": []}, dtype=object)

@@ -16,9 +16,11 @@ from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import COLUMNS
 
 HAM10000_METADATA = r"ham10000_metadata(\.csv|\.tab|\.tsv)?"
+"""Pattern of the name of HAM10000's own metadata."""
 
 
 ISIC_METADATA = r"isic2018_task3_{part}_groundtruth[^/]*(/(?!.*lesiongroupings)[^/]+)?\.(csv|tab)"
+"""Pattern of the name of ISIC's metadata for one part of the challenge."""
 
 
 PATTERNS = [
@@ -28,9 +30,11 @@ PATTERNS = [
         for p in ("training", "validation", "test")
     ),
 ]
+"""Layouts and patterns of their metadata; the first match in this order counts."""
 
 
 GROUPINGS = r"isic2018_task3_training_lesiongroupings\.csv"
+"""Pattern of the name of ISIC's table of lesion ids."""
 
 
 NOT_A_LESION = ("ISIC_0035068",)
@@ -142,7 +146,7 @@ def read_metadata(layout: Layout) -> pd.DataFrame:
         raise InputError(f"{path} names no image: it has a header only")
     _refuse(path, "has no image_id", rows.index[rows["image_id"] == ""])
     twice = rows["image_id"][rows["image_id"].duplicated()]
-    _refuse(path, "repeats an image_id: keep one row an image", twice.index, twice)
+    _refuse(path, "repeats an image_id: keep one row per image", twice.index, twice)
     missing = rows["image_id"][~rows["image_id"].isin(list(layout.images))]
     if len(missing):
         raise InputError(
@@ -268,7 +272,7 @@ def _isic_rows(layout: Layout, rows: pd.DataFrame) -> pd.DataFrame:
     if layout.groupings and "_training_" in layout.metadata.name.lower():
         groups = read_text(layout.groupings, ["image", "lesion_id"])
         twice = groups["image"][groups["image"].duplicated()]
-        _refuse(layout.groupings, "repeats an image: keep one row an image", twice.index, twice)
+        _refuse(layout.groupings, "repeats an image: keep one row per image", twice.index, twice)
         table["lesion_id"] = (
             rows["image"].map(groups.set_index("image")["lesion_id"]).astype(object)
         )

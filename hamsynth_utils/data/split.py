@@ -252,7 +252,7 @@ def _split(
         if len(absent):
             raise InputError(
                 f"the class {classes[absent[0]]} has no image in the {name} part: give more images "
-                "(or lesions) of it, or larger shares"
+                "(or lesions) of it, or larger fractions"
             )
     return split
 

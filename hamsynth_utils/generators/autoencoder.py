@@ -64,6 +64,9 @@ class Autoencoder(TrainableModule):
         Args:
             images: float [N, 3, S, S] in [-1, 1].
             labels: not used.
+
+        Returns:
+            Scalars by name.
         """
         latents = self.encode(images)
         noise = self.shard.randn(*latents.shape, device=latents.device)

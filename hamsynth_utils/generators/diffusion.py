@@ -254,6 +254,9 @@ class Diffusion(LatentGenerator):
             labels: int64 [N].
             seed: of the noises.
             noise_levels: how many pairs of a time and a noise.
+
+        Returns:
+            Errors [N] by name.
         """
         x = self.representation.encode(images)
         positions = (torch.arange(noise_levels) + 0.5) / noise_levels

@@ -131,6 +131,9 @@ class Flow(LatentGenerator):
             labels: int64 [N].
             seed: of the noises.
             noise_levels: how many pairs of a time and a noise.
+
+        Returns:
+            Errors [N] by name.
         """
         x = self.representation.encode(images)
         noises = seeded_noise(self.shape, seed, noise_levels, self.device)

@@ -169,6 +169,9 @@ class LatentGenerator(Generator):
             labels: int64 [N].
             seed: of the first image.
             sampling_kwargs: as for `guided_trajectory`.
+
+        Yields:
+            What is worth showing after each step; the last x is the sample.
         """
         labels = self.valid_labels(labels)
         noise = seeded_noise(self.shape, seed, len(labels), self.device)
@@ -191,6 +194,9 @@ class LatentGenerator(Generator):
                 settings'.
             steps: how many steps; None for the settings'.
             solver: one of `solvers`; None for the settings'.
+
+        Returns:
+            An iterator over x, [N, *shape] each; the last x is the sample.
 
         Raises:
             InputError: the guidance is below 1, or the solver is none of `solvers`.
@@ -215,6 +221,9 @@ class LatentGenerator(Generator):
 
         Args:
             steps: how many steps the solver takes.
+
+        Returns:
+            One instruction per evaluation of the network and per shown x, in their order.
         """
         instructions: list[LinearStep] = []
         outputs = 0

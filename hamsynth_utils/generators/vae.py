@@ -209,6 +209,9 @@ class VAE(Generator):
             labels: int64 [N].
             seed: of the noise of z.
             noise_levels: not used.
+
+        Returns:
+            Both losses [N] by name.
         """
         mean, log_variance = self.encode(images, labels)
         noise = seeded_noise((mean.shape[1],), seed, 1, self.device)

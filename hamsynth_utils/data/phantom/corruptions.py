@@ -117,5 +117,5 @@ def write_corrupted_phantom(
 
 def _fraction(fraction: float) -> float:
     if not 0 <= fraction <= 1:
-        raise InputError(f"a share lies between 0 and 1, not at {fraction:g}")
+        raise InputError(f"a fraction lies between 0 and 1, not at {fraction:g}")
     return fraction

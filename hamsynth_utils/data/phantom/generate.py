@@ -1,4 +1,4 @@
-"""The phantom: procedural, stylised dermoscopy with HAM10000's classes, class shares and table."""
+"""The phantom: procedural, stylised dermoscopy with HAM10000's classes, frequencies and table."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hamsynth_utils.data.phantom.render import lesion_mask, photograph
 IMAGE_SHARES = dict(
     zip(PHANTOM.classes, np.array([327, 514, 1099, 115, 1113, 6705, 142]) / 10015, strict=True)
 )
-"""Each class's share of HAM10000's images."""
+"""The fraction of HAM10000's images in each class."""
 
 
 SEVERAL_PHOTOS = dict(zip(PHANTOM.classes, (0.34, 0.46, 0.39, 0.47, 0.63, 0.18, 0.35), strict=True))
-"""Each class's share of HAM10000's lesions that have more than one photo."""
+"""The fraction of HAM10000's lesions with more than one photo, in each class."""
 
 
 PHOTOS_IF_SEVERAL = np.array([0.7276, 0.2505, 0.0174, 0.0025, 0.0020])
-"""How often a lesion with several photos has 2, 3, 4, 5, 6."""
+"""The fractions of these lesions that have 2, 3, 4, 5 and 6 photos."""
 
 
 AGE = dict(
@@ -32,12 +32,15 @@ AGE = dict(
         strict=True,
     )
 )
+"""Mean and standard deviation of the age in years, in each class."""
 
 
 MALE = dict(zip(PHANTOM.classes, (0.65, 0.63, 0.58, 0.48, 0.60, 0.52, 0.51), strict=True))
+"""The fraction of male patients, in each class."""
 
 
 SITES = ("back", "lower extremity", "trunk", "upper extremity", "abdomen", "face", "chest", "scalp")
+"""The sites of lesions."""
 
 
 SITE_SHARES = {
@@ -49,6 +52,7 @@ SITE_SHARES = {
     "nv": (0.22, 0.26, 0.24, 0.10, 0.14, 0.01, 0.02, 0.01),
     "vasc": (0.13, 0.17, 0.30, 0.07, 0.23, 0.06, 0.04, 0.00),
 }
+"""The fraction of lesions at each of the `SITES`, in each class."""
 
 
 CAMERAS = {
@@ -56,7 +60,7 @@ CAMERAS = {
     "phantom_b": (1.02, 1.00, 0.93),
     "phantom_c": (0.96, 0.97, 1.00),
 }
-"""The three pretended sources and the colour of their light."""
+"""The three simulated sources, and the colour of their light as factors of RGB."""
 
 
 CAMERA_SHARES = {
@@ -68,9 +72,11 @@ CAMERA_SHARES = {
     "nv": (0.70, 0.18, 0.12),
     "vasc": (0.56, 0.40, 0.04),
 }
+"""The fraction of lesions from each of the `CAMERAS`, in each class."""
 
 
 MISSING = {"age": 0.010, "sex": 0.008, "localization": 0.025}
+"""The fraction of lesions for which a value is missing, by column."""
 
 
 def make_phantom(images: int, image_size: int = 64, seed: int = 0) -> LesionSet:
