@@ -172,7 +172,7 @@ class Evaluation:
         added = top_up_counts(train.counts, run.profile.synthesis.minority_fraction)
         minority = np.array([added[dx] > 0 for dx in classes.names])
         self.statistics = comparison.statistics(classes)
-        self.statistics |= comparison.minority_statistics(minority, classes)
+        self.statistics |= comparison.minority_statistics(minority)
         self.estimates = cache(self._estimates)
 
     def _estimates(self, arm: str, seeds: tuple[int, ...], is_metric: bool) -> dict[str, Estimate]:

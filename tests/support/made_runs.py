@@ -47,10 +47,9 @@ def make_run(folder: Path) -> Path:
     (folder / "notebooks").mkdir(parents=True)
     record = {
         "profile": {
-            "name": "smoke",
-            "data": {"split_by": "lesion", "image_size": 64},
+            **load_profile("smoke").model_dump(mode="json"),
             "seeds": [0, 1],
-            "arms": ["real"],
+            "arms": ["real", "gan", "diffusion"],
         },
         "data": DATA,
         "seed": 3,

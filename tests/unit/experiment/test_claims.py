@@ -31,7 +31,7 @@ PROBABILITIES = HAM10000.classes.probability_columns
 PASSES = {"vae": 20.0, "gan": 20.0, "diffusion": 20.0, "vit": 6.0}
 UNTESTABLE = VERDICTS[3]
 PHANTOM = make_phantom(700, seed=0)
-HAM10000 = ("HAM10000", "lesion", 0.0)
+ON_HAM10000 = ("HAM10000", "lesion", 0.0)
 """Whose images, split how, and the share of the test part that leaks: a run that can judge every claim."""
 
 
@@ -95,7 +95,7 @@ def test_the_row_that_decides_is_the_one_with_the_same_arm_and_reference():
         ("accuracy", "vae", "real", -2.0, -3.0, -1.0),
         ("f1_macro", "gan", "real", -2.0, -3.0, -1.0),
     )
-    (row,) = verdict_table([claim()], table, PASSES, *HAM10000).to_dict("records")
+    (row,) = verdict_table([claim()], table, PASSES, *ON_HAM10000).to_dict("records")
     assert (row["verdict"], row["rule"], row["value"], row["n"], row["seeds"]) == (
         "supported",
         "supported",
@@ -103,7 +103,7 @@ def test_the_row_that_decides_is_the_one_with_the_same_arm_and_reference():
         2000,
         3,
     )
-    (row,) = verdict_table([claim(reference=..., above=95.0)], table, PASSES, *HAM10000).to_dict(
+    (row,) = verdict_table([claim(reference=..., above=95.0)], table, PASSES, *ON_HAM10000).to_dict(
         "records"
     )
     assert (row["verdict"], row["value"]) == ("contradicted", 90)
@@ -114,20 +114,20 @@ def test_what_a_run_cannot_say_it_does_not_say():
     table = estimates(("accuracy", "gan", "real", 2.0, 1.0, 3.0))
     cases = {
         "gan saw each image 1.5 times": verdict_table(
-            [claim()], table, {**PASSES, "gan": 1.5}, *HAM10000
+            [claim()], table, {**PASSES, "gan": 1.5}, *ON_HAM10000
         ),
-        "vit is missing": verdict_table([claim()], table, {"gan": 9.0}, *HAM10000),
+        "vit is missing": verdict_table([claim()], table, {"gan": 9.0}, *ON_HAM10000),
         "38.6 % of the test images show a lesion that was learned from": verdict_table(
             [claim()], table, PASSES, "HAM10000", "lesion", leaked=0.386
         ),
         "no such estimate in this run": verdict_table(
-            [claim(arm="vae", models=[])], table, PASSES, *HAM10000
+            [claim(arm="vae", models=[])], table, PASSES, *ON_HAM10000
         ),
         "because": verdict_table(
             [claim(statistic=..., above=..., arm=..., reference=..., untestable="because")],
             table,
             PASSES,
-            *HAM10000,
+            *ON_HAM10000,
         ),
     }
     for reason, found in cases.items():
@@ -141,7 +141,7 @@ def test_what_a_run_cannot_say_it_does_not_say():
         "a leak of the classifier's test says nothing of a generator"
     )
     undefined = estimates(("accuracy", "gan", "real", np.nan, np.nan, np.nan))
-    assert verdict_table([claim()], undefined, PASSES, *HAM10000)["verdict"].tolist() == [
+    assert verdict_table([claim()], undefined, PASSES, *ON_HAM10000)["verdict"].tolist() == [
         UNTESTABLE
     ]
 
@@ -153,14 +153,14 @@ def test_a_claim_that_names_a_split_is_judged_under_that_one_and_a_leak_by_image
     )
     own = claim(arm="real", reference=..., above=..., within=[0.876, 0.896], models=["vit"])
     theirs = own.model_copy(update={"id": "b", "split_by": "image"})
-    honest = verdict_table([own, theirs], table, PASSES, *HAM10000)
+    honest = verdict_table([own, theirs], table, PASSES, *ON_HAM10000)
     assert honest["verdict"].tolist() == ["contradicted", "supported"]
     assert honest["split_by"].tolist() == ["lesion", "image"]
     leaking = verdict_table([own, theirs], table, PASSES, "HAM10000", "image", 0.376)
     assert leaking["verdict"].tolist() == [UNTESTABLE, "supported"]
     assert leaking["rule"].tolist() == ["supported", "supported"]
     assert leaking["reason"][0] == "37.6 % of the test images show a lesion that was learned from"
-    without = verdict_table([theirs], table[:1], PASSES, *HAM10000)
+    without = verdict_table([theirs], table[:1], PASSES, *ON_HAM10000)
     assert without["reason"].tolist() == ["no such estimate in this run"]
 
 
@@ -177,7 +177,7 @@ def test_protection_needs_more_passes_than_a_leak():
 
     def verdicts(low: float, high: float, passes: float) -> list[str]:
         table = estimates(("membership_auroc", "gan", None, (low + high) / 2, low, high))
-        return verdict_table([private], table, {"gan": passes}, *HAM10000)["verdict"].tolist()
+        return verdict_table([private], table, {"gan": passes}, *ON_HAM10000)["verdict"].tolist()
 
     assert verdicts(0.47, 0.52, 13) == [UNTESTABLE] and verdicts(0.47, 0.52, 99.5) == ["supported"]
     assert verdicts(0.53, 0.57, 13) == [UNTESTABLE] and verdicts(0.53, 0.57, 99.5) == ["undecided"]
@@ -188,9 +188,9 @@ def test_protection_needs_more_passes_than_a_leak():
 def test_two_estimates_for_one_claim_are_refused():
     row = ("accuracy", "gan", "real", 2.0, 1.0, 3.0)
     with pytest.raises(InputError, match="claim a has 2 estimates"):
-        verdict_table([claim()], estimates(row, row), PASSES, *HAM10000)
+        verdict_table([claim()], estimates(row, row), PASSES, *ON_HAM10000)
     with pytest.raises(InputError, match=r"lacks the column\(s\) seeds"):
-        verdict_table([claim()], estimates(row).drop(columns="seeds"), PASSES, *HAM10000)
+        verdict_table([claim()], estimates(row).drop(columns="seeds"), PASSES, *ON_HAM10000)
 
 
 def answered(predictions: pd.DataFrame, index: np.ndarray, correctly: bool) -> pd.DataFrame:
@@ -337,7 +337,7 @@ def test_estimates_of_several_chapters_are_one_table(tmp_path):
         part.to_csv(tmp_path / f"{name}.csv", index=False)
     table = read_estimates([tmp_path / "evaluation.csv", tmp_path / "ethics.csv"])
     privacy = claim(statistic="membership_auroc", reference=..., above=..., below=0.55, id="b")
-    assert verdict_table([claim(), privacy], table, PASSES, *HAM10000)["verdict"].tolist() == [
+    assert verdict_table([claim(), privacy], table, PASSES, *ON_HAM10000)["verdict"].tolist() == [
         "supported",
         "undecided",
     ]

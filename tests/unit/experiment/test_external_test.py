@@ -221,7 +221,7 @@ def test_the_page_of_the_run_says_whether_it_was_opened(run, folder):
         "threads": 1,
         "python": "3",
         "git_commit": "abc",
-        "versions": {},
+        "versions": {"torch": "9.8.7"},
     }
     assert "| external test set | none was tested |" in run_page(run.folder, record, {})
     finish(run, "real", 0)

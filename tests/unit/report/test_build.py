@@ -60,6 +60,9 @@ def test_a_chapter_that_the_run_has_not_says_so_and_keeps_its_place(
         build.stage(run_folder)
     optional = dataclasses.replace(REGISTRY["flow"], in_every_run=False)
     monkeypatch.setitem(REGISTRY, "flow", optional)
+    record = yaml.safe_load((run_folder / "run.yaml").read_text())
+    record["profile"]["flow"] = None
+    (run_folder / "run.yaml").write_text(yaml.safe_dump(record))
     staged = build.stage(run_folder)
     assert "its profile has no section `flow`" in (staged / f"{chapter}.md").read_text()
     assert (staged / f"{chapter}.md").read_text().startswith("# Flow")
@@ -67,7 +70,6 @@ def test_a_chapter_that_the_run_has_not_says_so_and_keeps_its_place(
         c["file"] for c in yaml.safe_load((staged / "_toc.yml").read_text())["parts"][0]["chapters"]
     ]
     assert files[3:6] == ["notebooks/04_diffusion", chapter, "notebooks/06_vit"]
-    record = yaml.safe_load((run_folder / "run.yaml").read_text())
     record["profile"]["flow"] = {"width": 8}
     (run_folder / "run.yaml").write_text(yaml.safe_dump(record))
     with pytest.raises(InputError, match=rf"not executed yet: {chapter}\. "):

@@ -20,6 +20,7 @@ from PIL import Image
 from hamsynth_utils.classifier.attention import rollout_image
 from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier, load_classifier
+from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.dataset_info import HAM10000
@@ -169,7 +170,7 @@ def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
     table = pd.DataFrame(about["images"])
     assert (
         table.groupby(["generator", "dx"]).size().eq(gallery.MAX_IMAGES).all()
-        and len(table) == 3 * 7 * gallery.MAX_IMAGES
+        and len(table) == len(GENERATORS) * 7 * gallery.MAX_IMAGES
     )
     files = {}
     for path in tmp_path.glob("*-*.js"):
@@ -211,7 +212,9 @@ def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
 def test_a_copy_of_a_training_image_is_at_distance_0(run, tmp_path, monkeypatch) -> None:
     copied = run.images("train").images[:1].flip(3)
     monkeypatch.setattr(
-        gallery.Exhibits, "images", lambda self, name, rows: copied.expand(len(rows), -1, -1, -1)
+        gallery.SyntheticSets,
+        "images",
+        lambda self, name, rows: copied.expand(len(rows), -1, -1, -1),
     )
     gallery.write_gallery(tmp_path, run.folder, record(run))
     assert {image["distance"] for image in script(tmp_path / "gallery.js")["images"]} == {0.0}
@@ -225,7 +228,10 @@ def test_the_gallery_stays_small_and_says_how_many_it_shows(run, tmp_path, monke
     gallery.write_gallery(tmp_path / "smaller", run.folder, record(run))
     about = script(tmp_path / "smaller/gallery.js")
     assert sum(path.stat().st_size for path in (tmp_path / "smaller").iterdir()) < size * 0.6
-    assert 0 < about["each"] < gallery.MAX_IMAGES and len(about["images"]) == 3 * 7 * about["each"]
+    assert (
+        0 < about["each"] < gallery.MAX_IMAGES
+        and len(about["images"]) == len(GENERATORS) * 7 * about["each"]
+    )
 
 
 def test_an_altered_image_is_not_shown(run, tmp_path) -> None:
@@ -235,7 +241,7 @@ def test_an_altered_image_is_not_shown(run, tmp_path) -> None:
     try:
         with pytest.raises(Exception, match="altered|readable"):
             for name in run.profile.generators:
-                gallery.Exhibits(run, {}).images(
+                gallery.SyntheticSets(run, {}).images(
                     name, read_manifest(run.folder / f"generators/{name}/seed-0/synthetic")
                 )
     finally:
@@ -259,10 +265,11 @@ def test_the_reader_plays_the_quiz(site) -> None:
         rows = [row.split("\t") for row in page.locator("#quiz table tr").all_inner_texts()]
         cells = {row[0]: [int(cell) for cell in row[1:]] for row in rows[1:]}
         assert cells["real"][:2] == [10, 10] and cells["all"][:2] == [20, 10]
+        titles = [registration.title for registration in REGISTRY.values()]
         right = [(image["synthetic"] < 0.5) == (image["source"] == "real") for image in images]
         assert cells["all"][2] == sum(right)
-        assert sum(cells[name][0] for name in ("VAE", "GAN", "diffusion")) == 10
-        assert all(cells[name][1] == 0 for name in ("VAE", "GAN", "diffusion"))
+        assert sum(cells[name][0] for name in titles) == 10
+        assert all(cells[name][1] == 0 for name in titles)
         missed = page.locator("#quiz li p").all_inner_texts()
         assert len(missed) == 10 and all(text.startswith("SYNTHETIC, by") for text in missed)
         page.get_by_role("button", name="Again").click()

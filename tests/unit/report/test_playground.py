@@ -348,13 +348,18 @@ def test_make_serve_shows_the_report_and_says_when_there_is_none(tmp_path) -> No
         environment = {**os.environ, "HAMSYNTH_RUNS": str(runs)}
         command = ["make", "-s", "-o", ".venv/ready", "serve", "RUN=mine", f"PORT={port}"]
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     with served(tmp_path) as address:  # a port that was free a moment ago
         port = int(address.rpartition(":")[2])
     nothing = make(tmp_path / "my runs", port)
-    assert "make report" in nothing.communicate()[0] and nothing.returncode
+    assert "make report" in nothing.communicate()[1] and nothing.returncode
     (tmp_path / "my runs/mine/site").mkdir(parents=True)
     (tmp_path / "my runs/mine/site/index.html").write_text("the report")
     (tmp_path / "my runs/mine/secret").write_text("not the report")
