@@ -453,10 +453,13 @@ def build(run: RunFolder) -> None:
 @example("hamsynth minutes trial")
 def minutes(run: RunFolder) -> None:
     """Print minutes and peak memory of each chapter."""
-    from hamsynth_utils.core.paths import run_folder
+    from hamsynth_utils.core.paths import RunPaths, run_folder
     from hamsynth_utils.report.build import print_minutes
 
-    print_minutes(run_folder(run))
+    folder = run_folder(run)
+    if not RunPaths(folder).record.is_file():
+        raise InputError(f"{folder} is not a run: it has no run.yaml")
+    print_minutes(folder)
 
 
 @example(

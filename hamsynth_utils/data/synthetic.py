@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.weights import sha256_of_bytes
+from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
 from hamsynth_utils.data.dataset_info import ClassList
 from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, labels_of
 
@@ -173,3 +173,10 @@ def verified_image(folder: Path, row: dict) -> np.ndarray:
 
 SUMS = "SHA256SUMS"
 """The hashes of all other files of an export, in the format of sha256sum."""
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS: the SHA-256 of every other file of a set, in the format of `sha256sum`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")

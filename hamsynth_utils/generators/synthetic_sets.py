@@ -21,7 +21,7 @@ from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.weights import read_metadata, sha256_of, sha256_of_bytes
 from hamsynth_utils.data.dataset_info import ClassList
 from hamsynth_utils.data.lesion_set import LesionSet, to_uint8
-from hamsynth_utils.data.synthetic import LABELS, MANIFEST, NOTICE, read_synthetic
+from hamsynth_utils.data.synthetic import LABELS, MANIFEST, NOTICE, read_synthetic, write_sums
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.loading import dataset_of, load_generator
 
@@ -86,6 +86,7 @@ def synthesize(
                 )
             bar.update(len(batch))
         pd.DataFrame(rows)[MANIFEST].to_csv(temporary / "manifest.csv", index=False)
+        write_sums(temporary)
     return read_synthetic(folder, dataset.classes)
 
 

@@ -12,7 +12,7 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import sha256_of, write_weights
 from hamsynth_utils.data.dataset_info import HAM10000
-from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
+from hamsynth_utils.data.synthetic import read_manifest, read_synthetic, write_sums
 from hamsynth_utils.experiment.arms import in_proportion, requested_counts, top_up_counts
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
 from hamsynth_utils.generators.synthetic_sets import synthesize
@@ -68,9 +68,7 @@ def test_a_set_of_the_first_version_has_no_generator_seeds_and_is_read(synthetic
     assert "generator_seed" not in (folder / "manifest.csv").read_text().splitlines()[0]
     assert set(read_manifest(folder)["generator_seed"]) == {0}
     assert torch.equal(*(read_synthetic(f, HAM10000.classes).images for f in (folder, synthetic)))
-    listed = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in listed]
-    (folder / SUMS).write_text("".join(sums))
+    write_sums(folder)
     assert find_alterations(folder) == []
 
 
@@ -176,6 +174,15 @@ def test_wrong_counts_are_refused_before_anything_is_written(checkpoint, tmp_pat
     with pytest.raises(InputError, match=message):
         synthesize(checkpoint, counts, 0, tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_sampled_set_verifies_as_it_is_and_not_when_altered(synthetic, capsys):
+    assert find_alterations(synthetic) == [] and main(["verify", str(synthetic)]) == 0
+    manifest = synthetic / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",mel,", ",nv,", 1))
+    capsys.readouterr()
+    assert main(["verify", str(synthetic)]) == 1
+    assert "manifest.csv was altered" in capsys.readouterr().out
 
 
 def test_an_existing_folder_is_not_overwritten(checkpoint, synthetic):
