@@ -95,6 +95,8 @@ def copied(tmp_path_factory) -> Path:
         folder / "hamsynth_utils",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
+    shutil.copytree(ROOT / "book/templates", folder / "book/templates")
+    shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "hamsynth_utils/generators/toy.py").write_text(TOY)
     with (folder / "hamsynth_utils/core/generator_settings.py").open("a") as settings:
         settings.write(SETTINGS)
