@@ -83,6 +83,7 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(pipeline: P
         "02_vae",
         "03_gan",
         "04_diffusion",
+        "05_flow",
         "07_controls",
         "08_fidelity",
         "09_evaluation",
@@ -106,7 +107,7 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(pipeline: P
 
 TRAINS = """
 import json, os, time
-from hamsynth_utils import training
+from hamsynth_utils.training import loop as training
 from hamsynth_utils.experiment.stages import train_generator
 from hamsynth_utils.experiment.run import Run
 
