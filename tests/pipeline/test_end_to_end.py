@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import yaml
 from browser import problems_of
+from chapters import CHAPTERS
 from conftest import ROOT, TINY, merged
-from finished_reports import CHAPTERS, Report, errors_in
+from finished_reports import Report, errors_in
 from solving import surprises
 
 from hamsynth_utils.core.paths import RunPaths

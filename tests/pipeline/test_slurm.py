@@ -12,6 +12,7 @@ import nbformat
 import pytest
 import torch
 import yaml
+from chapters import CHAPTERS
 from conftest import ROOT, TINY, merged
 from stand_in import Pipeline, wait_until_gone
 
@@ -78,20 +79,8 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(pipeline: P
 
     classifiers = [f"06_vit-{arm}-{seed}" for arm in ("real", "gan") for seed in (0, 7)]
     classifiers += [f"06_vit-augment-{seed}-image" for seed in (0, 7)]
-    chapters = [
-        "01_dataset",
-        "02_vae",
-        "03_gan",
-        "04_diffusion",
-        "05_flow",
-        "07_controls",
-        "08_fidelity",
-        "09_evaluation",
-        "10_privacy",
-        "12_fairness",
-        "13_explanation",
-        "14_release",
-    ]
+    # The guarantee is no part of this target, and the claims were interrupted.
+    chapters = [name for name in CHAPTERS if name not in ("11_guarantee", "15_claims")]
     once = [*chapters, *classifiers]
     assert sorted(name for name, *_ in finished) == sorted(once)
     assert len({job for *_, job in before} - {None}) == len(before)

@@ -6,27 +6,11 @@ import subprocess
 from pathlib import Path
 
 import yaml
+from chapters import CHAPTERS
 from conftest import ROOT
 from solving import trying
 
 from hamsynth_utils.core.profile import load_profile
-
-CHAPTERS = (
-    "01_dataset",
-    "02_vae",
-    "03_gan",
-    "04_diffusion",
-    "05_flow",
-    "07_controls",
-    "08_fidelity",
-    "09_evaluation",
-    "10_privacy",
-    "11_guarantee",
-    "12_fairness",
-    "13_explanation",
-    "14_release",
-    "15_claims",
-)
 
 
 class Report:

@@ -9,6 +9,7 @@ import matplotlib.image
 import numpy as np
 import torch
 import yaml
+from chapters import CHAPTERS
 from conftest import TINY
 
 from hamsynth_utils.core.arm_names import GENERATORS
@@ -18,23 +19,6 @@ from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
 
 CLASSES = HAM10000.classes.names
-
-CHAPTERS = (
-    "01_dataset",
-    "02_vae",
-    "03_gan",
-    "04_diffusion",
-    "05_flow",
-    "07_controls",
-    "08_fidelity",
-    "09_evaluation",
-    "10_privacy",
-    "11_guarantee",
-    "12_fairness",
-    "13_explanation",
-    "14_release",
-    "15_claims",
-)
 
 
 EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0", "real-0-image")

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 from browser import problems_of
-from made_runs import CHAPTERS, EXECUTIONS, executed, make_run
+from chapters import CHAPTERS
+from made_runs import EXECUTIONS, executed, make_run
 
 from hamsynth_utils.cli import main
 from hamsynth_utils.core.arm_names import ARM_NAMES
