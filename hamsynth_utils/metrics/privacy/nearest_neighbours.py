@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.augmentation import views
-from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval, factorize_lesions
+from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval
 
 NEAR_QUANTILE = 0.01
 """The fraction of held-out real images that count as near to a training image, by definition."""
@@ -166,37 +166,6 @@ def near_duplicate_rate(
         "n_heldout_lesions": bootstrap.n_clusters,
         "n_synthetic": n,
     }
-
-
-def nearest_neighbour_check(
-    train_features: np.ndarray,
-    heldout_features: np.ndarray,
-    synthetic_features: np.ndarray,
-    heldout_lesions: Ids,
-    n_resamples: int,
-    seed: int,
-) -> dict[str, float]:
-    """`near_duplicate_rate` from features of one extractor.
-
-    Args:
-        train_features: [T, D].
-        heldout_features: [N, D].
-        synthetic_features: [G, D].
-        heldout_lesions: Lesion ids of the held-out images, [N].
-        n_resamples: Resamples.
-        seed: Of the resamples.
-
-    Returns:
-        The result of `near_duplicate_rate`, and n_train.
-
-    Raises:
-        InputError: If features do not fit together, or a lesion id is missing.
-    """
-    factorize_lesions(heldout_lesions, len(heldout_features))
-    heldout, _ = nearest_distances(heldout_features, train_features)
-    synthetic, _ = nearest_distances(synthetic_features, train_features)
-    rate = near_duplicate_rate(heldout, synthetic, heldout_lesions, n_resamples, seed)
-    return {**rate, "n_train": len(train_features)}
 
 
 def _coarse(images: torch.Tensor, name: str) -> np.ndarray:
