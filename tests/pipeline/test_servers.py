@@ -40,6 +40,7 @@ def machine(tmp_path_factory) -> Machine:
     return machine
 
 
+@pytest.mark.slow
 def test_colab_installs_the_clone_and_runs_a_chapter(machine):
     runs = machine.folder / "hamsynth/runs/phantom-smoke"
     assert (runs / "data/split.csv").is_file()
@@ -53,6 +54,7 @@ def test_colab_without_an_address_says_what_is_missing(tmp_path):
     assert done.returncode != 0 and "write the repository's address" in done.stderr
 
 
+@pytest.mark.slow
 def test_binder_has_a_python_that_fits_and_its_last_step_runs(machine):
     requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     version = (ROOT / ".binder/runtime.txt").read_text().strip().removeprefix("python-")

@@ -60,6 +60,7 @@ def pipeline(tmp_path: Path, slurm: None) -> Iterator[Pipeline]:
         pipeline.process.kill()
 
 
+@pytest.mark.slow
 def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(pipeline: Pipeline) -> None:
     slow = Path(f"{pipeline.calls_file}.slow")
     slow.touch()
@@ -117,6 +118,7 @@ train_generator(Run.open("007", profile, "phantom", 3), "gan", progress_bar=Fals
 """
 
 
+@pytest.mark.slow
 def test_a_training_whose_job_is_killed_and_queued_again_goes_on_from_its_checkpoint(
     pipeline: Pipeline,
 ) -> None:

@@ -292,6 +292,7 @@ def test_a_term_leads_to_the_glossary(site: Path) -> None:
     assert 'id="term-lesion"' in (site / "glossary.html").read_text()
 
 
+@pytest.mark.slow
 def test_pages_work_offline_in_a_browser(site: Path) -> None:
     assert problems_of(site) == []
 

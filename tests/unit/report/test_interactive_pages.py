@@ -248,6 +248,7 @@ def test_an_altered_image_is_not_shown(run, tmp_path) -> None:
         path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_every_page_of_a_whole_run_works_from_the_file_system(site) -> None:
     assert problems_of(site) == []
 

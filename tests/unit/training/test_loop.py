@@ -190,7 +190,8 @@ def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name, edited_
     pd.testing.assert_frame_equal(*histories)
 
 
-@pytest.mark.parametrize("name", slow_but("vae"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GENERATORS)
 def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
     """The command of the package's own documentation, with two CPU processes, against one."""
     command = [
