@@ -10,13 +10,16 @@ import numpy as np
 import torch
 import yaml
 from chapters import CHAPTERS
-from conftest import TINY
+from conftest import TINY, merged
 
+from hamsynth_utils.classifier.pretrained import build_classifier
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.generators.loading import build_generator, checkpoint_metadata
+from hamsynth_utils.generators.synthetic_sets import synthesize
 
 CLASSES = HAM10000.classes.names
 
@@ -148,4 +151,35 @@ def own_networks(folder: Path, names: tuple[str, ...] = GENERATORS) -> Path:
         }
         write_weights(room / "weights.safetensors", generator.state_dict(), about)
         (room / "history.csv").write_text("step,seconds,loss\n6,90.0,1.25\n")
+    return folder
+
+
+SYNTHETIC_PER_CLASS = 12
+
+
+def finish_run(folder: Path) -> Path:
+    """A run on the phantom with small synthetic sets of untrained networks and an untrained classifier."""
+    make_run(folder)
+    (folder / "run.yaml").unlink()
+    own_networks(folder)
+    (folder / "tiny.yaml").write_text(
+        yaml.safe_dump(merged(TINY, {"data": {"phantom_images": 700}}))
+    )
+    run = Run.open("tiny", str(folder / "tiny.yaml"), root=folder.parent)
+    run.split()
+    for number, name in enumerate(run.profile.generators):
+        synthesize(
+            run.paths.generator_weights(name),
+            dict.fromkeys(CLASSES, SYNTHETIC_PER_CLASS),
+            1000 * number,
+            run.paths.synthetic(name),
+            progress=False,
+        )
+    classifier, _ = build_classifier(run.profile.classifier, 0, n_classes=7)
+    with torch.no_grad():
+        for parameter in classifier.vit.head.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    write_weights(
+        run.paths.classifier("real", 0) / "weights.safetensors", classifier.state_dict(), {}
+    )
     return folder

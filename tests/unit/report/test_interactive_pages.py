@@ -13,65 +13,22 @@ import pytest
 import torch
 import yaml
 from browser import headless, opened, problems_of, served
-from conftest import TINY, merged
-from made_runs import make_run, own_networks
 from PIL import Image
 
 from hamsynth_utils.classifier.attention import rollout_image
 from hamsynth_utils.classifier.predict import predict
-from hamsynth_utils.classifier.pretrained import build_classifier, load_classifier
+from hamsynth_utils.classifier.pretrained import load_classifier
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.registry import REGISTRY
-from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic
 from hamsynth_utils.experiment.run import Run
-from hamsynth_utils.generators.synthetic_sets import synthesize
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_aligned
-from hamsynth_utils.report import build
 from hamsynth_utils.report.interactive import gallery, quiz
 
 CLASSES = HAM10000.classes.names
 PROBABILITIES = HAM10000.classes.probability_columns
-
-MADE = 12
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    """A run on the phantom with small synthetic sets of untrained networks and an untrained classifier."""
-    folder = make_run(tmp_path_factory.mktemp("pages") / "tiny")
-    (folder / "run.yaml").unlink()
-    own_networks(folder)
-    settings = merged(TINY, {"data": {"phantom_images": 700}})
-    for name in (name for name, each in REGISTRY.items() if not each.in_every_run):
-        del settings[name]  # whose chapter the book of this run then does without
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    run = Run.open("tiny", str(folder / "tiny.yaml"), root=folder.parent)
-    run.split()
-    for number, name in enumerate(run.profile.generators):
-        room = folder / f"generators/{name}/seed-0"
-        synthesize(
-            room / "weights.safetensors",
-            dict.fromkeys(CLASSES, MADE),
-            1000 * number,
-            room / "synthetic",
-            progress=False,
-        )
-    classifier, _ = build_classifier(run.profile.classifier, 0, n_classes=7)
-    with torch.no_grad():
-        for parameter in classifier.vit.head.parameters():
-            parameter.normal_(generator=torch.Generator().manual_seed(0))
-    write_weights(
-        folder / "classifiers/real/seed-0/weights.safetensors", classifier.state_dict(), {}
-    )
-    return run
-
-
-@pytest.fixture(scope="module")
-def site(run) -> Path:
-    return build.build(run.folder).parent
 
 
 def script(path: Path) -> dict:
@@ -88,24 +45,26 @@ def pixels(text: str) -> np.ndarray:
 
 
 def test_the_quiz_pairs_heldout_images_with_synthetic_ones_of_the_same_classes(
-    run, tmp_path
+    finished_run, tmp_path
 ) -> None:
-    quiz.write_quiz(tmp_path, run.folder, record(run))
+    quiz.write_quiz(tmp_path, finished_run.folder, record(finished_run))
     images = script(tmp_path / "quiz.js")["images"]
     real = [image for image in images if image["source"] == "real"]
     made = [image for image in images if image["source"] != "real"]
     assert len(real) == len(made) == quiz.PAIRS
     assert sorted(image["dx"] for image in real) == sorted(image["dx"] for image in made)
-    assert {image["source"] for image in made} == set(run.profile.generators)
-    heldout = run.images("validation") + run.images("test")
+    assert {image["source"] for image in made} == set(finished_run.profile.generators)
+    heldout = finished_run.images("validation") + finished_run.images("test")
     known = {
         image.permute(1, 2, 0).numpy().tobytes(): dx
         for image, dx in zip(heldout.images, heldout.table["dx"], strict=True)
     }
     assert all(known[pixels(image["png"]).tobytes()] == image["dx"] for image in real)
     sets = {
-        name: read_synthetic(run.folder / f"generators/{name}/seed-0/synthetic", HAM10000.classes)
-        for name in run.profile.generators
+        name: read_synthetic(
+            finished_run.folder / f"generators/{name}/seed-0/synthetic", HAM10000.classes
+        )
+        for name in finished_run.profile.generators
     }
     drawn = {
         name: {i.permute(1, 2, 0).numpy().tobytes() for i in each.images}
@@ -115,19 +74,19 @@ def test_the_quiz_pairs_heldout_images_with_synthetic_ones_of_the_same_classes(
     assert len({image["png"] for image in images}) == 2 * quiz.PAIRS
     # No file gives the answer away before the page does.
     assert all(not Image.open(io.BytesIO(base64.b64decode(image["png"]))).text for image in images)
-    quiz.write_quiz(tmp_path / "again", run.folder, record(run))
+    quiz.write_quiz(tmp_path / "again", finished_run.folder, record(finished_run))
     assert (tmp_path / "again/quiz.js").read_bytes() == (tmp_path / "quiz.js").read_bytes()
 
 
 def test_the_probe_tells_noise_from_the_phantom_and_not_the_phantom_from_itself(
-    run, tmp_path, monkeypatch
+    finished_run, tmp_path, monkeypatch
 ) -> None:
-    quiz.write_quiz(tmp_path, run.folder, record(run))
+    quiz.write_quiz(tmp_path, finished_run.folder, record(finished_run))
     about = script(tmp_path / "quiz.js")
     assert about["probe"]["accuracy"] > 0.95, "untrained networks make noise"
     right = [(image["synthetic"] < 0.5) == (image["source"] == "real") for image in about["images"]]
     assert np.mean(right) > 0.9
-    train = run.images("train")
+    train = finished_run.images("train")
 
     def real_ones(_: object, rows: pd.DataFrame) -> torch.Tensor:
         """Other real images in the place of the synthetic ones."""
@@ -139,14 +98,14 @@ def test_the_probe_tells_noise_from_the_phantom_and_not_the_phantom_from_itself(
         )
 
     monkeypatch.setattr(quiz, "_synthetic_images", real_ones)
-    quiz.write_quiz(tmp_path, run.folder, record(run))
+    quiz.write_quiz(tmp_path, finished_run.folder, record(finished_run))
     shares = np.array([image["synthetic"] for image in script(tmp_path / "quiz.js")["images"]])
     assert ((shares > 0.5).mean() < 0.95) and ((shares > 0.5).mean() > 0.05)
 
 
-def test_real_images_are_shown_unless_the_run_is_marked(run, tmp_path) -> None:
+def test_real_images_are_shown_unless_the_run_is_marked(finished_run, tmp_path) -> None:
     def written(change: dict) -> dict:
-        quiz.write_quiz(tmp_path, run.folder, record(run) | change)
+        quiz.write_quiz(tmp_path, finished_run.folder, record(finished_run) | change)
         return script(tmp_path / "quiz.js")
 
     marked = written({"data": "/photographs", quiz.MARK: True})
@@ -164,8 +123,8 @@ def test_grain_is_the_laplacian() -> None:
     assert quiz.mean_abs_laplacian(torch.cat([even, ramp, board])).tolist() == [0, 0, 200]
 
 
-def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
-    gallery.write_gallery(tmp_path, run.folder, record(run))
+def test_the_gallery_says_what_the_measures_say(finished_run, tmp_path) -> None:
+    gallery.write_gallery(tmp_path, finished_run.folder, record(finished_run))
     about = script(tmp_path / "gallery.js")
     table = pd.DataFrame(about["images"])
     assert (
@@ -176,12 +135,13 @@ def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
     for path in tmp_path.glob("*-*.js"):
         files |= json.loads(path.read_text().partition("= {}, ")[2].removesuffix(");\n"))
     assert set(files) == set(table["image_id"])
-    train = run.images("train").images
+    train = finished_run.images("train").images
     vit = load_classifier(
-        run.profile.classifier, run.folder / "classifiers/real/seed-0/weights.safetensors"
+        finished_run.profile.classifier,
+        finished_run.folder / "classifiers/real/seed-0/weights.safetensors",
     )
-    for name in run.profile.generators:
-        folder = run.folder / f"generators/{name}/seed-0/synthetic"
+    for name in finished_run.profile.generators:
+        folder = finished_run.folder / f"generators/{name}/seed-0/synthetic"
         whole, of = (
             read_synthetic(folder, HAM10000.classes),
             table[table["generator"] == name].set_index("image_id"),
@@ -209,23 +169,25 @@ def test_the_gallery_says_what_the_measures_say(run, tmp_path) -> None:
         )
 
 
-def test_a_copy_of_a_training_image_is_at_distance_0(run, tmp_path, monkeypatch) -> None:
-    copied = run.images("train").images[:1].flip(3)
+def test_a_copy_of_a_training_image_is_at_distance_0(finished_run, tmp_path, monkeypatch) -> None:
+    copied = finished_run.images("train").images[:1].flip(3)
     monkeypatch.setattr(
         gallery.SyntheticSets,
         "images",
         lambda self, name, rows: copied.expand(len(rows), -1, -1, -1),
     )
-    gallery.write_gallery(tmp_path, run.folder, record(run))
+    gallery.write_gallery(tmp_path, finished_run.folder, record(finished_run))
     assert {image["distance"] for image in script(tmp_path / "gallery.js")["images"]} == {0.0}
 
 
-def test_the_gallery_stays_small_and_says_how_many_it_shows(run, tmp_path, monkeypatch) -> None:
-    gallery.write_gallery(tmp_path, run.folder, record(run))
+def test_the_gallery_stays_small_and_says_how_many_it_shows(
+    finished_run, tmp_path, monkeypatch
+) -> None:
+    gallery.write_gallery(tmp_path, finished_run.folder, record(finished_run))
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert size < 5e6
     monkeypatch.setattr(gallery, "MAX_BYTES", size // 2)
-    gallery.write_gallery(tmp_path / "smaller", run.folder, record(run))
+    gallery.write_gallery(tmp_path / "smaller", finished_run.folder, record(finished_run))
     about = script(tmp_path / "smaller/gallery.js")
     assert sum(path.stat().st_size for path in (tmp_path / "smaller").iterdir()) < size * 0.6
     assert (
@@ -234,28 +196,28 @@ def test_the_gallery_stays_small_and_says_how_many_it_shows(run, tmp_path, monke
     )
 
 
-def test_an_altered_image_is_not_shown(run, tmp_path) -> None:
-    path = next((run.folder / "generators/vae/seed-0/synthetic/images").glob("*.png"))
+def test_an_altered_image_is_not_shown(finished_run, tmp_path) -> None:
+    path = next((finished_run.folder / "generators/vae/seed-0/synthetic/images").glob("*.png"))
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"x")
     try:
         with pytest.raises(Exception, match="altered|readable"):
-            for name in run.profile.generators:
-                gallery.SyntheticSets(run, {}).images(
-                    name, read_manifest(run.folder / f"generators/{name}/seed-0/synthetic")
+            for name in finished_run.profile.generators:
+                gallery.SyntheticSets(finished_run, {}).images(
+                    name, read_manifest(finished_run.folder / f"generators/{name}/seed-0/synthetic")
                 )
     finally:
         path.write_bytes(content)
 
 
 @pytest.mark.slow
-def test_every_page_of_a_whole_run_works_from_the_file_system(site) -> None:
-    assert problems_of(site) == []
+def test_every_page_of_a_whole_run_works_from_the_file_system(finished_site) -> None:
+    assert problems_of(finished_site) == []
 
 
-def test_the_reader_plays_the_quiz(site) -> None:
-    images = script(site / "quiz/quiz.js")["images"]
-    with served(site) as address, headless() as browser:
+def test_the_reader_plays_the_quiz(finished_site) -> None:
+    images = script(finished_site / "quiz/quiz.js")["images"]
+    with served(finished_site) as address, headless() as browser:
         page, problems = opened(browser, address, "quiz.html")
         for number in range(len(images)):
             page.get_by_role("status").filter(has_text=f"Image {number + 1} of 20").wait_for()
@@ -278,10 +240,10 @@ def test_the_reader_plays_the_quiz(site) -> None:
         assert problems == []
 
 
-def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
-    about = script(site / "gallery/gallery.js")
+def test_the_reader_filters_selects_and_downloads(finished_site, tmp_path) -> None:
+    about = script(finished_site / "gallery/gallery.js")
     table = pd.DataFrame(about["images"])
-    with served(site) as address, headless() as browser:
+    with served(finished_site) as address, headless() as browser:
         page, problems = opened(browser, address, "gallery.html")
         assert (
             f"first {gallery.MAX_IMAGES} of each class"
@@ -336,10 +298,10 @@ def test_the_reader_filters_selects_and_downloads(site, tmp_path) -> None:
     assert "SYNTHETIC" in (tmp_path / "selection/README.txt").read_text()
 
 
-def test_the_gallery_answers_from_the_file_system_too(site) -> None:
+def test_the_gallery_answers_from_the_file_system_too(finished_site) -> None:
     with headless() as browser:
         page = browser.new_page()
-        page.goto((site / "gallery.html").as_uri())
+        page.goto((finished_site / "gallery.html").as_uri())
         page.locator("#gallery canvas").first.scroll_into_view_if_needed()
         page.wait_for_function(
             "document.querySelector('#gallery canvas').toDataURL().length > 5000"

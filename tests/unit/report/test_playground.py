@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from browser import headless, opened, served
-from made_runs import make_run, own_networks
+from made_runs import own_networks
 from PIL import Image
 from playwright.sync_api import Page
 from scipy import stats
@@ -29,7 +28,6 @@ from hamsynth_utils.data.lesion_set import to_uint8
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import build_generator, load_generator
-from hamsynth_utils.report import build
 from hamsynth_utils.report.interactive import playground
 
 CLASSES = HAM10000.classes.names
@@ -243,15 +241,6 @@ def test_weights_too_large_for_half_precision_stay_whole(tmp_path) -> None:
     assert kinds["generator.synthesis.blocks.0.convolution.weight.half"] == onnx.TensorProto.FLOAT16
 
 
-@pytest.fixture(scope="module")
-def phantom_report(tmp_path_factory) -> Path:
-    folder = make_run(tmp_path_factory.mktemp("phantom") / "tiny")
-    own_networks(folder)
-    record = yaml.safe_load((folder / "run.yaml").read_text()) | {"data": "phantom"}
-    (folder / "run.yaml").write_text(yaml.safe_dump(record))
-    return build.build(folder).parent
-
-
 def lesion(page: Page, name: str) -> np.ndarray:
     """The pixels [S, S, 3] of a canvas's picture, one of each enlarged square, and the band below it."""
     url = page.locator(f"canvas[data-name={name}]").evaluate("canvas => canvas.toDataURL()")
@@ -260,8 +249,8 @@ def lesion(page: Page, name: str) -> np.ndarray:
     )
 
 
-def test_the_page_draws_steps_walks_and_saves(phantom_report, tmp_path) -> None:
-    with served(phantom_report) as address, headless() as browser:
+def test_the_page_draws_steps_walks_and_saves(finished_site, tmp_path) -> None:
+    with served(finished_site) as address, headless() as browser:
         page, problems = opened(browser, address, "playground.html")
         status = page.get_by_role("status")
         assert "phantom, which is not skin" in page.locator("[data-name=note]").inner_text()
@@ -332,13 +321,13 @@ def test_the_page_draws_steps_walks_and_saves(phantom_report, tmp_path) -> None:
         assert problems == []
 
 
-def test_from_the_file_system_the_page_says_what_to_do(phantom_report) -> None:
+def test_from_the_file_system_the_page_says_what_to_do(finished_site) -> None:
     with headless() as browser:
         page = browser.new_page()
-        page.goto((phantom_report / "playground.html").as_uri())
+        page.goto((finished_site / "playground.html").as_uri())
         assert page.get_by_text("make serve").first.is_visible()
         assert page.get_by_role("button", name="Draw").is_disabled()
-    with served(phantom_report) as address, headless() as browser:
+    with served(finished_site) as address, headless() as browser:
         page, _ = opened(browser, address, "playground.html")
         assert not page.get_by_text("make serve").first.is_visible()
 
