@@ -123,7 +123,9 @@ class DPSettings(Settings):
     epsilons: Annotated[tuple[Rate, ...], Field(min_length=3)] = (1.0, 3.0, 10.0)
     """The privacy budgets epsilon, ascending; one VAE per budget."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-5
-    """Probability with which the bound by epsilon may fail; well below 1 / lesions."""
+    """Probability with which the bound by epsilon may fail; well below 1 / `public_lesions`."""
+    public_lesions: Count = 5203
+    """About how many lesions are trained on, known without counting them; here 70 % of HAM10000."""
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.06
     """Probability with which a lesion is drawn at a step."""
     steps: Count = 300
@@ -151,13 +153,23 @@ class DPSettings(Settings):
 
     @model_validator(mode="after")
     def rising(self) -> DPSettings:
-        """Refuse budgets that do not ascend."""
+        """Refuse budgets that do not ascend, and a delta that promises nothing."""
         if list(self.epsilons) != sorted(set(self.epsilons)):
             raise ValueError(f"epsilons must rise and not repeat: {list(self.epsilons)}")
+        if self.delta * self.public_lesions >= 1:
+            raise ValueError(
+                f"delta is {self.delta:g} for {self.public_lesions} public_lesions: it must be "
+                "well below one over their number, or giving one lesion away at random would "
+                "count as private"
+            )
         return self
 
     def of_few(self) -> DPSettings:
         """The settings of the VAE that memorizes `overfit_lesions`."""
         return self.model_copy(
-            update={"sampling_rate": self.overfit_sampling_rate, "steps": self.overfit_steps}
+            update={
+                "sampling_rate": self.overfit_sampling_rate,
+                "steps": self.overfit_steps,
+                "public_lesions": self.overfit_lesions,
+            }
         )

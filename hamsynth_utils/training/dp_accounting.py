@@ -25,6 +25,9 @@ nothing."""
 class Guarantee:
     """(epsilon, delta)-differential privacy under adding or removing one lesion.
 
+    Nothing here is counted in the training set. The training set has one lesion more or less than
+    its neighbour, so that a number of lesions would itself be private.
+
     Attributes:
         budget: the largest epsilon that was allowed.
         epsilon: what the training spends according to the accountant, at most `budget`.
@@ -32,7 +35,7 @@ class Guarantee:
         noise: the noise multiplier: the noise's standard deviation divided by the clipping length.
         sampling_rate: the probability with which each step draws a lesion.
         steps: how many steps the training has.
-        lesions: how many lesions it is trained on.
+        public_lesions: about how many lesions it is trained on, from the profile.
     """
 
     budget: float
@@ -41,7 +44,17 @@ class Guarantee:
     noise: float
     sampling_rate: float
     steps: int
-    lesions: int
+    public_lesions: int
+
+    @property
+    def expected_lesions(self) -> float:
+        """How many lesions a step is expected to draw; the noised sum of a step is divided by it.
+
+        If the divisor were `sampling_rate` times the size of the training set, one lesion more
+        would scale the noise in every weight. The accountant does not count what this reveals
+        (Opacus issues 571 and 819).
+        """
+        return self.sampling_rate * self.public_lesions
 
 
 def epsilon_spent(
@@ -64,26 +77,20 @@ def epsilon_spent(
 
 
 @cache
-def guarantee_of(settings: DPSettings, lesions: int, budget: float) -> Guarantee:
+def guarantee_of(settings: DPSettings, budget: float) -> Guarantee:
     """Find the smallest noise that keeps a training within a budget.
 
     Args:
-        settings: sampling rate, steps and delta.
-        lesions: how many lesions the training has.
+        settings: sampling rate, steps, delta and public number of lesions.
         budget: the largest epsilon to spend; `NO_BOUND` for a training without noise.
 
     Raises:
-        InputError: the budget is not positive; or delta is 1 / lesions or more, with which a
-            mechanism that publishes one random lesion would count as private.
+        InputError: the budget is not positive.
     """
     if not budget > 0:
         raise InputError(f"a budget is a positive epsilon, not {budget}")
-    if settings.delta * lesions >= 1:
-        raise InputError(
-            f"dp.delta is {settings.delta:g} for {lesions} lesions: it must be well below one over "
-            "their number, or giving one lesion away at random would count as private"
-        )
     rate, steps, delta = settings.sampling_rate, settings.steps, settings.delta
+    lesions = settings.public_lesions
     if math.isinf(budget):
         return Guarantee(budget, NO_BOUND, delta, 0.0, rate, steps, lesions)
     with suppress_opacus_warnings():

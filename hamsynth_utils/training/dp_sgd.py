@@ -2,8 +2,9 @@
 
 Each lesion contributes one photograph, which is chosen before the training without looking at any
 other lesion. At each step every lesion is drawn or not, independently of the others. The gradient
-of its photograph is clipped to a length, and noise is scaled to this length. An accountant adds up
-what all steps reveal.
+of its photograph is clipped to a length, and noise is scaled to this length. The noised sum is
+divided by a public constant of the profile, not by a number that is counted in the training set. An
+accountant adds up what all steps reveal.
 
 The guarantee is about the weights and about everything that is computed from them. It does not
 cover the log of losses, which is computed from the images without noise and must not be published.
@@ -110,12 +111,12 @@ def private_optimizer(
 ) -> DPOptimizer:
     """Opacus' DPOptimizer around a plain optimizer.
 
-    Each step clips the gradient of every lesion, adds them up, adds noise, and divides by the
-    expected number of lesions (Abadi et al. 2016, algorithm 1).
+    Each step clips the gradient of every lesion, adds them up, adds noise, and divides by
+    `Guarantee.expected_lesions` (Abadi et al. 2016, algorithm 1), which is a public constant.
 
     Args:
         optimizer: takes the step with the private gradient.
-        guarantee: gives the noise multiplier and the expected number of lesions.
+        guarantee: gives the noise multiplier and the divisor.
         clip: the largest length of a lesion's gradient.
         rng: of the noise.
     """
@@ -124,7 +125,7 @@ def private_optimizer(
         noise_multiplier=guarantee.noise,
         max_grad_norm=clip,
         generator=rng,
-        expected_batch_size=_expected_lesions(guarantee),  # type: ignore[arg-type]
+        expected_batch_size=guarantee.expected_lesions,  # type: ignore[arg-type]
     )
 
 
@@ -197,15 +198,15 @@ def train_privately(
         The trained module, its guarantee and its history.
 
     Raises:
-        InputError: there is no lesion, a lesion has two images, the budget is not positive, delta
-            is too large, or `folder` holds the weights of another training.
+        InputError: there is no lesion, a lesion has two images, the budget is not positive, or
+            `folder` holds the weights of another training.
     """
     ids = lesions.table["lesion_id"]
     if not len(lesions) or ids.isna().any() or ids.duplicated().any():
         raise InputError(
             "a private training needs one image of each lesion: see one_image_per_lesion"
         )
-    guarantee = guarantee_of(settings, len(lesions), budget)
+    guarantee = guarantee_of(settings, budget)
     record = json.dumps({**asdict(guarantee), "clip": settings.max_grad_norm, "seed": seed})
     if (folder / WEIGHTS).is_file():
         return _load_finished(module, folder, guarantee, record)
@@ -271,7 +272,7 @@ class PrivateStep:
             )
             self._take = partial(private_step, self._learner, private)
         else:
-            self._take = partial(_plain_step, module, self.optimizer, _expected_lesions(guarantee))
+            self._take = partial(_plain_step, module, self.optimizer, guarantee.expected_lesions)
 
     def __call__(self, step: int, index: np.ndarray) -> dict[str, float]:
         """Train on the lesions of `index`.
@@ -327,8 +328,3 @@ def _plain_step(
             losses.append(loss.item())
     optimizer.step()
     return losses
-
-
-def _expected_lesions(guarantee: Guarantee) -> float:
-    """How many lesions a step draws on average."""
-    return guarantee.sampling_rate * guarantee.lesions

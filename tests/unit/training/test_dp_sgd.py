@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from opacus import GradSampleModule
+from pydantic import ValidationError
 from scipy.optimize import brentq
 from scipy.stats import kstest, norm
 from torch import nn
@@ -37,7 +38,12 @@ CLASSES = HAM10000.classes.names
 
 CLIP, RATE, LESIONS = 0.5, 0.25, 16
 SETTINGS = DPSettings(
-    sampling_rate=RATE, steps=4, max_grad_norm=CLIP, latent_size=4, micro_batch_size=3
+    sampling_rate=RATE,
+    steps=4,
+    max_grad_norm=CLIP,
+    latent_size=4,
+    micro_batch_size=3,
+    public_lesions=LESIONS,
 )
 
 
@@ -151,13 +157,13 @@ def test_epsilon_without_sampling_is_that_of_the_gaussian_mechanism(noise, steps
 def test_the_noise_keeps_the_budget_by_both_accountants_and_wastes_little():
     noises = []
     for budget in (0.5, 3.0, 10.0):
-        found = guarantee_of(SETTINGS.model_copy(update={"steps": 100}), 500, budget)
+        found = guarantee_of(SETTINGS.model_copy(update={"steps": 100}), budget)
         assert 0.97 * budget < found.epsilon <= budget
         tighter = epsilon_spent(found.noise, RATE, 100, found.delta, "prv")
         assert 0.7 * budget < tighter < found.epsilon + 0.02
         noises.append(found.noise)
     assert noises == sorted(noises, reverse=True)
-    plain = guarantee_of(SETTINGS, 500, NO_BOUND)
+    plain = guarantee_of(SETTINGS, NO_BOUND)
     assert plain.noise == 0 and math.isinf(plain.epsilon)
 
 
@@ -291,8 +297,8 @@ def test_what_would_void_the_guarantee_is_refused(tmp_path):
             budget=1.0,
             seed=0,
         )
-    with pytest.raises(InputError, match=r"dp\.delta is 0\.1 for 10 lesions"):
-        guarantee_of(SETTINGS.model_copy(update={"delta": 0.1}), 10, 1.0)
+    with pytest.raises(ValidationError, match=r"delta is 0\.1 for 10 public_lesions"):
+        DPSettings(delta=0.1, public_lesions=10)
     with pytest.raises(InputError, match="positive epsilon"):
-        guarantee_of(SETTINGS, 10, 0.0)
+        guarantee_of(SETTINGS, 0.0)
     assert not list(tmp_path.iterdir())
