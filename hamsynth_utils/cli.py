@@ -347,7 +347,10 @@ def verify(
 ) -> None:
     """Check that a synthetic set is as it was exported.
 
-    The exit code is 1 if a file was altered, added or deleted.
+    Every problem is named, not only the first.
+
+    Exit code 0: nothing was altered. 1: a file was altered, added or deleted. 2: the set cannot be
+    judged, because it is no set, cannot be opened, or has files that cannot be read.
     """
     _verify(path, identity, fingerprint, None)
 
@@ -361,7 +364,10 @@ def open_set(
 ) -> None:
     """Decrypt, verify and unpack an exported set.
 
-    Nothing is written if a file was altered.
+    Nothing is written unless the exit code is 0.
+
+    Exit code 0: nothing was altered. 1: a file was altered, added or deleted. 2: the set cannot be
+    judged, because it is no set, cannot be opened, or has files that cannot be read.
     """
     _verify(path, identity, fingerprint, out)
 
@@ -553,13 +559,15 @@ def _print_training(folder: Path, training: TrainingResult) -> None:
 def _verify(path: Path, identity: Path | None, fingerprint: str, out: Path | None) -> None:
     from hamsynth_utils.release.verify import verify_set
 
-    alterations, own = verify_set(path, identity, fingerprint or None, out)
-    for line in alterations:
+    found = verify_set(path, identity, fingerprint or None, out)
+    for line in [*found.alterations, *found.unreadable]:
         print(line)
-    if alterations:
-        print(f"{path}: {len(alterations)} alteration(s)", file=sys.stderr)
+    if found.alterations:
+        print(f"{path}: {len(found.alterations)} alteration(s)", file=sys.stderr)
         raise typer.Exit(1)
-    print(f"{path}: unaltered, as far as its hashes tell; fingerprint {own}")
+    print(f"{path}: unaltered, as far as its hashes tell; fingerprint {found.fingerprint}")
+    if found.left_out:
+        print(f"no part of the set, and left out: {', '.join(found.left_out)}")
     if not fingerprint:
         print("compare the fingerprint with the one that the sender tells you by another way")
     if out:

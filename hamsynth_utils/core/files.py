@@ -1,7 +1,8 @@
-"""Files and folders written whole or not at all."""
+"""Files and folders written whole or not at all; foreign files read or refused by name."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import shutil
@@ -21,6 +22,14 @@ UNWRITABLE = {
     errno.ENOTDIR,
     errno.EEXIST,
 }
+
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""How a text begins that Windows has saved, and the encoding that this means."""
 
 
 @contextmanager
@@ -94,3 +103,43 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file that somebody else has written.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: if there is no such file, or the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Decode a text that somebody else has written.
+
+    Args:
+        content: UTF-8, or what Windows writes: UTF-8 or UTF-16 behind a byte order mark.
+        name: the name of the text in messages.
+
+    Returns:
+        The text without the mark; line ends stay as they are.
+
+    Raises:
+        InputError: if the text is in another encoding, or is no text.
+    """
+    marks = (encoding for mark, encoding in BYTE_ORDER_MARKS.items() if content.startswith(mark))
+    encoding = next(marks, "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{name}, line {line}, is not in UTF-8: save the file as UTF-8") from error
+    if "\0" in text:
+        raise InputError(f"{name} is no text in UTF-8: save the file as UTF-8")
+    return text

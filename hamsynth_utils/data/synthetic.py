@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-from pathlib import Path
+from io import BytesIO, StringIO
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import decode_text, read_bytes
 from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
 from hamsynth_utils.data.dataset_info import ClassList
 from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, labels_of
@@ -39,6 +40,29 @@ NOTICE = (
 
 LABELS = ("generator", "checkpoint", "seed", "sampling", "class", "trained_on")
 """What each PNG's metadata says, each key with the prefix `hamsynth:`."""
+
+
+MAX_SIDE = 4096
+"""Height and width in pixels of the largest image that is decoded."""
+
+
+SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+"""Files that the file managers of macOS and Windows write into any folder, in lower case."""
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file manager has added this file by itself; it belongs to no set.
+
+    Args:
+        name: relative to the set, with / between folders.
+    """
+    path = PurePosixPath(name.casefold())
+    return (
+        path.name in SYSTEM_FILES
+        or path.name.startswith("._")
+        or path.name.endswith(":zone.identifier")
+        or "__macosx" in path.parts
+    )
 
 
 def read_synthetic(folder: Path, classes: ClassList) -> LesionSet:
@@ -95,30 +119,47 @@ def read_manifest(folder: Path) -> pd.DataFrame:
     path = folder / "manifest.csv"
     if not path.is_file():
         raise InputError(f"no synthetic set at {folder}: manifest.csv is missing")
+    return parse_manifest(read_bytes(path), str(path))
+
+
+def parse_manifest(content: bytes, name: str) -> pd.DataFrame:
+    """Parse the manifest of a synthetic set.
+
+    Args:
+        content: the file.
+        name: its name in messages.
+
+    Returns:
+        One row per image, with the columns `MANIFEST`.
+
+    Raises:
+        InputError: as `read_manifest` does.
+    """
+    text = decode_text(content, name)
     try:
         # As text: pandas 2.3 crashes on some hashes when it tries to read them as numbers.
         seeds = dict.fromkeys(("seed", "generator_seed"), "int64")
-        manifest = pd.read_csv(path, dtype=dict.fromkeys(MANIFEST, "object") | seeds)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        manifest = pd.read_csv(StringIO(text), dtype=dict.fromkeys(MANIFEST, "object") | seeds)
+    except (ValueError, OverflowError, pd.errors.ParserError) as error:
+        raise InputError(f"{name} is damaged: {' '.join(str(error).split())}") from error
     if "generator" in manifest and "generator_seed" not in manifest:
         # Sets of version 0.1.0, where a generator was trained once, do not have the column.
         manifest.insert(manifest.columns.get_loc("generator") + 1, "generator_seed", 0)
     missing = [column for column in MANIFEST if column not in manifest]
     if missing or manifest[MANIFEST].isna().any().any() or manifest.empty:
         raise InputError(
-            f"{path} is damaged: "
+            f"{name} is damaged: "
             + (f"it lacks {', '.join(missing)}" if missing else "it has gaps")
         )
     for column in ("file", "image_id"):
         repeats = manifest[column][manifest[column].duplicated()]
         if len(repeats):
-            raise InputError(f"{path}: {repeats.iloc[0]} is listed twice")
+            raise InputError(f"{name}: {repeats.iloc[0]} is listed twice")
     return manifest
 
 
 def files_not_in_manifest(folder: Path, manifest: pd.DataFrame) -> list[str]:
-    """Find images that the manifest does not list.
+    """Find images that the manifest does not list, except what a file manager has added.
 
     Args:
         folder: the set.
@@ -127,9 +168,8 @@ def files_not_in_manifest(folder: Path, manifest: pd.DataFrame) -> list[str]:
     Returns:
         The names, relative to the folder, sorted.
     """
-    return sorted(
-        {f"images/{path.name}" for path in (folder / "images").glob("*")} - set(manifest["file"])
-    )
+    files = {f"images/{path.name}" for path in (folder / "images").glob("*")}
+    return sorted(name for name in files - set(manifest["file"]) if not is_system_file(name))
 
 
 def verified_image(folder: Path, row: dict) -> np.ndarray:
@@ -151,23 +191,45 @@ def verified_image(folder: Path, row: dict) -> np.ndarray:
         raise InputError(f"{folder}/manifest.csv lists {row['file']}, which is not in images/")
     if not path.is_file():
         raise InputError(f"{folder}: {row['file']} is listed in the manifest but missing")
-    content = path.read_bytes()
+    content = read_bytes(path)
     try:
-        with Image.open(BytesIO(content)) as file:
-            text, pixels = dict(file.text), np.asarray(file.convert("RGB"))  # type: ignore[attr-defined]
-    except (OSError, SyntaxError, UnidentifiedImageError, AttributeError) as error:
-        raise InputError(f"{path} is not a readable PNG ({error})") from error
+        return verify_image(content, row)
+    except InputError as error:
+        raise InputError(f"{folder}/{error}") from error
+
+
+def verify_image(content: bytes, row: dict) -> np.ndarray:
+    """Verify the content of one image of a synthetic set.
+
+    Args:
+        content: the file.
+        row: the image's row of the manifest, by column.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        InputError: if the content is no PNG, not labelled as synthetic, or not what the manifest
+            lists. The message begins with the name of the file.
+    """
+    try:
+        with Image.open(BytesIO(content), formats=["PNG"]) as file:
+            if max(file.size) > MAX_SIDE:
+                raise ValueError(f"it has {file.width} x {file.height} pixels")
+            pixels, text = np.asarray(file.convert("RGB")), dict(file.text)  # type: ignore[attr-defined]
+    except Exception as error:  # Pillow has no common class for what it raises on damaged files
+        raise InputError(f"{row['file']} is not a readable PNG ({error})") from error
     if text.get("hamsynth:synthetic") != "true":
-        raise InputError(f"{path} is not labelled as synthetic in its metadata: refused")
+        raise InputError(f"{row['file']} is not labelled as synthetic in its metadata: refused")
     for label in LABELS:
         listed = row["dx" if label == "class" else label]
         if text.get(f"hamsynth:{label}") != str(listed):
             raise InputError(
-                f"{path}: its metadata says {label} {text.get(f'hamsynth:{label}')!r}, "
+                f"{row['file']}: its metadata says {label} {text.get(f'hamsynth:{label}')!r}, "
                 f"the manifest {str(listed)!r}"
             )
     if sha256_of_bytes(content) != row["sha256"]:
-        raise InputError(f"{path} was altered: its SHA-256 is not the manifest's")
+        raise InputError(f"{row['file']} was altered: its SHA-256 is not the manifest's")
     return pixels
 
 

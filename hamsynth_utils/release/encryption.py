@@ -14,11 +14,17 @@ from types import ModuleType
 from typing import Any
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import decode_text, read_bytes
 
 SECRET = "AGE-SECRET-KEY-"
 
 
 KINDS = "age1... (X25519), ssh-ed25519 or ssh-rsa"
+
+
+def is_encrypted(content: bytes) -> bool:
+    """Whether a content begins as age's files do, in binary or in text form."""
+    return content.startswith((b"age-encryption.org/", b"-----BEGIN AGE"))
 
 
 def recipients_in(path: Path) -> list[str]:
@@ -32,15 +38,27 @@ def recipients_in(path: Path) -> list[str]:
         The public keys as texts.
 
     Raises:
-        InputError: if the file is missing or has no public key.
+        InputError: if the file is missing, has no public key, or has lines that are none; the
+            message names these lines.
     """
     if not path.is_file():
         raise InputError(f"no file of recipients at {path}")
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    found = [line for line in lines if line and not line.startswith("#")]
+    text = decode_text(read_bytes(path), str(path))
+    if "PRIVATE KEY-----" in text:
+        raise InputError(f"{path} is a private key, which must stay with its owner: use the .pub")
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1)}
+    found = {number: line for number, line in lines.items() if line and not line.startswith("#")}
     if not found:
         raise InputError(f"{path} names no recipient: write one public key per line, {KINDS}")
-    return found
+    faults = []
+    for number, line in found.items():
+        try:
+            parse_recipients([line])
+        except InputError as error:
+            faults.append(f"line {number}: {error}")
+    if faults:
+        raise InputError(f"{path}, {'; '.join(faults)}")
+    return list(found.values())
 
 
 def parse_recipients(recipients: Sequence[str]) -> list[Any]:
@@ -113,6 +131,10 @@ def decrypt(content: bytes, identity: Path, name: str) -> bytes:
     try:
         return pyrage.decrypt(content, keys)
     except pyrage.DecryptError as error:
+        if b"\n-> scrypt " in content[:100]:
+            raise InputError(
+                f"{name} is locked with a passphrase, not encrypted to a key: unlock it with age -d"
+            ) from error
         if "No matching keys" in str(error):
             raise InputError(
                 f"{name} cannot be opened with the key(s) in {identity}: it was encrypted to others"
@@ -126,13 +148,21 @@ def _identities(path: Path) -> list[Any]:
     pyrage = _pyrage()
     if not path.is_file():
         raise InputError(f"no secret key at {path}")
-    content = path.read_bytes()
+    content = read_bytes(path)
+    if is_encrypted(content):
+        raise InputError(f"{path} is locked with a passphrase: age -d -o my.key {path} unlocks it")
+    text = decode_text(content, str(path)).strip()
     try:
-        if content.startswith(b"-----BEGIN"):
-            return [pyrage.ssh.Identity.from_buffer(content)]
-        lines = [line.strip() for line in content.decode(errors="replace").splitlines()]
+        if text.startswith("-----BEGIN"):
+            return [pyrage.ssh.Identity.from_buffer(f"{text}\n".encode())]
+        lines = [line.strip() for line in text.splitlines()]
         keys = [pyrage.x25519.Identity.from_str(line) for line in lines if line.startswith(SECRET)]
     except pyrage.IdentityError as error:
+        if "must be decrypted" in str(error):
+            raise InputError(
+                f"{path} is locked with a passphrase: name a copy without one, which "
+                "ssh-keygen -p -f COPY makes"
+            ) from error
         raise InputError(f"{path} holds no secret key that can be read ({error})") from error
     if not keys:
         raise InputError(f"{path} holds no secret key: a line of it must begin with {SECRET}")

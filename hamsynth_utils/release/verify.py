@@ -1,30 +1,98 @@
 """Check a received synthetic set: a folder, a .zip, or an encrypted .zip.age.
 
-The check names every file that was altered, added or deleted since the export. Whoever can alter a
-file can also write a new hash. Only the fingerprint of the hashes, received by another channel than
-the set, shows such an attack.
+The check names every file that was altered, added or deleted since the export, and every file that
+could not be read. Whoever can alter a file can also write a new hash. Only the fingerprint of the
+hashes, received by another channel than the set, shows such an attack.
 """
 
 from __future__ import annotations
 
-import stat
-import tempfile
-import zipfile
-from collections import Counter
+import codecs
+import re
+import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path, write_owner_only
-from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
-from hamsynth_utils.data.synthetic import SUMS, files_not_in_manifest, read_manifest, verified_image
-from hamsynth_utils.release.encryption import decrypt
+from hamsynth_utils.core.files import (
+    BYTE_ORDER_MARKS,
+    atomic_path,
+    decode_text,
+    read_bytes,
+    write_owner_only,
+)
+from hamsynth_utils.core.weights import sha256_of_bytes
+from hamsynth_utils.data.synthetic import SUMS, parse_manifest, verify_image
+from hamsynth_utils.release.encryption import decrypt, is_encrypted
+from hamsynth_utils.release.received import (
+    Received,
+    ReceivedFolder,
+    ReceivedZip,
+    UnreadableFileError,
+    bad_name,
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check of a received set has found.
+
+    Attributes:
+        alterations: one line per file that was altered, added or deleted.
+        unreadable: one line per file that could not be read, and so could not be judged.
+        left_out: the files that a file manager has added by itself, such as .DS_Store. They are no
+            part of the set.
+        fingerprint: the SHA-256 of the set's SHA256SUMS, "" if that cannot be read.
+    """
+
+    alterations: list[str]
+    unreadable: list[str]
+    left_out: list[str]
+    fingerprint: str
+
+
+def verify_set(
+    path: Path,
+    identity: Path | None = None,
+    fingerprint: str | None = None,
+    out: Path | None = None,
+) -> Verdict:
+    """Check a received set, and write its files to `out` if nothing was altered.
+
+    Args:
+        path: the set: a folder, a .zip, or an encrypted .zip.age.
+        identity: the file with the secret key of a recipient, for an encrypted set.
+        fingerprint: the SHA-256 of the set's SHA256SUMS as the sender told it.
+        out: a new folder for the files of the set; None to check only.
+
+    Returns:
+        What was found. If nothing was altered, every file could be read.
+
+    Raises:
+        InputError: the set cannot be judged: there is none, it cannot be opened, or no file is
+            altered but some cannot be read. Also if `out` exists, or if the fingerprint is none.
+    """
+    if out and out.exists():
+        raise InputError(f"{out} exists already: name a new folder, or delete it")
+    with received(path, identity) as files:
+        verdict = judge(files, str(path), fingerprint)
+        if verdict.alterations:
+            return verdict
+        if verdict.unreadable:
+            raise InputError(f"{path} cannot be judged: {'; '.join(verdict.unreadable)}")
+        if out:
+            with atomic_path(out) as target:
+                for file in files.files:
+                    write_owner_only(target / file, files.read(file))
+    return verdict
 
 
 def find_alterations(folder: Path, fingerprint: str | None = None) -> list[str]:
-    """Find what was altered in an exported set since its export.
+    """Find what was altered in a set in a folder since its export.
 
     Args:
         folder: the set.
@@ -34,168 +102,216 @@ def find_alterations(folder: Path, fingerprint: str | None = None) -> list[str]:
         One line per alteration, with the file. The list is empty if the hashes show no alteration.
 
     Raises:
-        InputError: if the folder is no exported set.
+        InputError: as `verify_set` does.
     """
-    sums_path = folder / SUMS
-    files = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
-    )
-    if not sums_path.is_file():
-        if (folder / "manifest.csv").is_file():
-            return [
-                f"{SUMS} was deleted: the hashes of the export are gone",
-                *_altered_images(folder).values(),
-            ]
-        raise InputError(f"{folder} is no exported set: it has neither {SUMS} nor manifest.csv")
-    sums, found = _read_sums(sums_path)
-    if fingerprint and sha256_of(sums_path) != fingerprint.strip().lower():
-        found.append(
-            f"{SUMS} is not the one that was sent: its SHA-256 is {sha256_of(sums_path)}, "
-            f"the fingerprint {fingerprint.strip().lower()}"
-        )
-    images = _altered_images(folder)
-    for file in sorted({*sums, *files} - {SUMS}):
-        if file in images:
-            found.append(images.pop(file))
-        elif file not in files:
-            found.append(f"{file} was deleted")
-        elif file not in sums:
-            found.append(f"{file} was added")
-        elif (folder / file).is_symlink():
-            found.append(f"{file} was replaced by a link")
-        elif sha256_of(folder / file) != sums[file]:
-            found.append(f"{file} was altered: its SHA-256 is not that in {SUMS}")
-    return [*found, *images.values()]
-
-
-def _altered_images(folder: Path) -> dict[str, str]:
-    """By file: the contradiction between the manifest and the image's own metadata."""
-    try:
-        manifest = read_manifest(folder)
-    except InputError as error:
-        return {"manifest.csv": _inside(error, folder)}
-    found = {
-        file: f"{file} was added: the manifest does not list it"
-        for file in files_not_in_manifest(folder, manifest)
-    }
-    for row in manifest.to_dict("records"):
-        try:
-            verified_image(folder, row)
-        except InputError as error:
-            found[row["file"]] = _inside(error, folder)
-    return found
-
-
-def _inside(error: InputError, folder: Path) -> str:
-    return str(error).replace(f"{folder}/", "").replace(f"{folder}: ", "")
-
-
-def _read_sums(path: Path) -> tuple[dict[str, str], list[str]]:
-    """The hash of each listed file, and the faults of the list itself."""
-    sums: dict[str, str] = {}
-    found = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-        digest, separator, name = line.partition("  ")
-        if (
-            not separator
-            or len(digest) != 64
-            or PurePosixPath(name).is_absolute()
-            or ".." in name.split("/")
-        ):
-            found.append(f"{SUMS} was altered: line {number} is no hash with a file of the set")
-        elif name in sums:
-            found.append(f"{SUMS} was altered: line {number} lists {name} again")
-        else:
-            sums[name] = digest
-    return sums, found
-
-
-def verify_set(
-    path: Path,
-    identity: Path | None = None,
-    fingerprint: str | None = None,
-    out: Path | None = None,
-) -> tuple[list[str], str]:
-    """Check a received set, and unpack it into `out` if nothing was altered.
-
-    Args:
-        path: the set: a folder, a .zip, or an encrypted .zip.age.
-        identity: the file with the secret key of a recipient, for an encrypted set.
-        fingerprint: the SHA-256 of the set's SHA256SUMS as the sender told it.
-        out: a new folder for the files of the set; None to check only.
-
-    Returns:
-        A line per alteration, as `find_alterations` gives them, and the set's own fingerprint, ""
-        if something was altered.
-
-    Raises:
-        InputError: if `out` exists, or as `unpacked` and `find_alterations` do.
-    """
-    if out and out.exists():
-        raise InputError(f"{out} exists already: name a new folder, or delete it")
-    with unpacked(path, identity) as folder:
-        alterations = find_alterations(folder, fingerprint)
-        if alterations:
-            return alterations, ""
-        if out:
-            with atomic_path(out) as target:
-                for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                    write_owner_only(target / file.relative_to(folder), file.read_bytes())
-        return [], sha256_of_bytes((folder / SUMS).read_bytes())
+    return verify_set(folder, fingerprint=fingerprint).alterations
 
 
 @contextmanager
-def unpacked(path: Path, identity: Path | None = None) -> Iterator[Path]:
-    """The folder of a received set; a file is unpacked to a folder that only the owner can read.
+def received(path: Path, identity: Path | None = None) -> Iterator[Received]:
+    """Open a received set.
 
     Args:
         path: a folder, a .zip, or a .zip.age.
         identity: the file with the age identity; needed for an encrypted set.
 
     Yields:
-        The folder of the set; it is deleted afterwards if it was unpacked.
+        The files of the set.
 
     Raises:
         InputError: for a path that does not exist, a file that is neither a zip nor encrypted by
             age, a wrong key, or an encrypted file without an identity.
     """
     if path.is_dir():
-        yield path
+        yield ReceivedFolder(path)
         return
     if not path.is_file():
         raise InputError(f"nothing to verify at {path}")
-    content = path.read_bytes()
-    if content.startswith((b"age-encryption.org/", b"-----BEGIN AGE")) or path.suffix == ".age":
-        if identity is None:
-            raise InputError(
-                f"{path} is encrypted: name the file with your secret key by --identity"
-            )
-        content = decrypt(content, identity, str(path))
-    with tempfile.TemporaryDirectory(prefix="hamsynth-") as name:
-        _unpack(content, Path(name), path)
-        yield Path(name)
+    with path.open("rb") as file:
+        encrypted = path.suffix == ".age" or is_encrypted(file.read(100))
+        if not encrypted:
+            yield ReceivedZip(file, str(path))
+            return
+    if identity is None:
+        raise InputError(f"{path} is encrypted: name the file with your secret key by --identity")
+    yield ReceivedZip(BytesIO(decrypt(read_bytes(path), identity, str(path))), str(path))
 
 
-def _unpack(content: bytes, folder: Path, path: Path) -> None:
-    try:
-        with zipfile.ZipFile(BytesIO(content)) as archive:
-            names = archive.namelist()
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise InputError(f"{path} was altered: it holds {twice[0]} twice")
-            for entry in archive.infolist():
-                inner = PurePosixPath(entry.filename)
-                if (
-                    inner.is_absolute()
-                    or ".." in inner.parts
-                    or stat.S_ISLNK(entry.external_attr >> 16)
-                ):
-                    raise InputError(
-                        f"{path} is refused: {entry.filename!r} would be written outside of it"
-                    )
-                if not entry.is_dir():
-                    write_owner_only(folder / inner, archive.read(entry))
-    except (zipfile.BadZipFile, EOFError, FileExistsError, NotADirectoryError) as error:
+def judge(files: Received, name: str, fingerprint: str | None = None) -> Verdict:
+    """Compare the files of a set with its hashes, its manifest and its images' own metadata.
+
+    Args:
+        files: the set.
+        name: its name in messages.
+        fingerprint: the SHA-256 of its SHA256SUMS, as the sender told it.
+
+    Raises:
+        InputError: if the files are no exported set, or the fingerprint is no SHA-256.
+    """
+    told = (fingerprint or "").strip().lower()
+    if told and not re.fullmatch("[0-9a-f]{64}", told):
         raise InputError(
-            f"{path} is no zip of a set, or it was altered or cut short ({error})"
-        ) from error
+            f"a fingerprint has 64 digits of 0 to 9 and a to f, and {told!r} is none: "
+            "copy it as the sender told it"
+        )
+    if not {SUMS, "manifest.csv"} & {*files.files, *files.refused}:
+        raise InputError(f"{name} is no exported set: it has neither {SUMS} nor manifest.csv")
+    check = _Check(files)
+    listing = check.content(SUMS) if SUMS in files.files else None
+    own = sha256_of_bytes(listing) if listing is not None else ""
+    if SUMS in files.refused:
+        check.alterations.append(f"{SUMS} {files.refused[SUMS]}")
+    elif SUMS not in files.files:
+        check.alterations.append(f"{SUMS} was deleted: the hashes of the export are gone")
+    elif listing is not None:
+        check.read_sums(listing)
+        if told and told != own:
+            check.alterations.append(
+                f"{SUMS} is not the one that was sent: its SHA-256 is {own}, the fingerprint {told}"
+            )
+    check.read_manifest()
+    for file in sorted({*(check.sums or {}), *files.files, *files.refused, *check.rows} - {SUMS}):
+        fault = check.fault_of(file)
+        if fault:
+            check.alterations.append(fault)
+    return Verdict(check.alterations, check.grouped_unreadable(), files.left_out, own)
+
+
+@dataclass
+class _Check:
+    """What is known of a set while it is judged.
+
+    Attributes:
+        files: the set.
+        alterations: the lines found so far.
+        unreadable: by file, why it cannot be read.
+        sums: by file, the hash that SHA256SUMS lists; None without a list that can be read.
+        folded: the listed files by their names without capitals and accents.
+        rows: by file, its row of the manifest.
+        manifest_fault: why the manifest cannot be parsed.
+    """
+
+    files: Received
+    alterations: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    sums: dict[str, str] | None = None
+    folded: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    manifest_fault: str | None = None
+
+    def content(self, file: str) -> bytes | None:
+        """The content of a file; None, and a note of the reason, if it cannot be read."""
+        try:
+            return self.files.read(file)
+        except UnreadableFileError as error:
+            self.unreadable[file] = str(error)
+            return None
+
+    def read_sums(self, content: bytes) -> None:
+        """Read the hash of each listed file, and the faults of the list itself."""
+        self.sums = {}
+        try:
+            text = decode_text(content, SUMS).replace("\r\n", "\n")
+            if content != text.encode() or not text.endswith("\n"):
+                self.alterations.append(f"{SUMS} was altered: {describe_conversion(content)}")
+        except InputError as error:
+            self.alterations.append(f"{SUMS} was altered: {error}")
+            text = content.decode(errors="replace")
+        for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+            digest, separator, name = line.partition("  ")
+            if not separator or not re.fullmatch("[0-9a-f]{64}", digest) or bad_name(name):
+                fault = "is no hash with a file of the set"
+            elif _fold(name) in self.folded:
+                fault = f"lists {self.folded[_fold(name)]} again"
+            else:
+                self.sums[name], self.folded[_fold(name)] = digest, name
+                continue
+            self.alterations.append(f"{SUMS} was altered: line {number} {fault}")
+
+    def read_manifest(self) -> None:
+        """Read the rows of the manifest, if the manifest can be read."""
+        if "manifest.csv" not in self.files.files:
+            return
+        content = self.content("manifest.csv")
+        if content is None:
+            return
+        try:
+            manifest = parse_manifest(content, "manifest.csv")
+        except InputError as error:
+            self.manifest_fault = str(error)
+            return
+        self.rows = {row["file"]: row for row in manifest.to_dict("records")}
+
+    def fault_of(self, file: str) -> str | None:
+        """The line about a file that was altered, added or deleted; None if it was not."""
+        shown = file if file.isprintable() else ascii(file)
+        if file in self.files.refused:
+            return f"{shown} {self.files.refused[file]}"
+        if file not in self.files.files:
+            listed = "is listed in the manifest but missing"
+            return f"{shown} {listed if file in self.rows else 'was deleted'}"
+        content = None if file in self.unreadable else self.content(file)
+        if content is None:
+            return None
+        if file in self.rows:
+            try:
+                verify_image(content, self.rows[file])
+            except InputError as error:
+                return str(error)
+        elif self.rows and file.startswith("images/"):
+            return f"{shown} was added: the manifest does not list it"
+        if file == "manifest.csv" and self.manifest_fault:
+            return self.manifest_fault
+        if self.sums is None:
+            return None
+        if file not in self.sums:
+            twin = self.folded.get(_fold(file))
+            added = f": it differs from {twin} only in capitals or accents" if twin else ""
+            return f"{shown} was added{added}"
+        if sha256_of_bytes(content) != self.sums[file]:
+            return f"{file} was altered: {_difference(content, self.sums[file])}"
+        return None
+
+    def grouped_unreadable(self) -> list[str]:
+        """One line per reason why files cannot be read."""
+        reasons: dict[str, list[str]] = {}
+        for file, reason in sorted(self.unreadable.items()):
+            reasons.setdefault(reason, []).append(file)
+        return [f"{_some(group)} cannot be read: {why}" for why, group in reasons.items()]
+
+
+def describe_conversion(content: bytes) -> str:
+    """What a program on the way has made of a text in UTF-8 with the line ends of Unix.
+
+    Args:
+        content: the text as it is now, in an encoding that `decode_text` knows.
+    """
+    if not content.startswith(tuple(BYTE_ORDER_MARKS)) and b"\r\n" not in content:
+        return "its last line has no end"
+    encoding = "UTF-8" if content.startswith(codecs.BOM_UTF8) else "UTF-16"
+    changes = []
+    if content.startswith(tuple(BYTE_ORDER_MARKS)):
+        changes.append(f"as {encoding} with a byte order mark")
+    if "\r\n" in decode_text(content, ""):
+        changes.append("with the line ends of Windows")
+    return f"a program has saved it {' and '.join(changes)}; ask for the set again, as one file"
+
+
+def _difference(content: bytes, digest: str) -> str:
+    """How a content differs from that of the listed hash."""
+    with suppress(InputError):
+        text = decode_text(content, "").replace("\r\n", "\n")
+        if sha256_of_bytes(text.encode()) == digest:
+            return describe_conversion(content)
+    return f"its SHA-256 is not that in {SUMS}"
+
+
+def _fold(name: str) -> str:
+    """The name as a system sees it that ignores capitals and the form of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _some(files: list[str]) -> str:
+    """Up to three names, and how many more there are."""
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f"{', '.join(files[:3])}{more}"

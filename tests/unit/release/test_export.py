@@ -26,8 +26,8 @@ from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.synthetic import SUMS, read_manifest, read_synthetic
 from hamsynth_utils.release import croissant
 from hamsynth_utils.release.encryption import decrypt, encrypt, recipients_in
-from hamsynth_utils.release.export import contents, export
-from hamsynth_utils.release.verify import find_alterations, unpacked
+from hamsynth_utils.release.export import export
+from hamsynth_utils.release.verify import find_alterations, verify_set
 
 DAY = date(2026, 11, 24)
 
@@ -174,8 +174,8 @@ def test_an_unaltered_set_is_found_unaltered_whatever_its_form(run, tmp_path, ke
     identity, public = keys["alice"]
     out = tmp_path / f"out{form}"
     fingerprint = export(run, GENERATOR, out, DAY, [public] if form.endswith("age") else [])
-    with unpacked(out, identity) as folder:
-        assert find_alterations(folder, fingerprint) == []
+    found = verify_set(out, identity, fingerprint)
+    assert (found.alterations, found.unreadable, found.fingerprint) == ([], [], fingerprint)
     command = ["open", str(out), "--identity", str(identity), "--out", str(tmp_path / "unpacked")]
     assert main([*command, "--fingerprint", fingerprint]) == 0
     assert fingerprint in capsys.readouterr().out
@@ -401,10 +401,11 @@ def test_a_secret_key_as_a_recipient_is_refused_and_not_repeated(run, tmp_path):
     assert secret not in str(error.value)
 
 
-def test_a_file_of_recipients(tmp_path):
+def test_a_file_of_recipients(tmp_path, keys):
+    alice, eve = (public for _, public in keys.values())
     path = tmp_path / "team.txt"
-    path.write_text("# Alice\nage1alice\n\n  age1bob  \n")
-    assert recipients_in(path) == ["age1alice", "age1bob"]
+    path.write_text(f"# Alice\n{alice}\n\n  {eve}  \n")
+    assert recipients_in(path) == [alice, eve]
     path.write_text("# nobody\n")
     with pytest.raises(InputError, match="names no recipient"):
         recipients_in(path)
@@ -440,11 +441,9 @@ def test_an_overfitted_generators_set_stays_in_the_house(run, tmp_path, capsys):
     assert "needs its reason in writing" in capsys.readouterr().err
     reason = "For the course on attacks, 3 May; the ethics board knows."
     assert main([*command, "--override", reason]) == 0
-    with unpacked(tmp_path / "sent.zip") as folder:
-        card, machines = (
-            (folder / "README.md").read_text(),
-            json.loads((folder / "croissant.json").read_text()),
-        )
+    with zipfile.ZipFile(tmp_path / "sent.zip") as archive:
+        card = archive.read("README.md").decode()
+        machines = json.loads(archive.read("croissant.json"))
         assert reason in card and "Not every limit is passed" in card and "failed by 0.5" in card
         assert (
             reason in machines["rai:dataReleaseMaintenancePlan"]
@@ -545,13 +544,3 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, keys, monk
     (run / f"generators/{GENERATOR}/seed-0/weights.safetensors").unlink()
     with pytest.raises(InputError, match="no finished set of 'gan'"):
         export(run, GENERATOR, tmp_path / "out", DAY)
-
-
-@pytest.mark.parametrize("name", ["../outside.txt", "/tmp/outside.txt"])
-def test_a_zip_that_would_write_outside_is_refused(run, tmp_path, name):
-    path = tmp_path / "evil.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for inner, data in {**contents(run, GENERATOR, DAY), name: b"x"}.items():
-            archive.writestr(inner, data)
-    with pytest.raises(InputError, match="outside of it"), unpacked(path):
-        pass
