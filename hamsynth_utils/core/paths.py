@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+
+from hamsynth_utils.core.errors import InputError
 
 WEIGHTS = "weights.safetensors"
 """The file of trained weights, in the folder of every training."""
@@ -28,6 +31,10 @@ PROVENANCE = "provenance.json"
 
 AUTOENCODER_HISTORY = "autoencoder_history"
 """The metadata key of the autoencoder's losses, in the checkpoint of a generator that uses one."""
+
+
+LONGEST_NAME = 200
+"""How many bytes the name of a run may have. File systems allow 255, for temporary names too."""
 
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -55,7 +62,29 @@ def runs_folder() -> Path:
         The folder in HAMSYNTH_RUNS, where `~` is the user's home; else `runs/` of the checkout, or
         of the current folder if there is no checkout.
     """
-    return Path(os.environ.get("HAMSYNTH_RUNS") or (checkout() or Path.cwd()) / "runs").expanduser()
+    return expanded(os.environ.get("HAMSYNTH_RUNS") or str((checkout() or Path.cwd()) / "runs"))
+
+
+def checked_run_name(name: str) -> str:
+    """Check that a run's name is a plain folder name.
+
+    Args:
+        name: the name.
+
+    Returns:
+        The same name.
+
+    Raises:
+        InputError: if the name is empty, too long, a path, or not printable.
+    """
+    plain = name not in {"", ".", ".."} and not {"/", "\\"} & set(name) and not _has_no_text(name)
+    if not plain or len(os.fsencode(name)) > LONGEST_NAME:
+        shown = repr(name) if len(name) <= 60 else f"{name[:40]!r}... of {len(name)} letters"
+        raise InputError(
+            f"the run's name must be a plain folder name of at most {LONGEST_NAME} bytes, "
+            f"not {shown}"
+        )
+    return name
 
 
 def run_folder(run: str) -> Path:
@@ -67,13 +96,37 @@ def run_folder(run: str) -> Path:
     Returns:
         The path of the folder, whether it exists or not.
     """
-    folder = Path(run).expanduser()
+    folder = expanded(run)
     return folder if RunPaths(folder).record.is_file() else runs_folder() / run
 
 
 def absolute_path(path: str) -> str:
     """The absolute form of a path that a user gives, where `~` is the user's home."""
-    return str(Path(path).expanduser().absolute())
+    return str(expanded(path).absolute())
+
+
+def expanded(path: str) -> Path:
+    """A path that a user gives, where `~` is the user's home.
+
+    Args:
+        path: the path.
+
+    Raises:
+        InputError: if the path cannot be printed, or begins with the `~` of an unknown home.
+    """
+    if _has_no_text(path):
+        raise InputError(
+            f"{path!r} has a control character, or bytes that are not UTF-8: rename that folder"
+        )
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error} Write the path without ~") from error
+
+
+def _has_no_text(path: str) -> bool:
+    """Whether a path has control characters, or bytes that are not UTF-8."""
+    return any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in path)
 
 
 def checkpoint_of(name: str, folder: Path | None = None) -> Path:

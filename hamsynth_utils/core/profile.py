@@ -12,6 +12,7 @@ from pydantic import Field, PlainValidator, ValidationError, create_model, model
 
 from hamsynth_utils.core.arm_names import ARMS, GENERATORS, Arm, generator_of
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import damage_as_input_error, read_yaml
 from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.profile_sections import (
     ClassifierSettings,
@@ -23,7 +24,7 @@ from hamsynth_utils.core.profile_sections import (
     SynthesisSettings,
 )
 from hamsynth_utils.core.registry import REGISTRY
-from hamsynth_utils.core.settings import Count, Settings
+from hamsynth_utils.core.settings import MAX_SEED, Count, Seed, Settings
 
 
 def _section(name: str) -> Any:
@@ -49,9 +50,9 @@ class Profile(_Sections):
     if the generator is not in the run.
     """
 
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Seeds of the classifier; each arm is fine-tuned once per seed."""
-    generator_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    generator_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Seeds of the generators. The first seed is 0, which the chapters show."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     """What the classifiers train on; by default `real` and every generator of the run."""
@@ -189,8 +190,8 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise InputError(f"no profile at {path}" + (f"; known there: {known}" if known else ""))
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings: it must map keys to values")
@@ -231,7 +232,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = RunPaths(folder).record
     if not path.is_file():
         raise InputError(f"{folder} is not a run: hamsynth run makes one")
-    record = yaml.safe_load(path.read_text())
+    record = read_yaml(path)
+    with damage_as_input_error(path):
+        record["profile"]["name"]
     problems = [f"{key} is missing" for key in Profile.model_fields if key not in record["profile"]]
     try:
         parse_profile(record["profile"])
@@ -257,15 +260,34 @@ def seeds_from(text: str) -> tuple[int, ...]:
         The numbers, in the order of the text.
 
     Raises:
-        InputError: if a part is not a whole number from 0 up.
+        InputError: if a part is not a whole number from 0 to `MAX_SEED`.
     """
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not part.isdecimal():
-            raise InputError(
-                f"seeds are whole numbers from 0 up, as in 0,1,2, but {text!r} holds {part!r}"
-            )
-    return tuple(int(part) for part in parts)
+    what = f"each of the seeds {text!r}, as in 0,1,2,"
+    return tuple(whole_number(what, part, 0, MAX_SEED) for part in text.split(","))
+
+
+def whole_number(what: str, text: str, least: int, most: int) -> int:
+    """A whole number from a text.
+
+    Args:
+        what: what the number is, for the message.
+        text: the number, in digits.
+        least: the smallest number that is allowed.
+        most: the largest number that is allowed.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: if the text is no number, or the number is not allowed.
+    """
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdecimal() and least <= int(digits[:30]) <= most):
+        shown = text if len(text) <= 30 else f"{text[:30]}..."
+        raise InputError(
+            f"{what} must be a whole number from {least} to {most}, but it is {shown!r}"
+        )
+    return int(digits)
 
 
 def arms_from(text: str) -> tuple[str, ...]:

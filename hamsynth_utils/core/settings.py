@@ -14,6 +14,14 @@ Count = Annotated[int, Field(ge=1)]
 """A whole number from 1 up."""
 
 
+MAX_SEED = 2**31 - 1
+"""The largest seed that every library takes, and a few more after it."""
+
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+"""A seed of random numbers."""
+
+
 Rate = Annotated[float, Field(gt=0)]
 """A number above 0."""
 

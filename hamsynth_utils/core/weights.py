@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     Raises:
         InputError: if the file cannot be written.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, _numbered_errors():
         # A copy of each, since tied or strided tensors cannot be stored.
         save_file(
             {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
@@ -66,6 +68,18 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     with _opened(path) as file:
         return file.metadata() or {}
+
+
+@contextmanager
+def _numbered_errors() -> Iterator[None]:
+    """Give safetensors' error of a full disk the class and the number that Python's errors have."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"(?:os error |code: )(\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def _published_md5(url: str) -> dict[str, str]:
 def _pinned(folder: Path) -> dict[str, str]:
     path = folder / "sha256.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise InputError(f"{path} is not readable JSON ({error}): mend it or remove it") from error
 
@@ -184,7 +184,8 @@ def _pinned(folder: Path) -> dict[str, str]:
 def _pin(folder: Path, work: Path, name: str, sha256: str) -> None:
     temporary = work / "sha256.json"
     temporary.write_text(
-        json.dumps(_pinned(folder) | {name: sha256}, indent=2, sort_keys=True) + "\n"
+        json.dumps(_pinned(folder) | {name: sha256}, indent=2, sort_keys=True) + "\n",
+        encoding="utf-8",
     )
     temporary.replace(folder / "sha256.json")
 

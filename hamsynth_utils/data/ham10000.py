@@ -30,6 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import read_csv
 from hamsynth_utils.data.dataset_info import HAM10000, PHANTOM
 from hamsynth_utils.data.layouts import (
     NOT_A_LESION,
@@ -200,7 +201,7 @@ def read_index(path: Path) -> pd.DataFrame:
         The index, with the types of its columns.
     """
     # Hashes as text: pandas 2.3 crashes on some when it tries to read them as numbers.
-    return pd.read_csv(path, dtype={"file": "object", "sha256": "object"})
+    return read_csv(path, dtype={"file": "object", "sha256": "object"})
 
 
 def changes_since(folder: Path, index: pd.DataFrame) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import MAKE_AGAIN, damage_as_input_error, read_csv
 from hamsynth_utils.data.dataset_info import ClassList
 
 COLUMNS = ("image_id", "lesion_id", "dx", "age", "sex", "localization", "dataset", "synthetic")
@@ -160,10 +161,16 @@ class LesionSet:
             The same images, labels and table.
 
         Raises:
-            InputError: if the table has a diagnosis that is not one of the classes.
+            InputError: if a file is empty or damaged, or the table has a diagnosis that is not one
+                of the classes.
         """
-        images = torch.from_numpy(np.load(folder / "images.npy"))
-        table = read_table(folder / "table.csv")
+        remedy = f"delete the folder {folder} and start again: it is made again"
+        with damage_as_input_error(folder / "images.npy", remedy):
+            images = torch.from_numpy(np.load(folder / "images.npy"))
+        table = read_table(folder / "table.csv", remedy)
+        with damage_as_input_error(folder / "table.csv", remedy):
+            if len(table) != len(images):
+                raise ValueError(f"it has {len(table)} rows for {len(images)} images")
         return cls(images, torch.from_numpy(labels_of(table["dx"], classes)), table, classes)
 
 
@@ -188,19 +195,23 @@ def labels_of(dx: pd.Series, classes: Sequence[str]) -> np.ndarray:
     )
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, remedy: str = MAKE_AGAIN) -> pd.DataFrame:
     """Read the table that `LesionSet.save` wrote.
 
     Args:
         path: the file `table.csv`.
+        remedy: what to do if it is damaged, for the message.
 
     Returns:
         One row per image, with the columns `COLUMNS` and their types.
+
+    Raises:
+        InputError: if the file is empty or damaged.
     """
     text = dict.fromkeys(
         ["image_id", "lesion_id", "dx", "sex", "localization", "dataset"], "object"
     )
-    return pd.read_csv(path, dtype={**text, "age": "float64", "synthetic": "bool"})
+    return read_csv(path, remedy, dtype={**text, "age": "float64", "synthetic": "bool"})
 
 
 def to_unit_range(images: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from hamsynth_utils.core.arm_names import ARMS, GENERATORS
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import read_csv
 from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.core.settings import Settings
 
@@ -130,7 +131,7 @@ def read_claims(path: Path | None = None) -> list[Claim]:
     """
     path = path or project_root() / "book/claims.yaml"
     claims: list[Claim] = []
-    for entry in yaml.safe_load(path.read_text()):
+    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
         try:
             claims.append(Claim.model_validate(entry))
         except ValidationError as error:
@@ -153,7 +154,7 @@ def read_estimates(paths: Iterable[Path]) -> pd.DataFrame:
     Raises:
         InputError: if a file lacks one of the columns `ESTIMATES`.
     """
-    tables = {path: pd.read_csv(path) for path in paths}
+    tables = {path: read_csv(path) for path in paths}
     for path, table in tables.items():
         _check_columns(table, str(path))
     return pd.concat(tables.values(), ignore_index=True)

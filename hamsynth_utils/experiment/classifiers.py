@@ -22,7 +22,7 @@ from hamsynth_utils.classifier.pretrained import Provenance, build_classifier, p
 from hamsynth_utils.classifier.token_cache import CachedTokenData, CachedTokens, cached_tokens
 from hamsynth_utils.core.arm_names import generator_of, known_arm, other_split
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_json
 from hamsynth_utils.core.paths import PROVENANCE, predictions_file
 from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.experiment.arms import (
@@ -122,10 +122,10 @@ def _keep_provenance(record: Path, provenance: Provenance, loaded: bool) -> Prov
     """Where the first weights came from, as recorded by the training; written by the first
     process."""
     if loaded and record.is_file():
-        return Provenance(**json.loads(record.read_text()))
+        return Provenance(**read_json(record))
     if PartialState().is_main_process:
         with atomic_path(record) as path:
-            path.write_text(json.dumps(provenance_json(provenance), indent=1))
+            path.write_text(json.dumps(provenance_json(provenance), indent=1), encoding="utf-8")
     return provenance
 
 

@@ -16,7 +16,7 @@ from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import load_classifier
 from hamsynth_utils.core.arm_names import ARMS
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_json
 from hamsynth_utils.core.paths import WEIGHTS, RunPaths, seed_of
 from hamsynth_utils.core.weights import sha256_of
 from hamsynth_utils.data.duplicates import SAME_PHOTO, thumbnails
@@ -120,7 +120,7 @@ def read_opening(folder: Path) -> dict[str, Any] | None:
         the set's content) and `classifiers` (SHA-256 of the weights by `<arm>/seed-<seed>`).
     """
     path = RunPaths(folder).external_record
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def require_same_external_set(folder: Path, external: ExternalSet) -> None:
@@ -215,7 +215,7 @@ def run_external_test(run: Run, source: str, progress_bar: bool = True) -> Exter
                 "classifiers": {name: sha256_of(path) for name, path in finished.items()},
             }
             with atomic_path(run.paths.external_record) as path:
-                path.write_text(json.dumps(record, indent=1))
+                path.write_text(json.dumps(record, indent=1), encoding="utf-8")
         require_same_external_set(run.folder, external)
         predictions: dict[str, dict[int, pd.DataFrame]] = {}
         for name, weights in record["classifiers"].items():

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_csv
 from hamsynth_utils.core.weights import read_weights, write_weights
 from hamsynth_utils.data.lesion_set import to_uint8
 from hamsynth_utils.experiment.run import Run
@@ -116,7 +116,7 @@ def snapshot_distances(
                 )
             with atomic_path(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
-        return pd.read_csv(path)
+        return read_csv(path)
 
 
 def format_snapshot_distances(distances: pd.DataFrame) -> str:
@@ -193,7 +193,7 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
             )
             with atomic_path(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
-        curves = pd.read_csv(path)
+        curves = read_csv(path)
     _set_guidance(diffusion, chosen_guidance(curves[curves["curve"] == "guidance"]))
     return curves
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hamsynth_utils.core.arm_names import ARM_NAMES, ARMS, generator_of
+from hamsynth_utils.core.files import read_csv, read_json, read_yaml
 from hamsynth_utils.core.paths import PROVENANCE, TEST_PREDICTIONS, RunPaths
 from hamsynth_utils.core.weights import read_metadata, sha256_of
 from hamsynth_utils.data.dataset_info import DatasetInfo, describe_data
@@ -87,11 +87,11 @@ def generator_card(folder: Path, name: str, heading: str = "#", seed: int = 0) -
     weights = paths.generator_weights(name, seed)
     metadata = read_metadata(weights)
     record = _record(folder)
-    history = pd.read_csv(paths.generator_history(name, seed))
+    history = read_csv(paths.generator_history(name, seed))
     minutes = history["seconds"].iloc[-1] / 60
     if paths.snapshot_distances(name, seed).is_file():
         # This table counts the minutes of the autoencoder, too; a history counts its own alone.
-        minutes = pd.read_csv(paths.snapshot_distances(name, seed))["minutes"].iloc[-1]
+        minutes = read_csv(paths.snapshot_distances(name, seed))["minutes"].iloc[-1]
     facts = generator_facts(metadata, history, record, minutes, sha256_of(weights))
     return render(
         "generator_card.md",
@@ -226,7 +226,7 @@ def snapshot_table(distances: pd.DataFrame) -> str:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = yaml.safe_load(RunPaths(folder).record.read_text())
+    record: dict[str, Any] = read_yaml(RunPaths(folder).record)
     return record
 
 
@@ -238,7 +238,7 @@ def _first_weights(classifier: Path) -> str:
     path = classifier / PROVENANCE
     if not path.is_file():
         return "weights without a record"
-    source = json.loads(path.read_text()).get("source")
+    source = read_json(path).get("source")
     return FIRST_WEIGHTS.get(source, str(source))
 
 
@@ -248,7 +248,7 @@ def _table(folder: Path, name: str, measure: str = "", **selection: str) -> str:
     `measure`: how the measures of the rows begin.
     """
     path = RunPaths(folder).table(name)
-    rows = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    rows = read_csv(path) if path.is_file() else pd.DataFrame()
     if any(column not in rows for column in selection):
         return ""
     for column, value in selection.items():

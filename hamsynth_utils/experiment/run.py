@@ -23,10 +23,16 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path, oserror_as_input_error
-from hamsynth_utils.core.paths import RunPaths, runs_folder
+from hamsynth_utils.core.files import (
+    atomic_path,
+    damage_as_input_error,
+    oserror_as_input_error,
+    read_csv,
+)
+from hamsynth_utils.core.paths import RunPaths, checked_run_name, expanded, runs_folder
 from hamsynth_utils.core.profile import Profile, load_profile, parse_profile, read_record
 from hamsynth_utils.core.registry import REGISTRY
+from hamsynth_utils.core.settings import MAX_SEED
 from hamsynth_utils.data import ham10000
 from hamsynth_utils.data.dataset_info import DatasetInfo, describe_data
 from hamsynth_utils.data.duplicates import repeated_photos
@@ -99,7 +105,7 @@ class Run:
         asked = asked.with_classifiers(
             asked.seeds if seeds is None else seeds, asked.arms if arms is None else arms
         )
-        run = cls(root / name, asked, _source(data), seed)
+        run = cls(root / name, asked, data_source(data), seed)
         torch.set_num_threads(int(os.environ.get("HAMSYNTH_THREADS") or run.profile.threads))
         record = run.paths.record
         with run.stage_dir(""):
@@ -120,7 +126,7 @@ class Run:
                     find_layout(Path(run.data))
             if description != before:
                 with atomic_path(record) as path:
-                    path.write_text(yaml.safe_dump(description, sort_keys=False))
+                    path.write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
         return run
 
     @property
@@ -285,7 +291,7 @@ class Run:
         path = self.paths.skipped
         if not path.is_file():
             return pd.DataFrame(columns=["image_id", "reason"])
-        return pd.read_csv(path, dtype="object")
+        return read_csv(path, dtype="object")
 
     def split(self, split_by: str | None = None) -> Split:
         """The training, validation and test part of this run, made once and kept in `data/`.
@@ -321,10 +327,7 @@ class Run:
                     pd.DataFrame({"image_id": lesions.table["image_id"], "part": part}).to_csv(
                         temporary, index=False
                     )
-            part = pd.read_csv(path)["part"].to_numpy()
-            return Split(
-                *(np.flatnonzero(part == name) for name in ("train", "validation", "test"))
-            )
+            return _read_split(path, lesions)
 
     def training_fingerprint(self) -> str:
         """The SHA-256 of the sorted ids of the training images, in hexadecimal."""
@@ -417,7 +420,8 @@ class Run:
         Raises:
             InputError: if the notebook has not been run.
         """
-        return pd.read_csv(self.require(self.paths.table(name), made_by))
+        remedy = f"delete it and the executed notebook {made_by}, and start again"
+        return read_csv(self.require(self.paths.table(name), made_by), remedy)
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write the table `metrics/<name>.csv`, whole or not at all; the index is left out.
@@ -448,6 +452,18 @@ class Run:
         return full
 
 
+def _read_split(path: Path, lesions: LesionSet) -> Split:
+    """The split in a table that must have one row per image, in the order of the images."""
+    table = read_csv(path, dtype="object")
+    with damage_as_input_error(path):
+        if table["image_id"].tolist() != lesions.table["image_id"].tolist():
+            raise ValueError(f"it has not one row for each of the {len(lesions)} images, in order")
+        parts = [table["part"].to_numpy() == name for name in ("train", "validation", "test")]
+        if not np.logical_or.reduce(parts).all():
+            raise ValueError("it has a part that is not train, validation or test")
+    return Split(*map(np.flatnonzero, parts))
+
+
 def _check_parameters(name: Any, profile: Any, data: Any, seed: Any) -> None:
     """Raise InputError for a parameter of another type, or a name that is no plain folder name."""
     for key, value, kind in [
@@ -458,14 +474,26 @@ def _check_parameters(name: Any, profile: Any, data: Any, seed: Any) -> None:
     ]:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f"the parameter {key} must be {kind.__name__}, but it is {value!r}")
-    if not name or name in {".", ".."} or "/" in name or "\\" in name:
-        raise InputError(f"the run's name must be a plain folder name, not {name!r}")
+    checked_run_name(name)
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"the seed must be a whole number from 0 to {MAX_SEED}, not {seed}")
 
 
-def _source(data: str) -> str:
+def data_source(data: str) -> str:
+    """The data of a run as the run keeps them.
+
+    Args:
+        data: "phantom", or a folder.
+
+    Returns:
+        "phantom", or the absolute path of the folder.
+
+    Raises:
+        InputError: if the folder does not exist.
+    """
     if data == "phantom":
         return data
-    path = Path(data).expanduser()
+    path = expanded(data)
     if not path.is_dir():
         raise InputError(f"data is neither 'phantom' nor a folder: {data!r}")
     return str(path.resolve())

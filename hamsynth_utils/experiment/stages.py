@@ -10,14 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from accelerate import PartialState
 from torch import Tensor
 
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_csv
 from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
     CHECKPOINT,
@@ -197,7 +196,7 @@ def autoencoder_seconds(run: Run, name: str) -> float:
     folder = autoencoder_dir(run, name)
     if folder is None or not (folder / HISTORY).is_file():
         return 0.0
-    return float(pd.read_csv(folder / HISTORY)["seconds"].iloc[-1])
+    return float(read_csv(folder / HISTORY)["seconds"].iloc[-1])
 
 
 def make_synthetic(run: Run, name: str, progress_bar: bool = True, seed: int = 0) -> LesionSet:
@@ -315,4 +314,4 @@ def install_released_checkpoint(run: Run, name: str) -> bool:
 
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")

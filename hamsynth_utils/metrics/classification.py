@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import read_csv
 from hamsynth_utils.data.lesion_set import labels_of
 from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval
 
@@ -85,7 +86,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(f"no predictions at {path}: run 06_vit for this arm and seed first")
-    predictions = pd.read_csv(path, dtype={"image_id": "object", "dx": "object"})
+    predictions = read_csv(path, dtype={"image_id": "object", "dx": "object"})
     try:
         return check_predictions(predictions, classes)
     except InputError as error:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from huggingface_hub import ModelCard
 
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_csv, read_yaml
 from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
     HISTORY,
@@ -59,9 +58,11 @@ def release(run: Run, name: str, folder: Path) -> Path:
     tensors, metadata = read_weights(run.require(run.paths.generator_weights(name), notebook))
     for table in generator_class(name).tables:
         path = run.paths.generator(name) / f"{table}.csv"
-        metadata[table] = run.require(path, notebook).read_text()
+        metadata[table] = run.require(path, notebook).read_text(encoding="utf-8")
     if autoencoder_dir(run, name) == run.paths.autoencoder():
-        metadata[AUTOENCODER_HISTORY] = (run.paths.autoencoder() / HISTORY).read_text()
+        metadata[AUTOENCODER_HISTORY] = (run.paths.autoencoder() / HISTORY).read_text(
+            encoding="utf-8"
+        )
     metadata |= {"released": "true", "profile": run.profile.name}
     half = {
         key: value.half() if value.is_floating_point() else value for key, value in tensors.items()
@@ -87,7 +88,7 @@ def card(run: Run, name: str, path: Path) -> ModelCard:
     history, distances = (
         pd.read_csv(StringIO(metadata[table])) for table in ("history", "snapshot_distances")
     )
-    record = yaml.safe_load(run.paths.record.read_text())
+    record = read_yaml(run.paths.record)
     minutes = distances["minutes"].iloc[-1]
     return checkpoint_card(
         run.dataset,
@@ -169,7 +170,7 @@ def _pictures(run: Run, name: str, path: Path) -> None:
 
     All rows of the first picture come from the same latents, one image per class.
     """
-    distances = pd.read_csv(run.paths.snapshot_distances(name))
+    distances = read_csv(run.paths.snapshot_distances(name))
     folder = run.paths.generator(name)
     rows = {}
     for step, minutes in zip(distances["step"], distances["minutes"], strict=True):

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, ValidationError, model_validator
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import read_csv
 from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.settings import Settings
 
@@ -152,7 +153,7 @@ def read_limits(path: Path | None = None) -> list[Limit]:
     path = path or project_root() / "book/release.yaml"
     if not path.is_file():
         raise InputError(f"no limits at {path}")
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, list) or not content:
         raise InputError(f"{path} holds no limits: it must be a list, one entry a limit")
     limits: list[Limit] = []
@@ -284,7 +285,7 @@ def _read_table(limit: Limit, folder: Path, generator: str) -> tuple[pd.DataFram
     path = folder / limit.table
     if not path.is_file():
         return pd.DataFrame(), f"{limit.table} is not there"
-    table = pd.read_csv(path)
+    table = read_csv(path)
     columns = (limit.model, *limit.rows, *limit.columns.values())
     missing = [column for column in columns if column not in table]
     return table, f"{limit.table} lacks the column(s) {', '.join(missing)}" if missing else ""

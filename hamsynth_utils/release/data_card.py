@@ -171,7 +171,7 @@ def _decision(export: ExportRecord) -> str:
 
 def _texts(export: ExportRecord) -> dict[str, Any]:
     """The texts of every card, with the text on personal data that fits the training data."""
-    texts = yaml.safe_load((project_root() / "book/data_card.yaml").read_text())
+    texts = yaml.safe_load((project_root() / "book/data_card.yaml").read_text(encoding="utf-8"))
     kind = "phantom" if export.record["data"] == "phantom" else "real"
     return {**texts, "personal": texts["personal"][kind]}
 

@@ -13,11 +13,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path, write_owner_only
+from hamsynth_utils.core.files import atomic_path, read_csv, read_yaml, write_owner_only
 from hamsynth_utils.core.paths import WEIGHTS, RunPaths
 from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
 from hamsynth_utils.data.dataset_info import describe_data
@@ -115,7 +114,7 @@ def contents(
         InputError: as `export` does.
     """
     synthetic = _finished(folder, generator)
-    record = yaml.safe_load(RunPaths(folder).record.read_text())
+    record = read_yaml(RunPaths(folder).record)
     criteria = evaluate_criteria(folder, generator, limits)
     require_pass_or_override(criteria, generator, override)
     classes = describe_data(record["data"]).classes
@@ -247,7 +246,7 @@ def _measurements(folder: Path, generator: str) -> dict[str, pd.DataFrame]:
     measurements = {}
     for name, (model, others) in MEASUREMENTS.items():
         path = RunPaths(folder).table(name)
-        table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        table = read_csv(path) if path.is_file() else pd.DataFrame()
         if model in table:
             measurements[name] = table[table[model].isin([generator, *others])]
     return measurements
@@ -258,7 +257,7 @@ def _log(folder: Path, row: list[str]) -> None:
     path = RunPaths(folder).exports
     columns = ["date", "generator", "name", "fingerprint", "recipients", "override"]
     before = (
-        pd.read_csv(path, dtype=str, keep_default_na=False)
+        read_csv(path, dtype=str, keep_default_na=False)
         if path.is_file()
         else pd.DataFrame(columns=columns)
     )

@@ -8,9 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_yaml
 from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.report.html_fixes import apply_html_fixes
 from hamsynth_utils.report.interactive.gallery import write_gallery
@@ -41,12 +39,14 @@ def build(folder: Path, root: Path | None = None) -> Path:
     folder = folder.resolve()
     staged = stage(folder, root)
     command = [*JUPYTER_BOOK, "build", str(staged), "-n", "-W", "--keep-going", "--all", "-q"]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+    )
     with atomic_path(RunPaths(folder).logs / "report.log") as log:
-        log.write_text(result.stdout)
+        log.write_text(result.stdout, encoding="utf-8")
     if result.returncode:
         raise RuntimeError(f"Jupyter Book could not build {staged}:\n{result.stdout}")
-    html, record = staged / "_build/html", yaml.safe_load(RunPaths(folder).record.read_text())
+    html, record = staged / "_build/html", read_yaml(RunPaths(folder).record)
     apply_html_fixes(html)
     write_playground(html / "playground/networks", folder, record["data"])
     write_quiz(html / "quiz", folder, record)

@@ -36,8 +36,8 @@ def apply_html_fixes(html: Path) -> None:
         html: the folder of the built book.
     """
     for page in html.rglob("*.html"):
-        text = before = page.read_text()
+        text = before = page.read_text(encoding="utf-8")
         for old, new in HTML_FIXES:
             text = text.replace(old, new)
         if text != before:
-            page.write_text(text)
+            page.write_text(text, encoding="utf-8")

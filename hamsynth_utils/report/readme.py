@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,11 @@ def repository(project: Path | None = None) -> str:
         InputError: if the address has another form, so that there are no badges for it.
     """
     project = project or project_root() / "pyproject.toml"
-    address = tomllib.loads(project.read_text())["project"].get("urls", {}).get("Repository", "")
+    address = (
+        tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        .get("urls", {})
+        .get("Repository", "")
+    )
     if address and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
         raise InputError(
             f"{project}: Repository must be https://github.com/OWNER/NAME, not {address}"
@@ -186,12 +191,14 @@ def update_documents() -> None:
     """Update README.md and the set-up notebook for Colab; raises InputError as their parts do."""
     for name, updated in {"README.md": update_readme, SET_UP: add_repository_address}.items():
         path = project_root() / name
-        text = updated(path.read_text())
+        text = updated(path.read_text(encoding="utf-8"))
         with atomic_path(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def write_picture() -> None:
     """Draw the README's picture again, from the released checkpoints."""
+    content = BytesIO()  # Pillow itself would not notice a full disk
+    sample_sheet().save(content, "JPEG", quality=90, comment=f"{NOTICE} {HAM10000.licence}")
     with atomic_path(project_root() / PICTURE) as temporary:
-        sample_sheet().save(temporary, "JPEG", quality=90, comment=f"{NOTICE} {HAM10000.licence}")
+        temporary.write_bytes(content.getvalue())

@@ -34,4 +34,6 @@ def write_redirects(html: Path) -> None:
         pages = [html / f"{new}.html", *html.glob(f"{new}-*.html")]
         for page in pages:
             name = page.name.replace(Path(new).name, Path(old).name, 1)
-            page.with_name(name).write_text(render("redirect.html", target=page.name))
+            page.with_name(name).write_text(
+                render("redirect.html", target=page.name), encoding="utf-8"
+            )

@@ -8,7 +8,6 @@ path of the machine.
 from __future__ import annotations
 
 import base64
-import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -19,7 +18,7 @@ from matplotlib.figure import Figure
 
 from hamsynth_utils.core.arm_names import ARM_NAMES, generator_of
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_csv, read_json, read_yaml
 from hamsynth_utils.core.paths import TEST_PREDICTIONS, RunPaths, project_root
 from hamsynth_utils.data.ham10000 import dataset_name
 from hamsynth_utils.data.lesion_set import read_table
@@ -87,14 +86,16 @@ def archive_run(run: Path, target: Path, minutes: dict[str, float], note: str = 
     """
     if not RunPaths(run).table("verdicts").is_file():
         raise InputError(f"{run} has no metrics/verdicts.csv: finish it with make report first")
-    record = yaml.safe_load(RunPaths(run).record.read_text())
+    record = read_yaml(RunPaths(run).record)
     record["images"] = dataset_name(record["data"], read_table(RunPaths(run).lesion_table))
     record["data"] = Path(record["data"]).name
     record["minutes"] = {name: round(length, 1) for name, length in minutes.items()}
     record["note"] = note
     with atomic_path(target) as folder:
         folder.mkdir()
-        RunPaths(folder).record.write_text(yaml.safe_dump(record, sort_keys=False))
+        RunPaths(folder).record.write_text(
+            yaml.safe_dump(record, sort_keys=False), encoding="utf-8"
+        )
         for path in sorted(RunPaths(run).metrics.rglob("*.csv")):
             copy = folder / path.relative_to(run)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -102,19 +103,19 @@ def archive_run(run: Path, target: Path, minutes: dict[str, float], note: str = 
         for path in RunPaths(run).classifier_files(TEST_PREDICTIONS):
             copy = folder / "predictions" / path.parent.parent.name / f"{path.parent.name}.csv"
             copy.parent.mkdir(parents=True, exist_ok=True)
-            pd.read_csv(path).to_csv(copy, index=False, float_format="%.5f")
+            read_csv(path).to_csv(copy, index=False, float_format="%.5f")
         figures = archived_figures(run)
         (folder / "figures").mkdir()
         for name, (picture, _) in figures.items():
             (folder / f"figures/{name}.png").write_bytes(picture)
-        (folder / "README.md").write_text(_contents(figures, note))
+        (folder / "README.md").write_text(_contents(figures, note), encoding="utf-8")
 
 
 def archived_figures(run: Path) -> dict[str, tuple[bytes, str]]:
     """PNG and description, by name, of each of the `FIGURES` in the executed notebooks of a run."""
     found: dict[str, tuple[bytes, str]] = {}
     for path in sorted((run / "notebooks").glob("*.ipynb")):
-        for cell in json.loads(path.read_text())["cells"]:
+        for cell in read_json(path)["cells"]:
             book = cell["metadata"].get("mystnb", {})
             name = book.get("figure", {}).get("name")
             shown = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
@@ -148,13 +149,13 @@ def gains(folder: Path) -> pd.DataFrame:
     Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds, and
     invented: which share of an arm's images is, `some`, `none` or `all`. Rows come in this order.
     """
-    table = pd.read_csv(RunPaths(folder).table("differences"), dtype={"seed": str})
+    table = read_csv(RunPaths(folder).table("differences"), dtype={"seed": str})
     table = table[
         (table["reference"] == "real") & (table["metric"] == METRIC) & (table["seed"] == "all")
     ]
     if table.empty:
         raise InputError(f"{folder} compares no arm with real images alone")
-    seeds = len(yaml.safe_load(RunPaths(folder).record.read_text())["profile"]["seeds"])
+    seeds = len(read_yaml(RunPaths(folder).record)["profile"]["seeds"])
     rows = table.rename(columns={"difference": "value", "n_images": "n", "n_lesions": "lesions"})
     rows[["value", "low", "high"]] *= 100
     shares = [
@@ -170,9 +171,9 @@ def answer_in_words(folder: Path = REFERENCE) -> str:
     """The answer of a kept run as a paragraph of Markdown; where none is kept, it says so."""
     if not folder.is_dir():
         return NO_ANSWER
-    rows, record = gains(folder), yaml.safe_load(RunPaths(folder).record.read_text())
+    rows, record = gains(folder), read_yaml(RunPaths(folder).record)
     profile = record["profile"]
-    estimates = pd.read_csv(RunPaths(folder).table("estimates/evaluation"))
+    estimates = read_csv(RunPaths(folder).table("estimates/evaluation"))
     own = estimates[estimates["split_by"] == profile["data"]["split_by"]]
     own = own[(own["arm"] == "real") & own["reference"].isna()].set_index("statistic")
     real, accuracy = own.loc[METRIC], own.loc["accuracy"]
@@ -226,7 +227,7 @@ def short_answer(folder: Path = REFERENCE) -> str:
 
 def headline_result(folder: Path = REFERENCE) -> str:
     """The answer of an archived run as MyST Markdown: text, figure `answer.svg`, command."""
-    rows, record = gains(folder), yaml.safe_load(RunPaths(folder).record.read_text())
+    rows, record = gains(folder), read_yaml(RunPaths(folder).record)
     n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
     command = f"make report DATA=path/to/ham10000 PROFILE={record['profile']['name']}"
     command += f" \\\n        ARMS={','.join(record['profile']['arms'])}"

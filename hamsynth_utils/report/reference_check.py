@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from hamsynth_utils.core.arm_names import ARMS, generator_of, other_split
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import read_csv, read_yaml
 from hamsynth_utils.core.paths import RunPaths, predictions_file
 from hamsynth_utils.core.profile import Profile, load_profile, parse_profile
 from hamsynth_utils.data.split import leaked
@@ -103,7 +103,7 @@ def check_reference(results: Path, data: str) -> pd.DataFrame:
         )
     kept = {name: _read(RunPaths(results).table(name)) for name in LAYOUTS}
     with tempfile.TemporaryDirectory(prefix="hamsynth-") as folder:
-        record = yaml.safe_load(RunPaths(results).record.read_text())
+        record = read_yaml(RunPaths(results).record)
         run = Run(Path(folder), _profile(record["profile"]), data, record["seed"])
         for path in sorted((results / "predictions").glob("*/seed-*.csv")):
             copy = run.paths.classifiers / path.parent.name / path.stem / predictions_file("test")
@@ -123,7 +123,7 @@ def _profile(archived: Mapping[str, Any]) -> Profile:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path} is not there: the archived run is not complete")
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def predictions_on_test(run: Run, arm: str, split_by: str | None = None) -> BySeed:

@@ -13,7 +13,7 @@ import yaml
 
 from hamsynth_utils.core.arm_names import ARM_NAMES, ARMS
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_json, read_yaml
 from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.experiment.model_card import model_cards
@@ -87,7 +87,7 @@ class Book:
         """
         path = self.staged / f"{page}.md"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 def stage(folder: Path, root: Path | None = None) -> Path:
@@ -108,8 +108,8 @@ def stage(folder: Path, root: Path | None = None) -> Path:
     folder, root = folder.resolve(), root or project_root()
     if not RunPaths(folder).record.is_file():
         raise InputError(f"{folder} is not a run: it has no run.yaml. Make one with make report")
-    record = yaml.safe_load(RunPaths(folder).record.read_text())
-    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    record = read_yaml(RunPaths(folder).record)
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     notebooks = {f"notebooks/{path.stem}": path for path in executed_notebooks(folder)}
     external = _parameter(notebooks.get(EXTERNAL), "external")
     redact = PathRedactor(folder, root, record["data"], *external)
@@ -157,17 +157,17 @@ def _require_executed(book: Book, left_out: dict[str, str]) -> None:
 def _write_chapters(book: Book) -> None:
     """The executed notebooks, and the page of equations, which is made from them."""
     (book.staged / "notebooks").mkdir()
-    glossary = glossary_terms((book.root / "book/glossary.md").read_text())
+    glossary = glossary_terms((book.root / "book/glossary.md").read_text(encoding="utf-8"))
     pages = {}
     for name, path in book.notebooks.items():
-        notebook = add_check_anchors(book.redact(json.loads(path.read_text())))
+        notebook = add_check_anchors(book.redact(read_json(path)))
         notebook = add_see_also(link_glossary(notebook, glossary))
         _name_parameters(notebook)
         if name in book.executions[1:]:
             notebook = _per_arm_page(notebook, name)
         target = CLASSIFIER if name in book.executions[:1] else name
         pages[target] = notebook
-        (book.staged / f"{target}.ipynb").write_text(json.dumps(notebook))
+        (book.staged / f"{target}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     book.write("equations", equations_page(pages[page] for page in book.pages if page in pages))
 
 
@@ -213,7 +213,7 @@ PAGES: tuple[Callable[[Book], None], ...] = (
 
 
 def _left_out_page(root: Path, page: str, reason: str) -> str:
-    notebook = json.loads((root / f"{page}.ipynb").read_text())
+    notebook = json.loads((root / f"{page}.ipynb").read_text(encoding="utf-8"))
     title = "".join(notebook["cells"][0]["source"]).split("\n", 1)[0].removeprefix("# ")
     return render("left_out.md", title=title, reason=reason)
 
@@ -224,14 +224,18 @@ def _write_settings(book: Book) -> None:
         for chapter in part["chapters"]:
             if chapter["file"] == CLASSIFIER and book.executions[1:]:
                 chapter["sections"] = [{"file": name} for name in book.executions[1:]]
-    (book.staged / "_toc.yml").write_text(yaml.safe_dump(book.toc, sort_keys=False))
-    config = yaml.safe_load((book.root / "_config.yml").read_text())
+    (book.staged / "_toc.yml").write_text(
+        yaml.safe_dump(book.toc, sort_keys=False), encoding="utf-8"
+    )
+    config = yaml.safe_load((book.root / "_config.yml").read_text(encoding="utf-8"))
     config.setdefault("parse", {})["myst_substitutions"] = {
         "this_run": this_run(book.folder, book.record),
         "chapter_minutes": chapter_minutes(minutes(book.folder)),
         **datasheet_values(book.folder, book.record),
     }
-    (book.staged / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (book.staged / "_config.yml").write_text(
+        yaml.safe_dump(config, sort_keys=False), encoding="utf-8"
+    )
 
 
 def executed_notebooks(folder: Path) -> list[Path]:
@@ -243,7 +247,7 @@ def executed_notebooks(folder: Path) -> list[Path]:
     Returns:
         Their paths in the order of the pipeline; executions of 06_vit by split, arm and seed.
     """
-    toc = yaml.safe_load((project_root() / "_toc.yml").read_text())
+    toc = yaml.safe_load((project_root() / "_toc.yml").read_text(encoding="utf-8"))
     chapters = [Path(chapter["file"]).name for chapter in toc["parts"][0]["chapters"]]
 
     def key(path: Path) -> tuple[int, str, int, int]:
@@ -270,9 +274,9 @@ def minutes(folder: Path) -> dict[str, tuple[float, float | None]]:
     """
     table: dict[str, tuple[float, float | None]] = {}
     for path in executed_notebooks(folder):
-        papermill = json.loads(path.read_text())["metadata"].get("papermill", {})
+        papermill = read_json(path)["metadata"].get("papermill", {})
         log = folder / "logs" / f"{path.stem}.json"
-        memory = json.loads(log.read_text())["peak_memory_gib"] if log.is_file() else None
+        memory = read_json(log)["peak_memory_gib"] if log.is_file() else None
         table[path.stem] = ((papermill.get("duration") or 0.0) / 60, memory)
     return table
 
@@ -312,5 +316,5 @@ def _parameter(path: Path | None, name: str) -> list[str]:
     """The value of a parameter of an executed notebook, in a list; empty if there is none."""
     if path is None:
         return []
-    parameters = json.loads(path.read_text())["metadata"].get("papermill", {}).get("parameters", {})
+    parameters = read_json(path)["metadata"].get("papermill", {}).get("parameters", {})
     return [parameters[name]] if name in parameters else []

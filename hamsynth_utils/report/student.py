@@ -63,10 +63,12 @@ def write_student_version(folder: Path, notebooks: Path | None = None) -> list[P
     """
     texts = {}
     for path in sorted((notebooks or project_root() / "notebooks").glob("*.ipynb")):
-        notebook = for_students(json.loads(path.read_text()))
+        notebook = for_students(json.loads(path.read_text(encoding="utf-8")))
         texts[folder / path.name] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     worked_in = [
-        path.name for path, text in texts.items() if path.exists() and path.read_text() != text
+        path.name
+        for path, text in texts.items()
+        if path.exists() and path.read_text(encoding="utf-8") != text
     ]
     if worked_in:
         raise InputError(
@@ -76,5 +78,5 @@ def write_student_version(folder: Path, notebooks: Path | None = None) -> list[P
         )
     for path, text in texts.items():
         with atomic_path(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     return list(texts)

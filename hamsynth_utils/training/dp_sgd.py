@@ -32,6 +32,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.files import read_csv
 from hamsynth_utils.core.paths import HISTORY, WEIGHTS
 from hamsynth_utils.core.profile_sections import DPSettings
 from hamsynth_utils.core.weights import read_weights
@@ -309,7 +310,7 @@ def _load_finished(
             "folder"
         )
     load_weights(module, tensors, folder / WEIGHTS)
-    return PrivateTraining(module.eval(), guarantee, pd.read_csv(folder / HISTORY), loaded=True)
+    return PrivateTraining(module.eval(), guarantee, read_csv(folder / HISTORY), loaded=True)
 
 
 def _plain_step(

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_f
 from tqdm import tqdm
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import atomic_path
+from hamsynth_utils.core.files import atomic_path, read_csv
 from hamsynth_utils.core.paths import CHECKPOINT, HISTORY, SNAPSHOTS, WEIGHTS
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.core.weights import read_weights, write_weights
@@ -373,7 +373,7 @@ def _load_finished(module: TrainableModule, folder: Path) -> TrainingResult:
     """The finished training in `folder`."""
     tensors, metadata = read_weights(folder / WEIGHTS)
     load_weights(module, tensors, folder / WEIGHTS)
-    history = pd.read_csv(folder / HISTORY)
+    history = read_csv(folder / HISTORY)
     source = "the released checkpoint" if "released" in metadata else "an earlier training"
     snapshots = _snapshots(folder, int(history["step"].iloc[-1]))
     return TrainingResult(module.eval(), history, f"loaded from {source}", snapshots)

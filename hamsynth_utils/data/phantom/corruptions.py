@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,9 @@ def write_folder(lesions: LesionSet, folder: Path) -> None:
     with atomic_path(folder) as made:
         (made / PART).mkdir(parents=True)
         for name, image in zip(lesions.table["image_id"], lesions.images, strict=True):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(
-                made / PART / f"{name}.jpg", quality=95
-            )
+            content = BytesIO()  # Pillow itself would not notice a full disk
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "JPEG", quality=95)
+            (made / PART / f"{name}.jpg").write_bytes(content.getvalue())
         table = lesions.table.drop(columns="synthetic").assign(dx_type="drawn")
         table.to_csv(made / "HAM10000_metadata.csv", index=False)
 

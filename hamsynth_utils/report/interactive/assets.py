@@ -91,7 +91,7 @@ def write_script(path: Path, name: str, value: dict[str, Any], dataset: DatasetI
         "licence": dataset.licence,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"window.{name} = {json.dumps(value, allow_nan=False)};\n")
+    path.write_text(f"window.{name} = {json.dumps(value, allow_nan=False)};\n", encoding="utf-8")
 
 
 def base64_text(content: bytes) -> str:

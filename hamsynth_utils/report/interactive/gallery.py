@@ -89,7 +89,7 @@ def write_gallery(target: Path, folder: Path, record: dict[str, Any]) -> None:
             i["image_id"]: i["png"] for i in images if (i["generator"], i["dx"]) == (generator, dx)
         }
         text = f"Object.assign(hamsynthGallery.files ||= {{}}, {json.dumps(files)});\n"
-        (target / f"{generator}-{dx}.js").write_text(text)
+        (target / f"{generator}-{dx}.js").write_text(text, encoding="utf-8")
 
 
 @torch.no_grad()

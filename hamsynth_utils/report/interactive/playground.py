@@ -214,5 +214,5 @@ def _describe(target: Path, networks: dict[str, Any], note: str, dataset: Datase
     }
     target.mkdir(parents=True, exist_ok=True)
     (target / "networks.js").write_text(
-        f"window.hamsynthNetworks = {json.dumps(about, allow_nan=False)};\n"
+        f"window.hamsynthNetworks = {json.dumps(about, allow_nan=False)};\n", encoding="utf-8"
     )

@@ -74,7 +74,7 @@ def add_see_also(notebook: Mapping[str, Any]) -> dict[str, Any]:
 
 def summary(path: Path) -> str:
     """The first line of the docstring of a Python file, read without importing the module."""
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n", 1)[0]
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n", 1)[0]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

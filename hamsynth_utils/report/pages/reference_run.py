@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from hamsynth_utils.core.arm_names import ARM_NAMES
+from hamsynth_utils.core.files import read_csv, read_yaml
 from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.notebook.tables import format_interval, markdown_table
 
@@ -52,7 +52,7 @@ def reference_page(folder: Path) -> str:
     """
     if not folder.is_dir():
         return "# The reference run\n\nNo run on HAM10000 is kept in `results/`.\n"
-    record = yaml.safe_load(RunPaths(folder).record.read_text())
+    record = read_yaml(RunPaths(folder).record)
     profile = record["profile"]
     split_by = profile["data"]["split_by"]
     tables = {"The classifier": _scores(folder, split_by), "The images": _distances(folder)}
@@ -86,7 +86,9 @@ def reference_figures(folder: Path) -> list[Path]:
 def _descriptions(folder: Path) -> list[tuple[str, str]]:
     """Names and descriptions of the kept figures, as the folder's own README shows them."""
     lines = (
-        line for line in (folder / "README.md").read_text().splitlines() if line.startswith("![")
+        line
+        for line in (folder / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("![")
     )
     return [
         (Path(line.rpartition("](")[2][:-1]).stem, line[2:].rpartition("](")[0]) for line in lines
@@ -99,9 +101,9 @@ def _figure(name: str, alt: str) -> str:
 
 def _scores(folder: Path, split_by: str) -> str:
     """One row per arm and split; the leaked fraction stands beside the other split."""
-    found = pd.read_csv(RunPaths(folder).table("estimates/evaluation"))
+    found = read_csv(RunPaths(folder).table("estimates/evaluation"))
     found = found[found["reference"].isna() & found["statistic"].isin(SCORES)]
-    parts = pd.read_csv(RunPaths(folder).table("splits")).set_index(
+    parts = read_csv(RunPaths(folder).table("splits")).set_index(
         ["arm", "metric", "split", "part"]
     )["n"]
     rows = []
@@ -125,11 +127,11 @@ def _scores(folder: Path, split_by: str) -> str:
 
 def _distances(folder: Path) -> str:
     """One row per generator and baseline: distances to held-out images, realism, variety, class."""
-    found = pd.read_csv(RunPaths(folder).table("fidelity"))
+    found = read_csv(RunPaths(folder).table("fidelity"))
     found = found[
         (found["reference"] == "heldout") & found["generator"].isin([*ARM_NAMES, "real_baseline"])
     ]
-    consistency = pd.read_csv(RunPaths(folder).table("class_consistency")).set_index(
+    consistency = read_csv(RunPaths(folder).table("class_consistency")).set_index(
         ["generator", "extractor"]
     )
     eyes = found["extractor"].iloc[0]
@@ -160,7 +162,7 @@ def _distances(folder: Path) -> str:
 
 def _verdicts(folder: Path) -> str:
     """The ledger: every claim of the source report with what decided it."""
-    found = pd.read_csv(RunPaths(folder).table("verdicts"))
+    found = read_csv(RunPaths(folder).table("verdicts"))
     counts = ", ".join(
         f"{count} {verdict}" for verdict, count in found["verdict"].value_counts().items()
     )

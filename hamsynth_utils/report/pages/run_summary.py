@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from hamsynth_utils.core.files import read_json
 from hamsynth_utils.core.paths import PROVENANCE, RunPaths, seed_of
 from hamsynth_utils.experiment.external_test import read_opening
 from hamsynth_utils.notebook.tables import markdown_table
@@ -127,7 +128,7 @@ def _weights(folder: Path) -> list[tuple[str, str, str]]:
     """Arm, seed and first weights of each classifier."""
     rows = []
     for path in RunPaths(folder).classifier_files(PROVENANCE):
-        values = {key: _plain(value) for key, value in json.loads(path.read_text()).items()}
+        values = {key: _plain(value) for key, value in read_json(path).items()}
         text = "; ".join(f"{key}: {value}" for key, value in values.items())
         rows.append((path.parent.parent.name, str(seed_of(path.parent)), text))
     return rows
@@ -138,14 +139,14 @@ def _skipped(folder: Path) -> list[tuple[str, str]]:
     path = RunPaths(folder).skipped
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [(row["image_id"], row["reason"]) for row in csv.DictReader(file)]
 
 
 def _unavailable_extractors(folder: Path) -> list[tuple[str, str]]:
     """Name of each feature extractor of the profile that could not be used, and the reason."""
     path = RunPaths(folder).extractors
-    unavailable = json.loads(path.read_text()) if path.is_file() else {}
+    unavailable = read_json(path) if path.is_file() else {}
     return [(name, _plain(reason)) for name, reason in unavailable.items()]
 
 

@@ -14,14 +14,16 @@ def edited(tmp_path):
     """Writes a copy of the smoke profile with one dotted key set to some YAML text, and returns its path."""
 
     def edit(key: str, text: str) -> str:
-        content = yaml.safe_load((project_root() / "profiles/smoke.yaml").read_text())
+        content = yaml.safe_load(
+            (project_root() / "profiles/smoke.yaml").read_text(encoding="utf-8")
+        )
         *parents, last = key.split(".")
         section = content
         for parent in parents:
             section = section[parent]
         section[last] = yaml.safe_load(text)
         path = tmp_path / "edited.yaml"
-        path.write_text(yaml.safe_dump(content))
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
         return str(path)
 
     return edit
@@ -112,7 +114,7 @@ def test_an_unknown_profile_lists_the_known_ones():
 
 def test_a_file_that_is_not_a_mapping_is_refused(tmp_path):
     path = tmp_path / "list.yaml"
-    path.write_text("- 1\n- 2\n")
+    path.write_text("- 1\n- 2\n", encoding="utf-8")
     with pytest.raises(InputError, match="must map keys to values"):
         load_profile(str(path))
 
@@ -133,9 +135,10 @@ def test_seeds_and_arms_of_ones_own_change_nothing_else():
     ("seeds", "arms", "message"),
     [
         ("0,1,0", "real", r"^seeds holds a repeat: \[0, 1, 0\]$"),
-        ("0,one", "real", "'0,one' holds 'one'"),
-        ("0,,1", "real", "'0,,1' holds ''"),
-        ("-1", "real", "whole numbers from 0 up"),
+        ("0,one", "real", "seeds '0,one'.* it is 'one'"),
+        ("0,,1", "real", "seeds '0,,1'.* it is ''"),
+        ("-1", "real", "a whole number from 0 to 2147483647"),
+        ("0,99999999999", "real", "a whole number from 0 to 2147483647"),
         ("0", "real,dream", r"arms\.1.*'dream'.* vae,"),
         ("0", "real,vae,vae", "arms holds a repeat"),
         ("0", "vae", "arms lacks 'real'"),

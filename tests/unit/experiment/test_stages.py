@@ -18,6 +18,7 @@ from hamsynth_utils.data import synthetic
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.data.synthetic import read_manifest
+from hamsynth_utils.experiment import run as experiment_run
 from hamsynth_utils.experiment import stages
 from hamsynth_utils.experiment.classifiers import fine_tune
 from hamsynth_utils.experiment.run import Run
@@ -82,7 +83,7 @@ def test_images_split_and_synthetic_images_are_read_once(run, monkeypatch):
     put_synthetic_set(run, run.split().train)
     lesion_sets, tables, pictures = [], [], []
     counted(monkeypatch, LesionSet, "load", lesion_sets)
-    counted(monkeypatch, pd, "read_csv", tables)
+    counted(monkeypatch, experiment_run, "read_csv", tables)
     counted(monkeypatch, synthetic, "verified_image", pictures)
     again = Run(run.folder, run.profile, run.data, run.seed)
     fine_tune(again, "gan", 0, progress_bar=False)
@@ -191,7 +192,12 @@ def test_two_processes_fine_tune_a_classifier_as_one_does(arm, change, edited_ti
     environment = {**os.environ, "HAMSYNTH_RUNS": str(tmp_path), "ACCELERATE_USE_CPU": "true"}
     command += ["--run", "two", "--profile", profile]
     said = subprocess.run(
-        [*launch, *command], env=environment, check=True, text=True, stdout=subprocess.PIPE
+        [*launch, *command],
+        env=environment,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     ).stdout
     assert said.count(f"classifiers/{arm}-image-split/seed-3: trained, 6 steps") == 1
     one, two = (
