@@ -20,15 +20,16 @@ OUT = student
 # An active conda environment made from environment.yml is used as it is; otherwise .venv is made.
 BIN = $(if $(filter hamsynth,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
 VENV_STAMP = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
-PY = "$(abspath $(BIN))/python"
+PY = $(if $(VENV_STAMP),.venv,"$$CONDA_PREFIX")/bin/python
 HAMSYNTH = $(PY) -m hamsynth_utils.cli
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 # Handed to the shell as they are, since make would split a path at its spaces.
-export DATA PROFILE RUN SEED SEEDS ARMS WEIGHTS EXTERNAL UNTIL PORT OUT CORES
+export DATA PROFILE RUN SEED SEEDS ARMS WEIGHTS EXTERNAL UNTIL PORT OUT CORES MEMORY
+export PYTHONUTF8 = 1
 RUN_OPTIONS = --data "$$DATA" --profile "$$PROFILE" --run "$$RUN"
 REPORT_OPTIONS = --seed "$$SEED" --seeds "$$SEEDS" --arms "$$ARMS" --weights "$$WEIGHTS" --external "$$EXTERNAL" \
-	--cores "$$CORES" --until "$$UNTIL" $(if $(MEMORY),--memory $(MEMORY)) $(if $(SLURM),--slurm) \
+	--cores "$$CORES" --memory "$$MEMORY" --until "$$UNTIL" $(if $(filter-out 0 False,$(SLURM)),--slurm) \
 	$(if $(filter-out 0 False,$(SKIP_BROKEN)),--skip-broken)
 
 .PHONY: help report serve test test-all lab student clean

@@ -5,6 +5,7 @@ chapter before it, has changed. Its output has its name only if it was executed 
 that failed is kept as .partial.ipynb. A job that is tried again may have more memory.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,19 +14,29 @@ from typing import Any, NamedTuple
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
+from snakemake.settings.enums import Quietness
+
 from hamsynth_utils.core.arm_names import generator_of, other_split
 from hamsynth_utils.core.paths import runs_folder
 from hamsynth_utils.core.profile import recorded_profile
 from hamsynth_utils.core.registry import REGISTRY
-from hamsynth_utils.experiment.pipeline import job_environment, lock_run, print_failures
+from hamsynth_utils.experiment.pipeline import (
+    classifier_executions,
+    is_snakemakes_error,
+    job_environment,
+    lock_run,
+    print_failures,
+)
+
+if Quietness.RULES in (workflow.output_settings.quiet or ()):
+    logging.getLogger("snakemake.logging").addFilter(is_snakemakes_error)
 
 RUN, RUNS, EXTERNAL = str(config["run"]), runs_folder().absolute(), str(config.get("external", ""))
 PROFILE = recorded_profile(RUNS / RUN)
 NOTEBOOKS, BOOK = ROOT / "notebooks", ROOT / "book"
 OTHER_SPLIT = other_split(PROFILE["data"]["split_by"])
 GENERATORS = {name: each.chapter for name, each in REGISTRY.items() if PROFILE.get(name)}
-CLASSIFIERS = [f"06_vit-{arm}-{seed}" for arm in PROFILE["arms"] for seed in PROFILE["seeds"]]
-CLASSIFIERS += [f"06_vit-{arm}-{seed}-{OTHER_SPLIT}" for arm in PROFILE["other_split_arms"] for seed in PROFILE["seeds"]]
+CLASSIFIERS = classifier_executions(PROFILE)
 PARAMETERS = ["-r", "data", config["data"], "-r", "profile", config["profile"], "-r", "run", RUN, "-p", "seed", config["seed"]]
 SKIP_BROKEN = ["-p", "skip_broken", str(str(config.get("skip_broken", "")) not in {"", "0", "False"})]
 ARM = ["-r", "arm", "{arm}", "-p", "classifier_seed", "{classifier_seed}"]
@@ -37,6 +48,15 @@ def executed(*chapters: str) -> list[str]:
 
 def images_of_arm(wildcards: Any) -> list[str]:
     return executed(GENERATORS.get(generator_of(wildcards.arm), "01_dataset"))
+
+
+def without_braces(path: Path) -> str:
+    """A path of the checkout as Snakemake reads it: it takes what stands in braces for a wildcard."""
+    return os.path.relpath(path.resolve(), (RUNS / RUN).resolve()) if "{" in str(path) else str(path)
+
+
+# Papermill, too, replaces what stands in braces.
+FOLDER = str(NOTEBOOKS).replace("{", "{{").replace("}", "}}")
 
 
 # What differs between the chapters.
@@ -67,9 +87,9 @@ CHAPTERS = [
     Chapter("guarantee", "11_guarantee", executed("01_dataset"), 4096, 720),  # trains its own generators
     Chapter("fairness", "12_fairness", executed(*CLASSIFIERS), 4096, 240),
     Chapter("explanation", "13_explanation", executed(f"06_vit-real-{PROFILE['seeds'][0]}"), 4096, 240),
-    Chapter("release", "14_release", [*executed("08_fidelity", "10_privacy", "12_fairness"), BOOK / "release.yaml"], 4096, 240),
+    Chapter("release", "14_release", [*executed("08_fidelity", "10_privacy", "12_fairness"), without_braces(BOOK / "release.yaml")], 4096, 240),
     Chapter("claims", "15_claims",
-            [*executed("09_evaluation", "10_privacy", "13_explanation", "14_release"), BOOK / "claims.yaml"], 2500, 60),
+            [*executed("09_evaluation", "10_privacy", "13_explanation", "14_release"), without_braces(BOOK / "claims.yaml")], 2500, 60),
     # Only where an external test set is given, and last: nothing may be decided after it is opened.
     Chapter("external", "16_external", executed(*CLASSIFIERS, "15_claims"), 4096, 120, more=["-r", "external", EXTERNAL]),
 ]
@@ -96,7 +116,7 @@ onerror:
 rule report:
     input:
         executed("15_claims", "11_guarantee", *(["16_external"] if EXTERNAL else [])),
-        pages=[ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in BOOK.rglob("*") if p.is_file())],
+        pages=map(without_braces, [ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in BOOK.rglob("*") if p.is_file())]),
     output:
         update("site/index.html"),
     resources:
@@ -111,7 +131,7 @@ for chapter in CHAPTERS:
         name: chapter.job
         input:
             chapter.after,
-            notebook=NOTEBOOKS / f"{chapter.name.split('-')[0]}.ipynb",
+            notebook=without_braces(NOTEBOOKS / f"{chapter.name.split('-')[0]}.ipynb"),
         output:
             executed(chapter.name),
         log:
@@ -123,9 +143,9 @@ for chapter in CHAPTERS:
         priority: chapter.priority
         params:
             name=chapter.name,
-            parameters=[*PARAMETERS, *chapter.more],
+            parameters=lambda wildcards, more=chapter.more: [*PARAMETERS, *(value.format(**wildcards) for value in more)],
         shell:
             "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.cli job"
-            " {params.name} {log} {sys.executable:q} -m papermill {input.notebook:q} notebooks/{params.name}.partial.ipynb"
-            " --kernel python3 --cwd {NOTEBOOKS:q} --log-output --no-progress-bar {params.parameters:q}"
-            " && mv notebooks/{params.name}.partial.ipynb {output}"
+            " {params.name} {log} {sys.executable:q} -m papermill {FOLDER:q}/$(basename {input.notebook:q}) notebooks/{params.name}.partial.ipynb"
+            " --kernel python3 --cwd {FOLDER:q} --log-output --no-progress-bar {params.parameters:q}"
+            " && sync notebooks/{params.name}.partial.ipynb && mv notebooks/{params.name}.partial.ipynb {output}"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hamsynth_utils.experiment.run import Run
     from hamsynth_utils.training.loop import TrainingResult
 
+MAX_SEED = 2**31 - 1
+"""`core.settings.MAX_SEED`, without importing pydantic for `--help`."""
+
 PLAIN: dict[str, Any] = {
     "no_args_is_help": True,
     "add_completion": False,
@@ -36,13 +39,21 @@ Profile = Annotated[str, typer.Option(help="smoke, cpu, paper, or a .yaml file")
 RunName = Annotated[str, typer.Option("--run", help="name of the run; DATA-PROFILE if left out")]
 TrainedRun = Annotated[str, typer.Option("--run", help="name of the run")]
 RequiredRun = Annotated[str, typer.Option("--run", help="name of the run, or its folder")]
-Seed = Annotated[int, typer.Option(help="seed of everything that is random in the run")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=MAX_SEED, help="seed of all that is random in the run")
+]
+SeedText = Annotated[str, typer.Option(help="seed of all that is random in the run")]
 Seeds = Annotated[str, typer.Option(help="of the classifiers, as in 0,1,2; else the profile's")]
 Arms = Annotated[str, typer.Option(help="as in real,vae; else the profile's")]
 External = Annotated[str, typer.Option(help="folder of an external test set, or 'phantom'")]
 GeneratorName = Annotated[str, typer.Option("--generator", help="such as vae, gan, diffusion")]
 Identity = Annotated[Path | None, typer.Option(help="file with your secret key, of age or ssh")]
 Fingerprint = Annotated[str, typer.Option(help="as the sender told it, by another way")]
+Cores = Annotated[str, typer.Option(help="number of CPU cores, or 'all'")]
+Memory = Annotated[str, typer.Option(help="MB that jobs share; else what is free")]
+Until = Annotated[
+    str, typer.Option(help="stop after this chapter, such as 04_diffusion or 06_vit-real-0")
+]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="name of the run, or its folder")]
 
 
@@ -92,7 +103,7 @@ def report(
     data: Data = "phantom",
     profile: Profile = "smoke",
     run: RunName = "",
-    seed: Seed = 0,
+    seed: SeedText = "0",
     seeds: Seeds = "",
     arms: Arms = "",
     external: External = "",
@@ -100,25 +111,22 @@ def report(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="leave out images that cannot be read")
     ] = False,
-    cores: Annotated[str, typer.Option(help="number of CPU cores, or 'all'")] = "all",
-    memory: Annotated[
-        int | None, typer.Option(help="MB that jobs share; else what is free")
-    ] = None,
+    cores: Cores = "all",
+    memory: Memory = "",
     slurm: Annotated[bool, typer.Option("--slurm", help="submit the jobs to SLURM")] = False,
-    until: Annotated[
-        str, typer.Option(help="stop after this chapter, such as 04_diffusion or 06_vit-real-0")
-    ] = "",
+    until: Until = "",
 ) -> None:
     """Execute the chapters of a run and build its HTML report.
 
     A run that was stopped continues where it stopped. Prints the minutes of each chapter and the
     report's address.
     """
-    from hamsynth_utils.experiment.pipeline import Request, run_pipeline
+    from hamsynth_utils.experiment.pipeline import Request, Resources, run_pipeline
 
     start = time.time()
     request = Request.of(data, profile, run, seed, external, skip_broken)
-    code = run_pipeline(request, seeds, arms, weights, cores, memory, slurm, until)
+    resources = Resources(cores, memory, until)
+    code = run_pipeline(request, seeds, arms, weights, resources, slurm)
     if code:
         raise typer.Exit(code)
     from hamsynth_utils.report.build import print_minutes
@@ -131,19 +139,25 @@ def run(
     data: Data = "phantom",
     profile: Profile = "smoke",
     run: RunName = "",
-    seed: Seed = 0,
+    seed: SeedText = "0",
     seeds: Seeds = "",
     arms: Arms = "",
     external: External = "",
+    cores: Cores = "all",
+    memory: Memory = "",
+    until: Until = "",
 ) -> None:
     """Create a run, or check that it has these settings.
 
-    Nothing is computed. A run can gain seeds and arms, but not lose any.
+    Nothing is computed. All that would stop `hamsynth report` later is listed. A run can gain seeds
+    and arms, but not lose any.
     """
-    from hamsynth_utils.experiment.pipeline import Request, prepare_run
+    from hamsynth_utils.experiment.pipeline import Request, Resources
+    from hamsynth_utils.experiment.preflight import prepare_run
     from hamsynth_utils.experiment.provenance import comma_list
 
-    made = prepare_run(Request.of(data, profile, run, seed, external), seeds, arms)
+    request = Request.of(data, profile, run, seed, external)
+    made = prepare_run(request, seeds, arms, Resources(cores, memory, until))
     print(
         f"{made.folder}: profile {made.profile.name}, data {made.data}, seed {made.seed}; "
         f"classifiers: arms {comma_list(made.profile.arms)}, seeds {comma_list(made.profile.seeds)}"
@@ -155,7 +169,7 @@ def serve(
     data: Data = "phantom",
     profile: Profile = "smoke",
     run: RunName = "",
-    port: Annotated[int, typer.Option(help="of 127.0.0.1")] = 8000,
+    port: Annotated[str, typer.Option(help="of 127.0.0.1")] = "8000",
 ) -> None:
     """Show a finished report in the browser.
 
@@ -165,8 +179,10 @@ def serve(
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
     from hamsynth_utils.core.paths import RunPaths
+    from hamsynth_utils.core.profile import whole_number
     from hamsynth_utils.experiment.pipeline import Request
 
+    number = whole_number("PORT (--port)", port, 1, 65535)
     site = RunPaths(Request.of(data, profile, run).folder).site
     if not (site / "index.html").is_file():
         raise InputError(
@@ -175,11 +191,13 @@ def serve(
         )
     try:
         server = ThreadingHTTPServer(
-            ("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(site))
+            ("127.0.0.1", number), partial(SimpleHTTPRequestHandler, directory=str(site))
         )
     except OSError as error:
-        raise InputError(f"port {port} cannot be used ({error.strerror}): name another") from error
-    print(f"http://127.0.0.1:{port}/ until Ctrl-C", flush=True)
+        raise InputError(
+            f"port {number} cannot be used ({error.strerror}): name another"
+        ) from error
+    print(f"http://127.0.0.1:{number}/ until Ctrl-C", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -225,7 +243,9 @@ def download(
 def generator(
     name: Annotated[str, typer.Argument(help="such as vae, gan, diffusion")],
     run: TrainedRun,
-    generator_seed: Annotated[int, typer.Option(min=0, help="seed of this generator")] = 0,
+    generator_seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="seed of this generator")
+    ] = 0,
     profile: Profile = "smoke",
     data: Data = "phantom",
     seed: Seed = 0,
@@ -250,7 +270,9 @@ def generator(
 def classifier(
     arm: Annotated[str, typer.Argument(help="what it learns from: real, augment, vae, ...")],
     run: TrainedRun,
-    classifier_seed: Annotated[int, typer.Option(help="seed of this classifier")] = 0,
+    classifier_seed: Annotated[
+        int, typer.Option(help="seed of this classifier", min=0, max=MAX_SEED)
+    ] = 0,
     split_by: Annotated[str | None, typer.Option(help="lesion or image; else the run's")] = None,
     profile: Profile = "smoke",
     data: Data = "phantom",
@@ -282,7 +304,9 @@ def sample(
     per_class: Annotated[int, typer.Option(help="images of each class")] = 10,
     out: Annotated[Path, typer.Option(help="a new folder")] = Path("synthetic"),
     classes: Annotated[str, typer.Option(help="as in mel,bcc; all if left out")] = "",
-    seed: Annotated[int, typer.Option(help="of the first image; image i has seed + i")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="of the first image; image i has seed + i", min=0, max=MAX_SEED)
+    ] = 0,
     generator: Annotated[
         str | None, typer.Option(help="refuse a checkpoint of another generator")
     ] = None,
@@ -387,7 +411,9 @@ def phantom(
     images: Annotated[int, typer.Option(help="number of images before copies")] = 1500,
     noise: Annotated[float, typer.Option(help="fraction of lesions with a wrong diagnosis")] = 0.0,
     copies: Annotated[float, typer.Option(help="fraction of images that appear twice")] = 0.0,
-    seed: Annotated[int, typer.Option(help="seed of the phantom and its faults")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="seed of the phantom and its faults", min=0, max=MAX_SEED)
+    ] = 0,
 ) -> None:
     """Write a phantom with planted faults.
 

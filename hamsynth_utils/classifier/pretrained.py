@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,16 @@ from timm.models.vision_transformer import VisionTransformer
 
 from hamsynth_utils.classifier.model import Classifier
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.paths import expanded
 from hamsynth_utils.core.profile_sections import ClassifierSettings
 from hamsynth_utils.core.weights import read_weights, sha256_of
 
 HUB_SECONDS = 5.0
 """How long the model hub may take to answer before it counts as out of reach."""
+
+
+HUB_NAME = "model.safetensors"
+"""What a model hub calls a file of weights, whatever the model is."""
 
 
 Loaded = tuple[VisionTransformer, str, str]
@@ -55,7 +62,8 @@ def build_classifier(
     - `hub`: timm's pretrained weights, from the model hub.
     - a path: a .safetensors file with timm's names.
     - `none`: random weights.
-    - `auto`: the hub, then `<model>*.safetensors` in the folder HAMSYNTH_WEIGHTS, then random.
+    - `auto`: if HAMSYNTH_WEIGHTS names a folder, the file `<model>*.safetensors` in it, or
+      `model.safetensors`, as a model hub calls it. Otherwise the hub, then random weights, and
       `Provenance.tried` says what failed.
 
     Args:
@@ -67,8 +75,9 @@ def build_classifier(
         The classifier, on the CPU, and its provenance.
 
     Raises:
-        InputError: the weights cannot be read or do not fit, or blocks are to be frozen but no
-            pretrained weights are available.
+        InputError: the weights that were asked for, by the settings or by HAMSYNTH_WEIGHTS, are
+            not there, cannot be read or do not fit; or blocks are to be frozen but no pretrained
+            weights are available.
     """
     torch.manual_seed(seed)
     if not timm.is_model(settings.model) or "vit" not in settings.model:
@@ -78,7 +87,7 @@ def build_classifier(
         try:
             vit, name, detail = source()
         except InputError as error:
-            if settings.weights != "auto":
+            if settings.weights != "auto" or weights_folder():
                 raise
             tried.append(str(error))
         else:
@@ -91,7 +100,7 @@ def build_classifier(
             f"frozen: {why}. Name a folder of weights (WEIGHTS=... of make report), or set "
             "frozen_blocks to 0"
         )
-    vit = _create(settings, settings.depth, n_classes)
+    vit = create_vit(settings, settings.depth, n_classes)
     origin = Provenance(settings.model, "random", "no pretrained weights", tuple(tried))
     return Classifier(vit, settings, pretrained=False), origin
 
@@ -103,16 +112,28 @@ def _sources(settings: ClassifierSettings, n_classes: int) -> list[Callable[[], 
     if settings.weights == "hub":
         return [lambda: _from_hub(settings, n_classes)]
     if settings.weights == "auto":
-        return [
-            lambda: _from_hub(settings, n_classes),
-            lambda: _from_folder(settings, n_classes),
-        ]
+        folder = [lambda: _from_folder(settings, n_classes)]
+        return folder if weights_folder() else [lambda: _from_hub(settings, n_classes), *folder]
     return [lambda: _from_file(settings, Path(settings.weights).expanduser(), n_classes)]
 
 
-def _create(
+def create_vit(
     settings: ClassifierSettings, depth: int | None, n_classes: int, **options: Any
 ) -> VisionTransformer:
+    """A vision transformer of the settings.
+
+    Args:
+        settings: the profile's section `classifier`.
+        depth: the number of blocks; None for the model's own.
+        n_classes: how many classes the head has; 0 for no head.
+        options: as for `timm.create_model`.
+
+    Returns:
+        The network, with random weights unless `options` ask for others.
+
+    Raises:
+        InputError: if there are fewer blocks than the settings need.
+    """
     if depth is not None:
         options["depth"] = depth
     vit: Any = timm.create_model(
@@ -142,7 +163,7 @@ def _from_hub(settings: ClassifierSettings, n_classes: int) -> Loaded:
         raise InputError("the model hub was not asked: HF_HUB_OFFLINE is set")
     try:
         requests.head(hub.ENDPOINT, timeout=HUB_SECONDS)
-        vit = _create(settings, None, n_classes, pretrained=True)
+        vit = create_vit(settings, None, n_classes, pretrained=True)
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
@@ -152,14 +173,28 @@ def _from_hub(settings: ClassifierSettings, n_classes: int) -> Loaded:
     return vit, "hub", f"{settings.model} from {hub.ENDPOINT}"
 
 
-def _from_folder(settings: ClassifierSettings, n_classes: int) -> Loaded:
+def weights_folder() -> Path | None:
+    """The folder of pretrained weights that HAMSYNTH_WEIGHTS (WEIGHTS of make) names, if any."""
     folder = os.environ.get("HAMSYNTH_WEIGHTS")
-    if not folder:
+    return expanded(folder) if folder else None
+
+
+def _from_folder(settings: ClassifierSettings, n_classes: int) -> Loaded:
+    folder = weights_folder()
+    if folder is None:
         raise InputError("HAMSYNTH_WEIGHTS names no folder of weights")
-    files = sorted(Path(folder).expanduser().glob(f"{settings.model}*.safetensors"))
-    if not files:
-        raise InputError(f"the folder HAMSYNTH_WEIGHTS holds no {settings.model}*.safetensors")
-    return _from_file(settings, files[0], n_classes)
+    if not folder.is_dir():
+        raise InputError(f"WEIGHTS names {folder}, but there is no such folder")
+    names = sorted(path.name for path in folder.iterdir())
+    fitting = [name for name in names if fnmatch(name, f"{escape(settings.model)}*.safetensors")]
+    fitting += [HUB_NAME] if HUB_NAME in names else []
+    if not fitting:
+        raise InputError(
+            f"WEIGHTS names {folder}, but it holds neither {settings.model}*.safetensors nor "
+            f"{HUB_NAME}: it holds {', '.join(names[:5]) or 'nothing'}"
+            + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        )
+    return _from_file(settings, folder / fitting[0], n_classes)
 
 
 def _from_file(settings: ClassifierSettings, path: Path, n_classes: int) -> Loaded:
@@ -168,7 +203,7 @@ def _from_file(settings: ClassifierSettings, path: Path, n_classes: int) -> Load
     if depth == 0:
         raise InputError(f"{path} holds no vision transformer: it has no blocks")
     try:
-        vit = _create(
+        vit = create_vit(
             settings, depth, n_classes, pretrained=True, pretrained_cfg_overlay={"file": str(path)}
         )
     except (RuntimeError, SafetensorError) as error:
@@ -206,7 +241,7 @@ def load_classifier(settings: ClassifierSettings, path: Path) -> Classifier:
     if "vit.head.bias" not in tensors:
         raise InputError(f"{path} does not fit {settings.model}: it holds no classifier")
     depth = _blocks(name.removeprefix("vit.") for name in tensors)
-    vit = _create(settings, depth, n_classes=len(tensors["vit.head.bias"]))
+    vit = create_vit(settings, depth, n_classes=len(tensors["vit.head.bias"]))
     classifier = Classifier(vit, settings, pretrained=False)
     try:
         classifier.load_state_dict(tensors)

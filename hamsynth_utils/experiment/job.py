@@ -12,13 +12,21 @@ import os
 import re
 import resource
 import selectors
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from hamsynth_utils.core.files import atomic_path, oserror_as_input_error
+from hamsynth_utils.core.machine import free_memory_mb, memory_kills, memory_limit_mb
+
 NEWS_SECONDS = 20.0
 """Seconds between two lines of news."""
+
+
+DEAD_KERNEL = "nbclient.exceptions.DeadKernelError"
+"""What papermill prints when the process of a notebook was killed."""
 
 
 CELL_ERROR = "papermill.exceptions.PapermillExecutionError:"
@@ -37,12 +45,14 @@ def watch(name: str, log: Path, command: list[str], news_seconds: float = NEWS_S
     Returns:
         The exit code of the command.
     """
-    start = time.monotonic()
+    start, kills = time.monotonic(), memory_kills()
     _say(f"{name}: started")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with oserror_as_input_error(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        _copy_output(name, process, log, news_seconds)
+        with oserror_as_input_error(log):
+            _copy_output(name, process, log, news_seconds)
         _, status, usage = os.wait4(process.pid, 0)
         code = process.returncode = os.waitstatus_to_exitcode(status)
     except BaseException:
@@ -50,10 +60,13 @@ def watch(name: str, log: Path, command: list[str], news_seconds: float = NEWS_S
         process.wait()
         raise
     minutes, memory = (time.monotonic() - start) / 60, _peak_memory(usage)
-    log.with_suffix(".json").write_text(json.dumps({"minutes": minutes, "peak_memory_gib": memory}))
+    with atomic_path(log.with_suffix(".json")) as path:
+        numbers = {"minutes": minutes, "peak_memory_gib": memory}
+        path.write_text(json.dumps(numbers), encoding="utf-8")
     if code:
         failed = f"{name}: failed after {minutes:.1f} min; all it printed: {log.resolve()}"
-        _say(f"{failed}\n{_error(log)}")
+        was_full = memory_kills() > kills
+        _say(f"{failed}\n{_why_killed(log, code, memory, was_full) or _error(log)}")
     else:
         _say(f"{name}: done in {minutes:.1f} min, {memory:.1f} GiB")
     return code
@@ -99,9 +112,31 @@ def _last_news(chunk: bytes) -> str:
     return ""
 
 
+def _why_killed(log: Path, code: int, memory: float, was_full: bool) -> str:
+    """Why the command or a notebook's kernel was killed, "" if neither was.
+
+    Args:
+        log: all output of the command.
+        code: its exit code.
+        memory: its peak memory in GiB.
+        was_full: whether a control group of this process killed a process for want of memory.
+    """
+    killed = code == -signal.SIGKILL or DEAD_KERNEL in log.read_text(
+        encoding="utf-8", errors="replace"
+    )
+    if not killed or _pipeline_ended():
+        return ""
+    return (
+        f"it was killed at {memory:.1f} GiB, {'' if was_full else 'most likely '}because memory "
+        f"was full: of {memory_limit_mb():,} MB, {free_memory_mb():,} MB are free now. Let fewer "
+        "chapters run side by side (CORES=1, or a smaller MEMORY), take a smaller profile, or a "
+        "cluster (SLURM=1)"
+    )
+
+
 def _error(log: Path) -> str:
     """The error of a notebook's cell if the log has one, else the last forty lines of the log."""
-    text = log.read_text(errors="replace")
+    text = log.read_text(errors="replace", encoding="utf-8")
     if CELL_ERROR in text:
         return text.rsplit(CELL_ERROR, 1)[1].strip()
     return "\n".join(text.splitlines()[-40:])

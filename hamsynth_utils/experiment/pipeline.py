@@ -7,20 +7,29 @@ little memory.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from hamsynth_utils.core.arm_names import other_split
+from hamsynth_utils.core.files import atomic_path, set_future_times_to_now
+from hamsynth_utils.core.machine import free_memory_mb, stand_in_for_home
 from hamsynth_utils.core.paths import RunPaths, absolute_path, project_root, runs_folder
 
-if TYPE_CHECKING:
-    from hamsynth_utils.experiment.run import Run
+QUIET = ["--quiet", "rules", "progress", "host", "reason"]
+"""Snakemake prints nothing but errors and warnings; with `all` it would hide these, too."""
+
+
+HOME = ".home"
+"""In a run's folder: what programs write into a home, where no home can be written."""
+
 
 CONFIG = ".pipeline.json"
 """In a run's folder: what Snakemake is told of it."""
@@ -34,7 +43,7 @@ class Request:
         data: `phantom`, or a folder of HAM10000.
         profile: a name, or a .yaml file.
         name: of the run.
-        seed: of the run.
+        seed: of the run, as the user wrote it.
         external: folder of an external test set, `phantom`, or "" for none.
         skip_broken: leave out images that cannot be read.
     """
@@ -42,7 +51,7 @@ class Request:
     data: str
     profile: str
     name: str
-    seed: int
+    seed: str
     external: str
     skip_broken: bool
 
@@ -52,7 +61,7 @@ class Request:
         data: str = "phantom",
         profile: str = "smoke",
         name: str = "",
-        seed: int = 0,
+        seed: str = "0",
         external: str = "",
         skip_broken: bool = False,
     ) -> Request:
@@ -84,72 +93,59 @@ class Request:
         return runs_folder().absolute() / self.name
 
 
-def prepare_run(request: Request, seeds: str = "", arms: str = "") -> Run:
-    """Create the run, or check that the existing one fits the request.
+@dataclass(frozen=True)
+class Resources:
+    """What the jobs of a run may use, and where the run stops, as the user wrote it.
 
     Args:
-        request: what is asked of the run.
-        seeds: of its classifiers, as in `0,1,2`; those of the profile if empty.
-        arms: as in `real,vae`; those of the profile if empty.
-
-    Returns:
-        The run. Nothing is computed.
-
-    Raises:
-        InputError: as `Run.open` does, and for an external test set that is no test set, or is
-            another than the one that the run has opened.
+        cores: how many CPU cores jobs share, or `all`.
+        memory: how much memory jobs share, in MB; "" for what is free.
+        until: the execution to stop after, such as `06_vit-real-0`; "" for the whole report.
     """
-    from hamsynth_utils.core.profile import arms_from, load_profile, seeds_from
-    from hamsynth_utils.data.external import check_external, read_external
-    from hamsynth_utils.experiment.external_test import read_opening, require_same_external_set
-    from hamsynth_utils.experiment.run import Run
 
-    if request.external:
-        check_external(request.external, request.data)
-    profile = load_profile(request.profile)
-    run = Run.open(
-        request.name,
-        request.profile,
-        request.data,
-        request.seed,
-        seeds=seeds_from(seeds) if seeds else profile.seeds,
-        arms=arms_from(arms) if arms else profile.arms,
-    )
-    if request.external and read_opening(run.folder):
-        size = run.profile.data.image_size
-        external = read_external(request.external, size, run.seed + 1, progress=False)
-        require_same_external_set(run.folder, external)
-    return run
+    cores: str = "all"
+    memory: str = ""
+    until: str = ""
+
+
+def classifier_executions(profile: dict[str, Any]) -> list[str]:
+    """The names of the executions of 06_vit, one per classifier.
+
+    Args:
+        profile: a run's profile as plain values.
+    """
+    seeds, other = profile["seeds"], other_split(profile["data"]["split_by"])
+    names = [f"06_vit-{arm}-{seed}" for arm in profile["arms"] for seed in seeds]
+    return names + [
+        f"06_vit-{arm}-{seed}-{other}" for arm in profile["other_split_arms"] for seed in seeds
+    ]
 
 
 def run_pipeline(
     request: Request,
-    seeds: str = "",
-    arms: str = "",
-    weights: str = "",
-    cores: str = "all",
-    memory_mb: int | None = None,
+    seeds: str,
+    arms: str,
+    weights: str,
+    resources: Resources,
     slurm: bool = False,
-    until: str = "",
 ) -> int:
     """Create or check the run, and let Snakemake execute what is missing of it, up to the report.
 
     Args:
-        request, seeds, arms: as in `prepare_run`.
+        request, seeds, arms, resources: as in `preflight.prepare_run`.
         weights: a folder of pretrained weights, "" for none.
-        cores: how many CPU cores jobs share, or `all`.
-        memory_mb: how much memory jobs share, in MB; what is free now if None.
-        slurm: submit the jobs to SLURM, by `profiles/slurm`, instead.
-        until: the execution to stop after, such as `06_vit-real-0`; "" for the whole report.
+        slurm: submit the jobs to SLURM, by `profiles/slurm`, instead of running them here.
 
     Returns:
-        The exit code: 0, 2 for a run that does not fit the request, or Snakemake's.
+        The exit code: 0, 2 for a run that cannot be made as it was asked for, or Snakemake's.
     """
     folder = request.folder
     package = str(Path(__file__).resolve().parents[2])
     environment = {
+        **stand_in_for_home(folder / HOME),
         **{key: value for key, value in os.environ.items() if key != "JUPYTER_PATH"},
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+        "PYTHONUTF8": "1",  # the same bytes under any locale, whoever writes them
         "HAMSYNTH_RUNS": str(folder.parent),
         # Kernels are those of this environment, whatever else the user has installed.
         "JUPYTER_PREFER_ENV_PATH": "1",
@@ -157,20 +153,23 @@ def run_pipeline(
     if weights:
         environment["HAMSYNTH_WEIGHTS"] = absolute_path(weights)
     # In a process of its own: this one waits for hours, without torch in memory.
-    prepared = subprocess.run(_prepare_command(request, seeds, arms), env=environment)
+    prepared = subprocess.run(_prepare_command(request, seeds, arms, resources), env=environment)
     if prepared.returncode:
         return prepared.returncode
+    set_future_times_to_now(_dated_files(folder))
     config = {
         "data": request.data,
         "profile": request.profile,
         "run": request.name,
-        "seed": str(request.seed),
+        "seed": request.seed,
         "skip_broken": "1" if request.skip_broken else "",
         "external": request.external,
     }
-    (folder / CONFIG).write_text(json.dumps(config))
-    target = [str(RunPaths(Path()).notebooks / f"{until}.ipynb")] if until else []
-    executor = _slurm_flags() if slurm else _local_flags(cores, memory_mb)
+    with atomic_path(folder / CONFIG) as path:
+        path.write_text(json.dumps(config), encoding="utf-8")
+    notebooks = RunPaths(Path()).notebooks
+    target = [str(notebooks / f"{resources.until}.ipynb")] if resources.until else []
+    executor = _slurm_flags() if slurm else _local_flags(resources)
     return _wait_for([*_snakemake_command(folder), *target, *executor], environment)
 
 
@@ -188,6 +187,12 @@ def job_environment(root: Path, runs: Path) -> dict[str, str]:
         "HAMSYNTH_PIPELINE": str(os.getpid()),  # a job ends with this process
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
+
+
+def is_snakemakes_error(record: logging.LogRecord) -> bool:
+    """Whether a message of Snakemake is an error or a warning that no job has explained itself."""
+    text = record.getMessage()
+    return record.levelno >= logging.WARNING and "CalledProcessError" not in text
 
 
 def lock_run(folder: Path) -> FileLock:
@@ -214,11 +219,29 @@ def print_failures(folder: Path) -> None:
     print("what is finished is kept: the same command goes on from here", file=sys.stderr)
 
 
-def _prepare_command(request: Request, seeds: str, arms: str) -> list[str]:
+def _prepare_command(request: Request, seeds: str, arms: str, resources: Resources) -> list[str]:
     """The command line of `prepare_run`."""
-    command = [sys.executable, "-m", "hamsynth_utils.cli", "run", "--data", request.data]
-    command += ["--profile", request.profile, "--run", request.name, "--seed", str(request.seed)]
-    return [*command, "--external", request.external, "--seeds", seeds, "--arms", arms]
+    options = {
+        "data": request.data,
+        "profile": request.profile,
+        "run": request.name,
+        "seed": request.seed,
+        "external": request.external,
+        "seeds": seeds,
+        "arms": arms,
+        **asdict(resources),
+    }
+    named = [f"--{key}={value}" for key, value in options.items()]
+    return [sys.executable, "-m", "hamsynth_utils.cli", "run", *named]
+
+
+def _dated_files(folder: Path) -> list[Path]:
+    """The files whose times tell Snakemake what is to be executed."""
+    root = project_root()
+    made = [*RunPaths(folder).notebooks.glob("*.ipynb"), RunPaths(folder).site_index]
+    pages = [root / "_config.yml", root / "_toc.yml", *(root / "book").rglob("*")]
+    files = [*made, *(root / "notebooks").glob("*.ipynb"), *pages]
+    return [path for path in files if path.is_file()]
 
 
 def _snakemake_command(folder: Path) -> list[str]:
@@ -228,12 +251,10 @@ def _snakemake_command(folder: Path) -> list[str]:
     return [*command, "--scheduler", "greedy"]
 
 
-def _local_flags(cores: str, memory_mb: int | None) -> list[str]:
-    """Jobs share what this machine has."""
-    import psutil
-
-    memory_mb = memory_mb or psutil.virtual_memory().available >> 20
-    return ["--cores", cores, "--resources", f"mem_mb={memory_mb}", "--quiet", "all"]
+def _local_flags(resources: Resources) -> list[str]:
+    """Jobs share what this machine, or the container around it, has."""
+    memory = resources.memory or free_memory_mb()
+    return ["--cores", resources.cores, "--resources", f"mem_mb={memory}", *QUIET]
 
 
 def _slurm_flags() -> list[str]:

@@ -12,6 +12,7 @@ import yaml
 
 from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.core.profile import load_profile
+from hamsynth_utils.experiment.pipeline import QUIET
 
 ROOT = project_root()
 
@@ -21,6 +22,7 @@ import json, os, sys, time
 from pathlib import Path
 
 source, target, *options = sys.argv[1:]
+source = source.format()  # as papermill reads a path with braces
 values = {key: value for flag, key, value in zip(options, options[1:], options[2:]) if flag in ("-r", "-p")}
 with open(os.environ["CALLS"], "a") as calls:
     name, threads = Path(target).name.split(".")[0], os.environ["HAMSYNTH_THREADS"]
@@ -68,41 +70,43 @@ class Pipeline:
         self.calls_file = folder / "calls"
         (folder / "stand in/papermill").mkdir(parents=True)
         (folder / "stand in/papermill/__init__.py").touch()
-        (folder / "stand in/papermill/__main__.py").write_text(STAND_IN)
+        (folder / "stand in/papermill/__main__.py").write_text(STAND_IN, encoding="utf-8")
         self.checkout = folder / "check out"
         (self.checkout / "notebooks").mkdir(parents=True)
-        (self.checkout / "Snakefile").write_text((ROOT / "Snakefile").read_text())
+        (self.checkout / "Snakefile").write_text(
+            (ROOT / "Snakefile").read_text(encoding="utf-8"), encoding="utf-8"
+        )
         (self.checkout / "hamsynth_utils").symlink_to(ROOT / "hamsynth_utils")
         (self.checkout / "book").mkdir()
         self.claims = self.checkout / "book/claims.yaml"
-        self.claims.write_text("as they were")
-        (self.checkout / "book/release.yaml").write_text("as they were")
+        self.claims.write_text("as they were", encoding="utf-8")
+        (self.checkout / "book/release.yaml").write_text("as they were", encoding="utf-8")
         for name in CHAPTERS:
             self.write(name, "as it was")
-        profile = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text())
+        profile = yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text(encoding="utf-8"))
         profile |= {
             "arms": ["real", "gan"],
             "seeds": [0, 7],
             "threads": 1,
             "other_split_arms": ["augment"],
         }
-        (folder / "my profile.yaml").write_text(yaml.safe_dump(profile))
+        (folder / "my profile.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
         config = {
             "data": "/skin: pictures",
             "profile": f"{folder}/my profile.yaml",
             "run": "007",
             "seed": "3",
         }
-        (folder / "pipeline.json").write_text(json.dumps(config))
+        (folder / "pipeline.json").write_text(json.dumps(config), encoding="utf-8")
         self.run = folder / "runs/007"
         self.run.mkdir(parents=True)
         record = {"profile": load_profile(config["profile"]).model_dump(mode="json")}
-        (self.run / "run.yaml").write_text(yaml.safe_dump(record))
+        (self.run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
         self.process: subprocess.Popen[str] | None = None
         self.target = "notebooks/15_claims.ipynb"
 
     def write(self, name: str, text: str) -> None:
-        (self.checkout / f"notebooks/{name}.ipynb").write_text(text)
+        (self.checkout / f"notebooks/{name}.ipynb").write_text(text, encoding="utf-8")
 
     def command(self, *place: str, target: tuple[str, ...] = ()) -> list[str]:
         """Snakemake on its way to `target`; place: where it runs its jobs, by default on two cores."""
@@ -116,7 +120,7 @@ class Pipeline:
             "input",
         ]
         command += ["--scheduler", "greedy", "--configfile", str(self.folder / "pipeline.json")]
-        command += place or ("--cores", "2", "--quiet", "all")
+        command += place or ("--cores", "2", *QUIET)
         return [*command, "--", *(target or (self.target,))]
 
     def environment(self) -> dict[str, str]:
@@ -135,6 +139,7 @@ class Pipeline:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            encoding="utf-8",
         )
         return self.process
 
@@ -146,13 +151,20 @@ class Pipeline:
 
     def calls(self) -> list[list]:
         """The calls since the last look: name, parameters, threads, process id, job id of SLURM if any."""
-        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+        lines = (
+            self.calls_file.read_text(encoding="utf-8").splitlines()
+            if self.calls_file.exists()
+            else []
+        )
         self.calls_file.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
 
     def wait_for(self, text: str, times: int = 1) -> None:
         deadline = time.monotonic() + 1500
-        while not self.calls_file.exists() or self.calls_file.read_text().count(text) < times:
+        while (
+            not self.calls_file.exists()
+            or self.calls_file.read_text(encoding="utf-8").count(text) < times
+        ):
             assert time.monotonic() < deadline, f"{text} was not reached"
             time.sleep(0.05)
 

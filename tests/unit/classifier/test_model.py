@@ -59,7 +59,7 @@ def test_auto_tells_what_failed_and_where_it_ended(with_weights, pretrained_file
     assert len(provenance.tried) == 2 and "HF_HUB_OFFLINE" in provenance.tried[0]
     monkeypatch.setenv("HAMSYNTH_WEIGHTS", str(pretrained_file[0].parent))
     _, provenance = build_classifier(with_weights("auto"), seed=0, n_classes=7)
-    assert provenance.source == "file" and len(provenance.tried) == 1
+    assert provenance.source == "file" and not provenance.tried, "the hub was asked all the same"
 
 
 def test_a_hub_that_refuses_is_noticed_at_once(with_weights, monkeypatch):
