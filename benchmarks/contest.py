@@ -268,7 +268,7 @@ def report(
     print(f"\n{whole}")
     if options.keep:
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, rest = README.read_text().split(begin)
+        before, rest = README.read_text(encoding="utf-8").split(begin)
         after = rest.split(end)[1]
         with atomic_path(README.with_name(f"{name}.csv")) as path:
             table.assign(
@@ -279,7 +279,7 @@ def report(
                 seed=options.seed,
             ).to_csv(path, index=False)
         with atomic_path(README) as path:
-            path.write_text(f"{before}{begin}{whole}\n{end}{after}")
+            path.write_text(f"{before}{begin}{whole}\n{end}{after}", encoding="utf-8")
 
 
 def _verdict(what: str, measured: float, sign: str, bound: float) -> str:
@@ -290,7 +290,7 @@ def _verdict(what: str, measured: float, sign: str, bound: float) -> str:
 def _machine() -> str:
     """The processor's name, where the system tells it."""
     names = (
-        re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
         if platform.system() == "Linux"
         else []
     )

@@ -121,7 +121,7 @@ def edited_tiny(tmp_path):
 
     def write(change: dict) -> str:
         path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump(merged(TINY, change)))
+        path.write_text(yaml.safe_dump(merged(TINY, change)), encoding="utf-8")
         return str(path)
 
     return write

@@ -21,7 +21,7 @@ from hamsynth_utils.report.student import for_students, write_student_version
 
 
 def cells_of(chapter: str) -> list[dict]:
-    return json.loads((ROOT / f"notebooks/{chapter}.ipynb").read_text())["cells"]
+    return json.loads((ROOT / f"notebooks/{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
 
 
 def source(cell: dict) -> str:
@@ -81,7 +81,7 @@ def test_each_exercise_has_a_solution_in_code_and_typical_wrong_answers(chapter)
 
 
 def test_wrong_answers_are_of_exercises_that_are_there():
-    wrong = yaml.safe_load((ROOT / "tests/support/wrong_answers.yaml").read_text())
+    wrong = yaml.safe_load((ROOT / "tests/support/wrong_answers.yaml").read_text(encoding="utf-8"))
     assert {chapter: list(of_one) for chapter, of_one in wrong.items()} == {
         chapter: list(range(1, len(exercises_of(chapter)) + 1)) for chapter in CHAPTERS
     }
@@ -129,7 +129,9 @@ def test_a_solution_that_fails_or_a_wrong_answer_that_passes_is_a_surprise(tmp_p
     )
     command = [sys.executable, "-m", "IPython", "--no-banner", "-c", notebook]
     environment = os.environ | trying(tmp_path, trials)
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
+    done = subprocess.run(
+        command, env=environment, text=True, capture_output=True, check=True, encoding="utf-8"
+    )
     assert done.stdout.split() == ["not", "yet"], "the notebook prints its own answer alone"
     found = surprises(tmp_path)
     assert [line.split(":")[0] for line in found] == ["other", "bad", "passes", "fails"]
@@ -205,14 +207,17 @@ def test_a_students_work_is_not_overwritten(tmp_path, capsys):
     assert [path.stem for path in written] == CHAPTERS
     assert main(["student", "--out", str(tmp_path / "class")]) == 0  # as they were handed out
     mine = tmp_path / "class/02_vae.ipynb"
-    mine.write_text(mine.read_text().replace("answer_1 = None", "answer_1 = 0.818"))
+    mine.write_text(
+        mine.read_text(encoding="utf-8").replace("answer_1 = None", "answer_1 = 0.818"),
+        encoding="utf-8",
+    )
     (tmp_path / "class/01_dataset.ipynb").unlink()
     with pytest.raises(
         InputError, match=r"02_vae\.ipynb\. Nothing was written: name another folder, or move"
     ):
         write_student_version(tmp_path / "class")
     assert (
-        "answer_1 = 0.818" in mine.read_text()
+        "answer_1 = 0.818" in mine.read_text(encoding="utf-8")
         and not (tmp_path / "class/01_dataset.ipynb").exists()
     )
     assert main(["student", "--out", str(tmp_path / "class")]) == 2

@@ -173,7 +173,13 @@ def test_other_settings_are_refused_in_one_line(phantom, tmp_path):
     path.write_text(yaml.safe_dump({**SHORT, "threads": 2}), encoding="utf-8")
     command = [*phantom.command, f"PROFILE={path}"]
     done = subprocess.run(
-        command, cwd=ROOT, env=phantom.environment, text=True, capture_output=True, check=False
+        command,
+        cwd=ROOT,
+        env=phantom.environment,
+        text=True,
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
     )
     assert done.returncode != 0 and "profile.threads: this run has 1, you ask for 2" in done.stderr
     assert "Traceback" not in done.stderr
@@ -191,6 +197,7 @@ def nbval(report: Report, *notebooks: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         capture_output=True,
         check=False,
+        encoding="utf-8",
     )
 
 
@@ -222,7 +229,11 @@ def test_nbval_finds_the_stored_outputs_of_every_chapter(phantom):
 
 def printed(path: Path) -> dict[str, str]:
     """What each cell of a notebook printed that is marked `# NBVAL_CHECK_OUTPUT`, by its source."""
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    cells = [
+        cell
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
     return {
         "".join(cell["source"]): "".join(
             "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
@@ -282,7 +293,9 @@ def test_solutions_pass_their_checks_and_wrong_answers_do_not(phantom):
     assert (
         surprises(phantom.answers, *(name.partition("-")[0] for name in phantom.executions)) == []
     )
-    cells = json.loads((phantom.folder / "notebooks/01_dataset.ipynb").read_text())["cells"]
+    cells = json.loads((phantom.folder / "notebooks/01_dataset.ipynb").read_text(encoding="utf-8"))[
+        "cells"
+    ]
     checked = [cell for cell in cells if "self-check" in cell["metadata"].get("tags", [])]
     assert [output["text"] for cell in checked for output in cell["outputs"]] == [
         ["not answered yet: the answer is None\n"]
@@ -305,7 +318,7 @@ def test_a_students_notebook_runs_as_it_was_handed_out(phantom, tmp_path):
     environment = phantom.environment | {"PYTHONPATH": str(ROOT)}
     subprocess.run([*command, *parameters], cwd=tmp_path / "class", env=environment, check=True)
     executed, ours = (
-        json.loads(path.read_text())["cells"]
+        json.loads(path.read_text(encoding="utf-8"))["cells"]
         for path in (
             tmp_path / "class/executed.ipynb",
             phantom.folder / "notebooks/15_claims.ipynb",

@@ -78,14 +78,18 @@ def test_the_wheel_holds_the_project_but_no_weights_and_no_hidden_file(wheel):
         "results/cpu-ham10000/predictions/real/seed-0.csv",
     ):
         assert project + name in names
-    notebooks = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb"))
+    notebooks = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")
+    )
     read_by_chapters = re.findall(r'project_root\(\) / \\"([^"\\]+)\\"', notebooks)
     assert read_by_chapters and {project + name for name in read_by_chapters} <= set(names)
     assert not [name for name in names if name.endswith(".safetensors") or "/." in name]
 
 
 def test_its_version_is_that_of_the_checkout(machine):
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "version"
+    ]
 
     assert hamsynth(machine, "--version") == f"hamsynth {version}\n"
 
@@ -109,9 +113,11 @@ def test_it_verifies_an_exported_set(machine, tiny_profile, tmp_path):
 
 def test_it_makes_a_report_in_the_current_folder(machine):
     profile = machine.folder / "my tiny.yaml"
-    profile.write_text(yaml.safe_dump(merged(TINY, {"data": {"validation_fraction": 0.2}})))
+    profile.write_text(
+        yaml.safe_dump(merged(TINY, {"data": {"validation_fraction": 0.2}})), encoding="utf-8"
+    )
     printed = hamsynth(machine, "report", "--profile", profile.name, "--run", "trial")
     index = machine.folder / "runs/trial/site/index.html"
     assert printed.splitlines()[-1] == str(index) and index.is_file()
-    record = yaml.safe_load((machine.folder / "runs/trial/run.yaml").read_text())
+    record = yaml.safe_load((machine.folder / "runs/trial/run.yaml").read_text(encoding="utf-8"))
     assert record["git_commit"] == "unknown (not a git checkout)"

@@ -97,7 +97,7 @@ def test_a_run_fails_is_killed_and_goes_on(pipeline: Pipeline) -> None:
     changed.remove("13_explanation")
     assert sorted(name for name, *_ in pipeline.calls()) == sorted(changed)
 
-    pipeline.claims.write_text("changed")
+    pipeline.claims.write_text("changed", encoding="utf-8")
     assert pipeline.finish()[0] == 0
     assert [name for name, *_ in pipeline.calls()] == ["15_claims"]
 
@@ -107,9 +107,9 @@ def test_a_run_that_gains_a_seed_and_an_arm_repeats_only_what_compares_them(
 ) -> None:
     assert pipeline.finish()[0] == 0
     pipeline.calls()
-    record = yaml.safe_load((pipeline.run / "run.yaml").read_text())
+    record = yaml.safe_load((pipeline.run / "run.yaml").read_text(encoding="utf-8"))
     record["profile"] |= {"seeds": [0, 7, 1], "arms": ["real", "gan", "vae"]}
-    (pipeline.run / "run.yaml").write_text(yaml.safe_dump(record))
+    (pipeline.run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
     assert pipeline.finish()[0] == 0
     new = [
         f"06_vit-{name}"
@@ -124,10 +124,10 @@ def test_the_chapter_of_a_generator_is_executed_where_the_profile_has_it(
     pipeline: Pipeline,
 ) -> None:
     """And all that compares the generators waits for it."""
-    record = yaml.safe_load((pipeline.run / "run.yaml").read_text())
+    record = yaml.safe_load((pipeline.run / "run.yaml").read_text(encoding="utf-8"))
     record["profile"]["flow"]["autoencoder"] = None
     record["profile"]["arms"] = ["real", "flow"]
-    (pipeline.run / "run.yaml").write_text(yaml.safe_dump(record))
+    (pipeline.run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
     assert pipeline.finish()[0] == 0
     names = [name for name, *_ in pipeline.calls()]
     waiting = (
@@ -147,11 +147,16 @@ def test_every_job_of_a_profile_too_long_for_tests_is_planned(
 ) -> None:
     profile = load_profile(name)
     (pipeline.run / "run.yaml").write_text(
-        yaml.safe_dump({"profile": profile.model_dump(mode="json")})
+        yaml.safe_dump({"profile": profile.model_dump(mode="json")}), encoding="utf-8"
     )
     command = pipeline.command("--cores", "2", "--dry-run", "--quiet", "progress")
     dry = subprocess.run(
-        command, env=pipeline.environment(), text=True, capture_output=True, check=False
+        command,
+        env=pipeline.environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
     )
     assert dry.returncode == 0, dry.stderr
     planned = set(re.findall(r"output: notebooks/(\S+)\.ipynb", dry.stdout + dry.stderr))
@@ -180,12 +185,19 @@ def test_an_external_set_is_opened_last_and_only_where_one_is_given(pipeline: Pi
     pipeline.write("16_external", "as it was")
     for name in ("_config.yml", "_toc.yml"):
         (pipeline.checkout / name).touch()
-    config = json.loads((pipeline.folder / "pipeline.json").read_text())
+    config = json.loads((pipeline.folder / "pipeline.json").read_text(encoding="utf-8"))
     for source, jobs in (("", 0), ("/clinic: photos", 1)):
-        (pipeline.folder / "pipeline.json").write_text(json.dumps({**config, "external": source}))
+        (pipeline.folder / "pipeline.json").write_text(
+            json.dumps({**config, "external": source}), encoding="utf-8"
+        )
         command = pipeline.command("--cores", "2", "--dry-run", target=("report",))
         dry = subprocess.run(
-            command, env=pipeline.environment(), text=True, capture_output=True, check=False
+            command,
+            env=pipeline.environment(),
+            text=True,
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
         )
         assert (
             dry.returncode == 0

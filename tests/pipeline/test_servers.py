@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 WORKFLOW = ROOT / ".github/workflows/pages.yml"
 SET_UP = [
     "".join(cell["source"])
-    for cell in json.loads((ROOT / ".colab/setup.ipynb").read_text())["cells"]
+    for cell in json.loads((ROOT / ".colab/setup.ipynb").read_text(encoding="utf-8"))["cells"]
     if cell["cell_type"] == "code"
 ]
 
@@ -56,8 +56,12 @@ def test_colab_without_an_address_says_what_is_missing(tmp_path):
 
 @pytest.mark.slow
 def test_binder_has_a_python_that_fits_and_its_last_step_runs(machine):
-    requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    version = (ROOT / ".binder/runtime.txt").read_text().strip().removeprefix("python-")
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "requires-python"
+    ]
+    version = (
+        (ROOT / ".binder/runtime.txt").read_text(encoding="utf-8").strip().removeprefix("python-")
+    )
     assert version in SpecifierSet(requires)
     step = ROOT / ".binder/postBuild"
     assert os.access(step, os.X_OK), "Binder runs it only if it may be executed"
@@ -74,10 +78,14 @@ def test_the_workflow_is_valid_and_publishes_what_make_report_builds():
         "vendor.github-workflows",
         str(WORKFLOW),
     ]
-    checked = subprocess.run(command, capture_output=True, text=True)
+    checked = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert checked.returncode == 0, checked.stdout
-    steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["report"]["steps"]
+    steps = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]["report"]["steps"]
     assert {"run": "make report"} in steps
-    defaults = dict(re.findall(r"^(DATA|PROFILE) = (\S+)$", (ROOT / "Makefile").read_text(), re.M))
+    defaults = dict(
+        re.findall(
+            r"^(DATA|PROFILE) = (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M
+        )
+    )
     (path,) = [step["with"]["path"] for step in steps if "pages-artifact" in step.get("uses", "")]
     assert path == f"runs/{defaults['DATA']}-{defaults['PROFILE']}/site"

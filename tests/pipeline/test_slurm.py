@@ -130,7 +130,8 @@ def test_a_training_whose_job_is_killed_and_queued_again_goes_on_from_its_checkp
     profile.write_text(
         yaml.safe_dump(
             merged(TINY, {"data": {"phantom_images": 300}, "gan": {"training": training}})
-        )
+        ),
+        encoding="utf-8",
     )
     run = Run.open("007", str(profile), "phantom", 3, root=pipeline.run.parent)
     for name, source in (("01_dataset", "pass"), ("03_gan", TRAINS)):
@@ -163,5 +164,5 @@ def test_a_training_whose_job_is_killed_and_queued_again_goes_on_from_its_checkp
 
 def scontrol(*arguments: str) -> str:
     return subprocess.run(
-        ["scontrol", *arguments], check=True, capture_output=True, text=True
+        ["scontrol", *arguments], check=True, capture_output=True, text=True, encoding="utf-8"
     ).stdout

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-AXE = (Path(__file__).parent / "axe/axe.min.js").read_text()
+AXE = (Path(__file__).parent / "axe/axe.min.js").read_text(encoding="utf-8")
 SERIOUS = """rules => axe.run({preload: false, ...rules}).then(found => found.violations.filter(v => ["serious", "critical"].includes(v.impact))
     .map(v => `${v.id}: ${v.help}, ${v.nodes.length} times, first ${v.nodes[0].html.slice(0, 200)}`))"""
 MATHEMATICS = "span.math, div.math"
@@ -99,7 +99,11 @@ def problems_of(site: Path, accessibility: bool = True) -> list[str]:
     problems: list[str] = []
     pages = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
     # A page that only sends the reader on would leave while it is looked at; where it leads is looked at itself.
-    pages = [path for path in pages if 'http-equiv="refresh"' not in path.read_text().lower()]
+    pages = [
+        path
+        for path in pages
+        if 'http-equiv="refresh"' not in path.read_text(encoding="utf-8").lower()
+    ]
     assert pages, f"{site} has no pages"
     with headless() as browser:
         context = browser.new_context(offline=True)

@@ -67,6 +67,7 @@ class Report:
             text=True,
             capture_output=True,
             check=False,
+            encoding="utf-8",
         )
 
     def written(self) -> dict[str, int]:

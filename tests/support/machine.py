@@ -18,7 +18,7 @@ class Machine:
         (site,) = (folder / "env/lib").glob("python*/site-packages")
         # Not those folders' own .pth files: they would bring this checkout along.
         (site / "needed.pth").write_text(
-            "\n".join(path for path in sys.path if path.endswith("site-packages"))
+            "\n".join(path for path in sys.path if path.endswith("site-packages")), encoding="utf-8"
         )
         (folder / "env/share/jupyter").mkdir(parents=True)
         (folder / "env/share/jupyter/nbconvert").symlink_to(
@@ -38,5 +38,10 @@ class Machine:
 
     def run(self, *command: str, where: str = ".") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=self.folder / where, env=self.environment, text=True, capture_output=True
+            command,
+            cwd=self.folder / where,
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            encoding="utf-8",
         )

@@ -46,10 +46,12 @@ def make_run(folder: Path) -> Path:
         "git_commit": "abc123",
         "versions": {"torch": "9.8.7"},
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(record))
+    (folder / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
     for name in (*CHAPTERS, *(f"06_vit-{execution}" for execution in EXECUTIONS)):
-        (folder / f"notebooks/{name}.ipynb").write_text(json.dumps(executed(name, folder)))
-    (folder / "notebooks/03_gan.partial.ipynb").write_text("not even JSON")
+        (folder / f"notebooks/{name}.ipynb").write_text(
+            json.dumps(executed(name, folder)), encoding="utf-8"
+        )
+    (folder / "notebooks/03_gan.partial.ipynb").write_text("not even JSON", encoding="utf-8")
     return folder
 
 
@@ -132,7 +134,7 @@ def cell(
 def own_networks(folder: Path, names: tuple[str, ...] = GENERATORS) -> Path:
     """A run folder with small networks in it, as good as untrained, in single precision."""
     (folder / "tiny.yaml").parent.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
     torch.manual_seed(0)
     for name in names:
         generator = build_generator(name, load_profile(str(folder / "tiny.yaml")), n_classes=7)
@@ -150,7 +152,7 @@ def own_networks(folder: Path, names: tuple[str, ...] = GENERATORS) -> Path:
             "steps": "6",
         }
         write_weights(room / "weights.safetensors", generator.state_dict(), about)
-        (room / "history.csv").write_text("step,seconds,loss\n6,90.0,1.25\n")
+        (room / "history.csv").write_text("step,seconds,loss\n6,90.0,1.25\n", encoding="utf-8")
     return folder
 
 
@@ -163,7 +165,7 @@ def finish_run(folder: Path) -> Path:
     (folder / "run.yaml").unlink()
     own_networks(folder)
     (folder / "tiny.yaml").write_text(
-        yaml.safe_dump(merged(TINY, {"data": {"phantom_images": 700}}))
+        yaml.safe_dump(merged(TINY, {"data": {"phantom_images": 700}})), encoding="utf-8"
     )
     run = Run.open("tiny", str(folder / "tiny.yaml"), root=folder.parent)
     run.split()

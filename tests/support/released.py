@@ -50,7 +50,7 @@ def finished_run(folder: Path, profile_path: str) -> Path:
         "git_commit": "abc123",
         "versions": {"torch": "9.8.7"},
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(record))
+    (folder / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
     (folder / "metrics").mkdir()
     for name, table in tables().items():
         table.to_csv(folder / f"metrics/{name}.csv", index=False)

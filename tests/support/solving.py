@@ -54,8 +54,10 @@ class Exercise:
 
 
 def exercises_of(chapter: str) -> list[Exercise]:
-    cells = json.loads((ROOT / f"notebooks/{chapter}.ipynb").read_text())["cells"]
-    wrong = yaml.safe_load((ROOT / "tests/support/wrong_answers.yaml").read_text())[chapter]
+    cells = json.loads((ROOT / f"notebooks/{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+    wrong = yaml.safe_load((ROOT / "tests/support/wrong_answers.yaml").read_text(encoding="utf-8"))[
+        chapter
+    ]
     sources = {
         tag: ["".join(cell["source"]) for cell in cells if tag in cell["metadata"].get("tags", [])]
         for tag in ("exercise", "self-check", "solution")
@@ -74,15 +76,15 @@ def trying(folder: Path, trials: dict[str, list[dict]] | None = None) -> dict[st
     startup = folder / "ipython/profile_default/startup"
     startup.mkdir(parents=True)
     shutil.copy(STARTUP, startup)
-    (folder / "trials.json").write_text(json.dumps(trials))
+    (folder / "trials.json").write_text(json.dumps(trials), encoding="utf-8")
     return {"IPYTHONDIR": str(folder / "ipython"), "HAMSYNTH_TRIALS": str(folder)}
 
 
 def surprises(folder: Path, *chapters: str) -> list[str]:
     """Of these chapters, by default of all: answers that were not tried, or of which the check said something else."""
-    trials = json.loads((folder / "trials.json").read_text())
+    trials = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
     outcomes = folder / "outcomes.jsonl"
-    lines = outcomes.read_text().splitlines() if outcomes.is_file() else []
+    lines = outcomes.read_text(encoding="utf-8").splitlines() if outcomes.is_file() else []
     tried = [
         trial for trial in map(json.loads, lines) if trial["name"].startswith(chapters or ("",))
     ]
@@ -120,7 +122,7 @@ def main(chapter: str, *parameters: str) -> int:
             env=environment,
             check=True,
         )
-        for line in (folder / "outcomes.jsonl").read_text().splitlines():
+        for line in (folder / "outcomes.jsonl").read_text(encoding="utf-8").splitlines():
             trial = json.loads(line)
             print(f"{trial['name']}: {trial['said']}")
         found = surprises(folder, chapter)

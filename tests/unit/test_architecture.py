@@ -134,7 +134,7 @@ def test_what_must_be_fast_imports_no_heavy_library(code):
     heavy = "torch", "pandas", "matplotlib", "sklearn", "timm"
     script = f"{code}\nimport sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
     )
     assert done.stdout.strip() == "[]"
 
@@ -164,9 +164,13 @@ def path_literals(code: str) -> list[str]:
 
 
 def test_no_module_and_no_notebook_spells_a_path_of_the_run_folder():
-    codes = {name: path.read_text() for name, path in MODULES.items() if name not in KNOWS_PATHS}
+    codes = {
+        name: path.read_text(encoding="utf-8")
+        for name, path in MODULES.items()
+        if name not in KNOWS_PATHS
+    }
     for path in sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")):
-        cells = json.loads(path.read_text())["cells"]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         codes[path.name] = "\n".join(code)
     found = {name: path_literals(code) for name, code in codes.items()}
@@ -245,7 +249,11 @@ def too_long(code: str) -> list[str]:
 
 
 def test_public_functions_explain_their_arguments():
-    codes = {name: path.read_text() for name, path in INNER.items() if name != "hamsynth_utils.cli"}
+    codes = {
+        name: path.read_text(encoding="utf-8")
+        for name, path in INNER.items()
+        if name != "hamsynth_utils.cli"
+    }
     found = {name: without_args_section(code) for name, code in codes.items()}
     assert {name: functions for name, functions in found.items() if functions} == {}
 
@@ -269,7 +277,7 @@ def test_a_function_without_explained_arguments_is_found(code, expected):
 
 
 def test_no_function_is_long():
-    found = {name: too_long(path.read_text()) for name, path in MODULES.items()}
+    found = {name: too_long(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
     assert {name: functions for name, functions in found.items() if functions} == {}
 
 

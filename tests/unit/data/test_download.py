@@ -190,7 +190,7 @@ def test_what_is_fetched_can_be_read(source: str, server: Server, tmp_path: Path
     assert left_over(folder) == [] and not list(folder.rglob("*.zip"))
 
     chosen = SOURCES[source]
-    recorded = json.loads((folder / "sha256.json").read_text())
+    recorded = json.loads((folder / "sha256.json").read_text(encoding="utf-8"))
     paths = chosen.files | chosen.test_files
     assert recorded == {
         n: hashlib.sha256(server.files["/" + p]).hexdigest() for n, p in paths.items()
@@ -273,7 +273,7 @@ def test_a_wrong_checksum_names_file_expected_and_found(
     algorithm = hashlib.sha256 if pinned else hashlib.md5
     expected = algorithm(server.files[path]).hexdigest()
     if pinned:
-        (tmp_path / "sha256.json").write_text(json.dumps({PART_1: expected}))
+        (tmp_path / "sha256.json").write_text(json.dumps({PART_1: expected}), encoding="utf-8")
     content = bytearray(server.files[path])
     content[1000] ^= 1
     good, server.files[path] = server.files[path], bytes(content)
@@ -298,7 +298,7 @@ def test_a_damaged_archive_is_removed_and_its_checksum_not_recorded(
     with pytest.raises(InputError, match=r"Training_Input.zip is damaged"):
         fetch(tmp_path, server, "isic")
     assert "ISIC2018_Task3_Training_Input.zip" not in json.loads(
-        (tmp_path / "sha256.json").read_text()
+        (tmp_path / "sha256.json").read_text(encoding="utf-8")
     )
     assert not (tmp_path / "ISIC2018_Task3_Training_Input").exists()
     server.files[path] = good
@@ -336,6 +336,6 @@ def test_command_line(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_folder_that_cannot_be_made_is_an_input_error(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="cannot write to"):
         fetch(tmp_path / "file" / "data", server)

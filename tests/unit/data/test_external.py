@@ -47,7 +47,7 @@ def write_images(folder: Path, suffix: str = ".jpg") -> None:
 
 def official(folder: Path) -> None:
     write_isic_test_set(folder, PHANTOM)
-    (folder / "ISIC2018_Task3_Test_Input/ATTRIBUTION.txt").write_text("by whom")
+    (folder / "ISIC2018_Task3_Test_Input/ATTRIBUTION.txt").write_text("by whom", encoding="utf-8")
 
 
 def truth_in_its_folder(folder: Path) -> None:
@@ -59,7 +59,7 @@ def truth_in_its_folder(folder: Path) -> None:
 def other_names(folder: Path) -> None:
     write_images(folder / "photos", ".png")
     truth(ISIC_ORDER[::-1]).to_csv(folder / "clinic.csv", index=False)
-    (folder / "notes.csv").write_text("image,remark\nISIC_1,blurred\n")
+    (folder / "notes.csv").write_text("image,remark\nISIC_1,blurred\n", encoding="utf-8")
 
 
 def other_truths_beside(folder: Path) -> None:
@@ -123,12 +123,14 @@ def rename_image(folder: Path) -> None:
 
 
 def break_image(folder: Path) -> None:
-    (folder / f"ISIC2018_Task3_Test_Input/{IDS[4]}.jpg").write_text("<html>404</html>")
+    (folder / f"ISIC2018_Task3_Test_Input/{IDS[4]}.jpg").write_text(
+        "<html>404</html>", encoding="utf-8"
+    )
 
 
 def without_truth(folder: Path) -> None:
     (folder / TRUTH).rename(folder / "truth.txt")
-    (folder / "notes.csv").write_text("image,remark\nISIC_1,blurred\n")
+    (folder / "notes.csv").write_text("image,remark\nISIC_1,blurred\n", encoding="utf-8")
 
 
 def two_truths(folder: Path) -> None:

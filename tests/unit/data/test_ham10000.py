@@ -68,7 +68,7 @@ def kaggle(folder: Path) -> None:
         paint(folder / part, ids)
         paint(folder / part.lower(), ids)
     metadata().drop(columns="dataset").to_csv(folder / "HAM10000_metadata.csv", index=False)
-    (folder / "hmnist_8_8_L.csv").write_text("pixel0000,label\n1,2\n")
+    (folder / "hmnist_8_8_L.csv").write_text("pixel0000,label\n1,2\n", encoding="utf-8")
 
 
 def dataverse(folder: Path) -> None:
@@ -80,7 +80,9 @@ def dataverse(folder: Path) -> None:
         [f"{i}_segmentation"[-12:] + "00" for i in IDS[:2]],
     )
     # the test set that Dataverse keeps beside the data must not take its place
-    (folder / "ISIC2018_Task3_Test_GroundTruth.csv").write_text("image_id,dx\nISIC_0034524,nv\n")
+    (folder / "ISIC2018_Task3_Test_GroundTruth.csv").write_text(
+        "image_id,dx\nISIC_0034524,nv\n", encoding="utf-8"
+    )
 
 
 def dataverse_tab(folder: Path) -> None:
@@ -226,7 +228,10 @@ def unequal_copies(folder: Path) -> None:
             lambda folder: (folder / "HAM10000_metadata.csv").write_bytes(b"\x89PNG\xff\xfe"),
             r"not a readable table",
         ),
-        (lambda folder: (folder / "HAM10000_metadata.csv").write_text(""), r"not a readable table"),
+        (
+            lambda folder: (folder / "HAM10000_metadata.csv").write_text("", encoding="utf-8"),
+            r"not a readable table",
+        ),
         (
             lambda folder: metadata()[:0].to_csv(folder / "HAM10000_metadata.csv", index=False),
             r"names no image",
@@ -263,7 +268,7 @@ def break_images(folder: Path) -> list[str]:
     for image_id, share in zip(IDS, (0.0, 0.02, 0.3, 0.6, 0.9, 0.98), strict=False):
         file = folder / "images" / f"{image_id}.jpg"
         file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    (folder / "images" / f"{IDS[6]}.jpg").write_text("<html>404</html>")
+    (folder / "images" / f"{IDS[6]}.jpg").write_text("<html>404</html>", encoding="utf-8")
     return IDS[:7]
 
 
@@ -360,7 +365,7 @@ def test_changes_are_noticed_and_a_mere_copy_is_none(tmp_path: Path) -> None:
     content[-10] ^= 1
     image.write_bytes(content)
     truth = copy / "ISIC2018_Task3_Training_GroundTruth" / "ISIC2018_Task3_Training_GroundTruth.csv"
-    truth.write_text(truth.read_text() + "\n")
+    truth.write_text(truth.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     told = changes_since(copy, index)
     assert told and told.startswith("2 of 16") and IDS[3] in told and "GroundTruth.csv" in told
     image.unlink()
@@ -381,10 +386,10 @@ def test_a_folder_is_ham10000_by_its_images_and_diagnoses(ham10000_folder: Path)
 def test_near_duplicates(tmp_path: Path) -> None:
     assert read_near_duplicates(tmp_path).empty
     (tmp_path / "near_duplicates.csv").write_text(
-        "similarity,image_id_a,image_id_b\n0.98,ISIC_1,ISIC_2\n"
+        "similarity,image_id_a,image_id_b\n0.98,ISIC_1,ISIC_2\n", encoding="utf-8"
     )
     assert read_near_duplicates(tmp_path).values.tolist() == [["ISIC_1", "ISIC_2"]]
-    (tmp_path / "near_duplicates.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "near_duplicates.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(InputError, match="image_id_a, image_id_b"):
         read_near_duplicates(tmp_path)
 

@@ -22,7 +22,7 @@ def write(folder, masks: dict[str, np.ndarray], size=(200, 150)):
         file = folder / f"HAM10000_segmentations_lesion_tschandl/{name}_segmentation.png"
         picture.convert("1").save(file)
         lines.append(f"L_{name},{name},nv,histo,50,male,back,rosendahl")
-    (folder / "HAM10000_metadata.csv").write_text("\n".join(lines) + "\n")
+    (folder / "HAM10000_metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 

@@ -361,14 +361,16 @@ def test_estimates_of_several_chapters_are_one_table(tmp_path):
 def test_claims_that_cannot_decide_are_refused_by_name(change, message, tmp_path):
     entry = claim().model_dump(exclude_none=True) | change
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump([{k: v for k, v in entry.items() if v is not ...}]))
+    path.write_text(
+        yaml.safe_dump([{k: v for k, v in entry.items() if v is not ...}]), encoding="utf-8"
+    )
     with pytest.raises(InputError, match=f"claim a: .*{message}"):
         read_claims(path)
 
 
 def test_an_id_that_is_there_twice_is_refused(tmp_path):
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump([claim().model_dump(exclude_none=True)] * 2))
+    path.write_text(yaml.safe_dump([claim().model_dump(exclude_none=True)] * 2), encoding="utf-8")
     with pytest.raises(InputError, match="two claims with the id a"):
         read_claims(path)
 

@@ -84,7 +84,7 @@ def test_the_set_is_opened_once_and_its_predictions_are_kept(run, folder, monkey
         ("gan", [0]),
     ]
 
-    record = json.loads((run.folder / "external.json").read_text())
+    record = json.loads((run.folder / "external.json").read_text(encoding="utf-8"))
     assert record == opened.record == read_opening(run.folder)
     assert (record["folder"], record["images"]) == ("clinic", len(IDS)) and len(
         record["sha256"]

@@ -23,9 +23,9 @@ def run(tmp_path, tiny_profile):
     for seed in (0, 1):
         room = folder / f"classifiers/{GENERATOR}/seed-{seed}"
         room.mkdir(parents=True)
-        (room / "predictions.csv").write_text("image_id,dx\n")
+        (room / "predictions.csv").write_text("image_id,dx\n", encoding="utf-8")
         (room / "provenance.json").write_text(
-            json.dumps({"source": "file", "file": "/secret place/vit"})
+            json.dumps({"source": "file", "file": "/secret place/vit"}), encoding="utf-8"
         )
     columns = ["arm", "seed", "metric", "value", "low", "high", "n_images", "n_lesions"]
     rows = [
@@ -105,7 +105,9 @@ def test_what_was_not_measured_is_said(run):
 
 def test_a_run_without_a_model_and_a_generator_that_is_not_there(run, tmp_path):
     (tmp_path / "new").mkdir()
-    (tmp_path / "new/run.yaml").write_text((run / "run.yaml").read_text())
+    (tmp_path / "new/run.yaml").write_text(
+        (run / "run.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     assert "This run has no trained model." in model_cards(tmp_path / "new")
     with pytest.raises(InputError, match="no weights at"):
         generator_card(run, "vae")
@@ -178,6 +180,6 @@ def test_a_large_group_has_no_star():
 def test_the_datasheets_page_uses_every_value(tmp_path):
     from hamsynth_utils.core.paths import project_root
 
-    text = (project_root() / "book/datasheet.md").read_text()
+    text = (project_root() / "book/datasheet.md").read_text(encoding="utf-8")
     for name in datasheet_values(tmp_path, yaml.safe_load("data: phantom")):
         assert f"{{{{ {name} }}}}" in text

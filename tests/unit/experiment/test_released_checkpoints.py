@@ -44,7 +44,7 @@ CHANGE = {
 def write_profile(folder: Path, change: dict) -> str:
     folder.mkdir(exist_ok=True)
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(merged(merged(TINY, CHANGE), change)))
+    path.write_text(yaml.safe_dump(merged(merged(TINY, CHANGE), change)), encoding="utf-8")
     return str(path)
 
 
@@ -123,7 +123,7 @@ def test_the_command_writes_checkpoint_card_and_pictures(finished, tmp_path, mon
         "diffusion-classes.png",
     }
     assert {path.name for path in out.iterdir()} == names
-    text = (out / "diffusion.md").read_text()
+    text = (out / "diffusion.md").read_text(encoding="utf-8")
     assert sha256_of(out / "diffusion.safetensors") in text and "CC BY-NC-SA 4.0" in text
     header = ModelCard(text).data
     assert header.license == "cc-by-nc-sa-4.0" and "synthetic" in header.tags

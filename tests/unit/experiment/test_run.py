@@ -61,10 +61,10 @@ def test_another_profile_seed_or_data_is_refused_with_a_way_out(
 )
 def test_a_run_of_an_older_version_says_what_it_is_and_what_to_do(tmp_path, tiny_profile, change):
     run = Run.open("a", tiny_profile, root=tmp_path)
-    record = yaml.safe_load(run.paths.record.read_text())
+    record = yaml.safe_load(run.paths.record.read_text(encoding="utf-8"))
     change(record["profile"])
     record.pop("hamsynth")
-    run.paths.record.write_text(yaml.safe_dump(record))
+    run.paths.record.write_text(yaml.safe_dump(record), encoding="utf-8")
     message = r"a was made by another version of HamSynth \(0\.1\.0\).*RUN="
     with pytest.raises(InputError, match=message):
         Run.open("a", tiny_profile, root=tmp_path)
@@ -74,13 +74,15 @@ def test_a_run_of_an_older_version_says_what_it_is_and_what_to_do(tmp_path, tiny
 
 def test_a_record_says_which_version_made_the_run(tmp_path, tiny_profile):
     run = Run.open("a", tiny_profile, root=tmp_path)
-    assert yaml.safe_load(run.paths.record.read_text())["hamsynth"] == version("hamsynth")
+    assert yaml.safe_load(run.paths.record.read_text(encoding="utf-8"))["hamsynth"] == version(
+        "hamsynth"
+    )
 
 
 def test_a_run_gains_seeds_and_arms_but_loses_none(tmp_path, edited_tiny):
     tiny = edited_tiny({"seeds": [1], "arms": ["real", "vae"]})
     Run.open("a", tiny, root=tmp_path)
-    made = (tmp_path / "a/run.yaml").read_text()
+    made = (tmp_path / "a/run.yaml").read_text(encoding="utf-8")
     gained = Run.open("a", tiny, root=tmp_path, seeds=[0, 1], arms=["real", "gan", "vae"])
     assert (gained.profile.seeds, gained.profile.arms) == ((1, 0), ("real", "vae", "gan"))
     assert Run.open("a", tiny, root=tmp_path) == gained
@@ -89,7 +91,10 @@ def test_a_run_gains_seeds_and_arms_but_loses_none(tmp_path, edited_tiny):
         Run.open("a", tiny, root=tmp_path, seeds=[0, 5])
     with pytest.raises(InputError, match=r"arms: this run has real,vae,gan, you ask for real,"):
         Run.open("a", tiny, root=tmp_path, arms=["real"])
-    before, after = yaml.safe_load(made), yaml.safe_load((tmp_path / "a/run.yaml").read_text())
+    before, after = (
+        yaml.safe_load(made),
+        yaml.safe_load((tmp_path / "a/run.yaml").read_text(encoding="utf-8")),
+    )
     before["profile"] |= {"seeds": [1, 0], "arms": ["real", "vae", "gan"]}
     assert after == before
 
@@ -163,7 +168,7 @@ def test_runs_lie_at_home_if_the_environment_says_so(tmp_path, tiny_profile, mon
 
 
 def test_a_runs_folder_that_cannot_be_written_is_an_input_error(tmp_path, tiny_profile):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="cannot write .*start again"):
         Run.open("a", tiny_profile, root=tmp_path / "file")
 
@@ -179,6 +184,7 @@ def test_a_second_process_waits_for_the_room(tmp_path, tiny_profile):
         ],
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     (run.folder / "gan").mkdir()
     assert holder.stdout is not None and holder.stdout.readline().strip() == "held"

@@ -67,9 +67,10 @@ def execute(run: Run, chapter: str, profile: Path, **more: str) -> str:
         text=True,
         capture_output=True,
         check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return target.read_text()
+    return target.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,9 @@ def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("several")
     profile, draw = folder / "several.yaml", np.random.default_rng(0)
     change = {"seeds": list(SEEDS), "arms": list(RIGHT), "other_split_arms": ["real", "oversample"]}
-    profile.write_text(json.dumps(merged(TINY, {**change, "data": {"phantom_images": 500}})))
+    profile.write_text(
+        json.dumps(merged(TINY, {**change, "data": {"phantom_images": 500}})), encoding="utf-8"
+    )
     run = Run.open("several", str(profile), root=folder)
     table, split, other = run.lesions().table, run.split(), run.split("image")
     tables = {part: table.iloc[getattr(split, part)] for part in ("validation", "test")}
@@ -93,7 +96,7 @@ def compared(tmp_path_factory):
         for seed in SEEDS:
             room = run.paths.classifier(arm, seed)
             room.mkdir(parents=True)
-            (room / "weights.safetensors").write_text(f"{arm} {seed}")
+            (room / "weights.safetensors").write_text(f"{arm} {seed}", encoding="utf-8")
             pd.DataFrame({"step": [3, 6], "seconds": [1.0, 2.0], "loss": [2.0, 1.9]}).to_csv(
                 room / "history.csv", index=False
             )

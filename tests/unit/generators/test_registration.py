@@ -97,13 +97,15 @@ def copied(tmp_path_factory) -> Path:
     )
     shutil.copytree(ROOT / "book/templates", folder / "book/templates")
     shutil.copy(ROOT / "pyproject.toml", folder)
-    (folder / "hamsynth_utils/generators/toy.py").write_text(TOY)
-    with (folder / "hamsynth_utils/core/generator_settings.py").open("a") as settings:
+    (folder / "hamsynth_utils/generators/toy.py").write_text(TOY, encoding="utf-8")
+    with (folder / "hamsynth_utils/core/generator_settings.py").open(
+        "a", encoding="utf-8"
+    ) as settings:
         settings.write(SETTINGS)
     registry = folder / "hamsynth_utils/core/registry.py"
-    before, after = registry.read_text().split("    )\n}\n")
+    before, after = registry.read_text(encoding="utf-8").split("    )\n}\n")
     before = before.replace("    VAESettings,\n", "    ToySettings,\n    VAESettings,\n", 1)
-    registry.write_text(f"{before}{LINE}    )\n}}\n{after}")
+    registry.write_text(f"{before}{LINE}    )\n}}\n{after}", encoding="utf-8")
     toy = {
         "training": {
             "steps": 120,
@@ -113,7 +115,7 @@ def copied(tmp_path_factory) -> Path:
             "ema_decay": 0.9,
         }
     }
-    (folder / "toy.yaml").write_text(yaml.safe_dump({**TINY, "toy": toy}))
+    (folder / "toy.yaml").write_text(yaml.safe_dump({**TINY, "toy": toy}), encoding="utf-8")
     return folder
 
 
@@ -125,7 +127,12 @@ def in_copy(folder: Path, *arguments: str, **more: str) -> str:
         **more,
     }
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -152,7 +159,9 @@ def test_a_generators_facts_agree_with_its_class():
         assert generator_class(name).name == name
         assert "training" in each.settings_class.model_fields
         assert (ROOT / f"notebooks/{each.chapter}.ipynb").is_file()
-        assert f"- file: notebooks/{each.chapter}\n" in (ROOT / "_toc.yml").read_text()
+        assert f"- file: notebooks/{each.chapter}\n" in (ROOT / "_toc.yml").read_text(
+            encoding="utf-8"
+        )
     assert tuple(REGISTRY) == GENERATORS
 
 
@@ -172,8 +181,10 @@ for fails in (lambda: profile.generator_settings("toy"), lambda: load_profile(sy
 
 
 def test_a_profile_without_its_section_has_neither_the_generator_nor_its_arms(copied):
-    (copied / "without.yaml").write_text(yaml.safe_dump(TINY))
-    (copied / "asks.yaml").write_text(yaml.safe_dump({**TINY, "arms": ["real", "toy_only"]}))
+    (copied / "without.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    (copied / "asks.yaml").write_text(
+        yaml.safe_dump({**TINY, "arms": ["real", "toy_only"]}), encoding="utf-8"
+    )
     facts, *errors = in_copy(copied, "-c", WITHOUT, "without.yaml", "asks.yaml").splitlines()
     assert facts == "None False ['toy', 'toy_only']"
     assert "no section toy" in errors[0]
@@ -184,6 +195,9 @@ def test_a_profile_without_its_section_has_neither_the_generator_nor_its_arms(co
 def test_a_generator_of_every_run_must_have_its_section(edited_tiny, section, tmp_path):
     path = Path(edited_tiny({"gan": None}))
     if section == "absent":
-        path.write_text(yaml.safe_dump({key: value for key, value in TINY.items() if key != "gan"}))
+        path.write_text(
+            yaml.safe_dump({key: value for key, value in TINY.items() if key != "gan"}),
+            encoding="utf-8",
+        )
     with pytest.raises(ValueError, match="gan"):
         load_profile(str(path))

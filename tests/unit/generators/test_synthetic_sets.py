@@ -65,7 +65,10 @@ def test_a_set_of_the_first_version_has_no_generator_seeds_and_is_read(synthetic
     folder = tmp_path / "older"
     shutil.copytree(synthetic, folder)
     edit_manifest(folder, lambda manifest: manifest.pop("generator_seed"))
-    assert "generator_seed" not in (folder / "manifest.csv").read_text().splitlines()[0]
+    assert (
+        "generator_seed"
+        not in (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()[0]
+    )
     assert set(read_manifest(folder)["generator_seed"]) == {0}
     assert torch.equal(*(read_synthetic(f, HAM10000.classes).images for f in (folder, synthetic)))
     write_sums(folder)
@@ -134,9 +137,10 @@ TAMPERINGS = {
     "two files swapped": (lambda f: swap(*files(f)[:2]), "its metadata says|was altered"),
     "a repeated row": (
         lambda f: (f / "manifest.csv").write_text(
-            (f / "manifest.csv").read_text()
-            + (f / "manifest.csv").read_text().splitlines()[-1]
-            + "\n"
+            (f / "manifest.csv").read_text(encoding="utf-8")
+            + (f / "manifest.csv").read_text(encoding="utf-8").splitlines()[-1]
+            + "\n",
+            encoding="utf-8",
         ),
         "listed twice",
     ),
@@ -146,7 +150,9 @@ TAMPERINGS = {
     ),
     "no manifest": (lambda f: (f / "manifest.csv").unlink(), "manifest.csv is missing"),
     "a cut manifest": (
-        lambda f: (f / "manifest.csv").write_text((f / "manifest.csv").read_text()[:-40]),
+        lambda f: (f / "manifest.csv").write_text(
+            (f / "manifest.csv").read_text(encoding="utf-8")[:-40], encoding="utf-8"
+        ),
         "damaged|altered|its metadata says",
     ),
 }
@@ -179,7 +185,9 @@ def test_wrong_counts_are_refused_before_anything_is_written(checkpoint, tmp_pat
 def test_a_sampled_set_verifies_as_it_is_and_not_when_altered(synthetic, capsys):
     assert find_alterations(synthetic) == [] and main(["verify", str(synthetic)]) == 0
     manifest = synthetic / "manifest.csv"
-    manifest.write_text(manifest.read_text().replace(",mel,", ",nv,", 1))
+    manifest.write_text(
+        manifest.read_text(encoding="utf-8").replace(",mel,", ",nv,", 1), encoding="utf-8"
+    )
     capsys.readouterr()
     assert main(["verify", str(synthetic)]) == 1
     assert "manifest.csv was altered" in capsys.readouterr().out

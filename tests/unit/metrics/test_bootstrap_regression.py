@@ -190,7 +190,7 @@ CASES = (
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_the_same_seed_gives_the_intervals_of_the_first_release(case):
-    frozen = numbers(json.loads(FROZEN.read_text())[case.__name__])
+    frozen = numbers(json.loads(FROZEN.read_text(encoding="utf-8"))[case.__name__])
     found = numbers(plain(case()))
     assert found.keys() == frozen.keys()
     for place, value in frozen.items():

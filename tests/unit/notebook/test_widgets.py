@@ -32,7 +32,8 @@ from hamsynth_utils.notebook import widgets
 from hamsynth_utils.notebook.plots import BookFigure
 
 NOTEBOOKS = {
-    path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 }
 
 
@@ -124,7 +125,7 @@ def test_papermill_leaves_the_figure_alone(tmp_path: Path) -> None:
         progress_bar=False,
         kernel_name="python3",
     )
-    executed = json.loads((tmp_path / "out.ipynb").read_text())
+    executed = json.loads((tmp_path / "out.ipynb").read_text(encoding="utf-8"))
     assert "widgets" not in executed["metadata"]
     (output,) = executed["cells"][-1]["outputs"]
     assert set(output["data"]) == {"image/png", "text/plain"}
@@ -226,7 +227,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
     own = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("CONFIG", "RUNTIME")}
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, **own, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": python_path}
-    with (tmp_path / "log").open("w") as log:
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
@@ -237,7 +238,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
                 urllib.request.urlopen(f"{address}/api").close()
                 break
             except OSError:
-                assert server.poll() is None, (tmp_path / "log").read_text()
+                assert server.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")
                 time.sleep(0.1)
         yield f"{address}/doc/tree/shade.ipynb"
     finally:

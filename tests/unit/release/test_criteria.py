@@ -192,7 +192,7 @@ def test_limits_that_cannot_decide_are_refused(tmp_path, edit, message):
         "at_most": 0.5,
     }
     path = tmp_path / "release.yaml"
-    path.write_text(yaml.safe_dump([entry | edit]))
+    path.write_text(yaml.safe_dump([entry | edit]), encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_limits(path)
 
@@ -213,6 +213,6 @@ def test_limits_are_there_and_each_once(tmp_path):
         (yaml.safe_dump([entry] * 2), "two limits with the id a"),
     ):
         if content is not None:
-            path.write_text(content)
+            path.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=message):
             read_limits(path)

@@ -50,7 +50,10 @@ def keys(tmp_path):
     for name in ("alice", "eve"):
         identity = pyrage.x25519.Identity.generate()
         path = tmp_path / f"{name}.key"
-        path.write_text(f"# created: today\n# public key: {identity.to_public()}\n{identity}\n")
+        path.write_text(
+            f"# created: today\n# public key: {identity.to_public()}\n{identity}\n",
+            encoding="utf-8",
+        )
         found[name] = path, str(identity.to_public())
     return found
 
@@ -80,7 +83,7 @@ def test_a_folder_holds_the_set_its_cards_and_its_measurements(run, sent):
 
 
 def test_the_readable_card_says_what_the_run_measured(run, sent):
-    card = (sent / "README.md").read_text()
+    card = (sent / "README.md").read_text(encoding="utf-8")
     assert "SYNTHETIC IMAGE" in card and "CC BY-NC-SA 4.0" in card and "Not intended" in card
     assert "2026-11-24" in card and "Every limit is passed." in card
     rows = {
@@ -98,7 +101,7 @@ def test_the_readable_card_says_what_the_run_measured(run, sent):
         "passed",
     ) in rows
     assert ("patient_auroc", "0.52", "0.48", "0.56", "300", "200", "efficientnet_lite0") in rows
-    generator = (sent / "generator.md").read_text()
+    generator = (sent / "generator.md").read_text(encoding="utf-8")
     assert sha256_of(run / f"generators/{GENERATOR}/seed-0/weights.safetensors") in generator
     assert "| coverage | vit | 0.7 | 0.68 | 0.72 | 200 |" in generator and "loss 1.25" in generator
 
@@ -186,7 +189,9 @@ def test_an_unaltered_set_is_found_unaltered_whatever_its_form(run, tmp_path, ke
 
 def test_the_hashes_are_those_of_sha256sum(sent):
     assert subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=sent).returncode == 0
-    listed = {line.split("  ")[1] for line in (sent / SUMS).read_text().splitlines()}
+    listed = {
+        line.split("  ")[1] for line in (sent / SUMS).read_text(encoding="utf-8").splitlines()
+    }
     assert listed == {
         path.relative_to(sent).as_posix() for path in sent.rglob("*") if path.is_file()
     } - {SUMS}
@@ -209,9 +214,9 @@ def images(folder):
 
 
 def edit(path, old, new):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new, 1))
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def relabel(folder):
@@ -258,7 +263,8 @@ TAMPERINGS = {
         lambda f: (
             images(f)[5].unlink(),
             (f / "manifest.csv").write_text(
-                "".join((f / "manifest.csv").read_text().splitlines(True)[:-1])
+                "".join((f / "manifest.csv").read_text(encoding="utf-8").splitlines(True)[:-1]),
+                encoding="utf-8",
             ),
         ),
         ["images/SYN_gan_vasc_000005.png was deleted", "manifest.csv was altered"],
@@ -339,7 +345,7 @@ def test_only_the_fingerprint_shows_hashes_that_were_written_anew(run, tmp_path)
 def test_a_wrong_key_opens_nothing_and_every_recipient_can(run, tmp_path, keys, capsys):
     out = tmp_path / "sent.zip.age"
     bob = pyrage.x25519.Identity.generate()
-    (tmp_path / "bob.key").write_text(str(bob))
+    (tmp_path / "bob.key").write_text(str(bob), encoding="utf-8")
     export(run, GENERATOR, out, DAY, [keys["alice"][1], str(bob.to_public())])
     assert b"PNG" not in out.read_bytes() and b"hamsynth" not in out.read_bytes()
     for name in ("alice.key", "bob.key"):
@@ -375,7 +381,7 @@ def test_keys_of_ssh_are_recipients_too(tmp_path, kind):
     subprocess.run(
         ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "me", "-f", tmp_path / "key"], check=True
     )
-    sealed = encrypt(b"a letter", [(tmp_path / "key.pub").read_text()])
+    sealed = encrypt(b"a letter", [(tmp_path / "key.pub").read_text(encoding="utf-8")])
     assert decrypt(sealed, tmp_path / "key", "a letter") == b"a letter"
 
 
@@ -404,9 +410,9 @@ def test_a_secret_key_as_a_recipient_is_refused_and_not_repeated(run, tmp_path):
 def test_a_file_of_recipients(tmp_path, keys):
     alice, eve = (public for _, public in keys.values())
     path = tmp_path / "team.txt"
-    path.write_text(f"# Alice\n{alice}\n\n  {eve}  \n")
+    path.write_text(f"# Alice\n{alice}\n\n  {eve}  \n", encoding="utf-8")
     assert recipients_in(path) == [alice, eve]
-    path.write_text("# nobody\n")
+    path.write_text("# nobody\n", encoding="utf-8")
     with pytest.raises(InputError, match="names no recipient"):
         recipients_in(path)
 
@@ -450,7 +456,7 @@ def test_an_overfitted_generators_set_stays_in_the_house(run, tmp_path, capsys):
             and "0.99" in machines["rai:dataBiases"][1]
         )
         assert "Not measured in this run." in card.split("## Fairness")[1]
-    (row,) = csv.DictReader(io.StringIO(RunPaths(run).exports.read_text()))
+    (row,) = csv.DictReader(io.StringIO(RunPaths(run).exports.read_text(encoding="utf-8")))
     assert row["override"] == reason and row["name"] == "sent.zip" and len(row["fingerprint"]) == 64
 
 
@@ -483,10 +489,10 @@ def test_a_set_of_other_weights_does_not_leave_the_house(run, tmp_path):
 @pytest.mark.parametrize("name", ["there", "there.zip"])
 def test_nothing_is_overwritten(run, tmp_path, name):
     target = tmp_path / name
-    target.mkdir() if name == "there" else target.write_text("mine")
+    target.mkdir() if name == "there" else target.write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="exists already"):
         export(run, GENERATOR, target, DAY)
-    assert target.is_dir() or target.read_text() == "mine"
+    assert target.is_dir() or target.read_text(encoding="utf-8") == "mine"
 
 
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, keys, monkeypatch):

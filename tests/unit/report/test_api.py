@@ -15,7 +15,7 @@ from hamsynth_utils.report.pages.api import PACKAGE, add_see_also, api_pages, su
 from hamsynth_utils.report.staging import stage
 
 ROOT = project_root()
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [
     section["file"]
     for part in TOC["parts"]
@@ -39,7 +39,7 @@ def test_every_subpackage_and_each_of_its_modules_has_its_place() -> None:
 
 
 def test_a_chapter_leads_to_the_pages_of_what_it_imports() -> None:
-    notebook = json.loads((ROOT / "notebooks/02_vae.ipynb").read_text())
+    notebook = json.loads((ROOT / "notebooks/02_vae.ipynb").read_text(encoding="utf-8"))
     used = subpackages_used(notebook)
     assert {"experiment", "generators", "notebook"} <= set(used)
     last = add_see_also(notebook)["cells"][-1]["source"]
@@ -49,13 +49,15 @@ def test_a_chapter_leads_to_the_pages_of_what_it_imports() -> None:
 
 
 def test_the_built_pages_have_what_the_docstrings_say(site: Path) -> None:
-    page = (site / "api/metrics.html").read_text()
+    page = (site / "api/metrics.html").read_text(encoding="utf-8")
     assert 'id="hamsynth_utils.metrics.fidelity.frechet_distance"' in page
     article = page.partition("<article")[2].partition("</article>")[0]
     text = " ".join(re.sub(r"<[^>]+>", " ", article).split())
     assert "Measures with intervals" in text and "Parameters" in text
     assert "system-message" not in page
-    assert 'href="../api/metrics.html"' in (site / "notebooks/02_vae.html").read_text()
+    assert 'href="../api/metrics.html"' in (site / "notebooks/02_vae.html").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.slow
@@ -66,7 +68,10 @@ def test_plain_sphinx_builds_the_same_pages(site: Path, tmp_path: Path) -> None:
     subprocess.run([*book, "config", "sphinx", str(staged)], check=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-n", "-W", "--keep-going", "-q"]
     result = subprocess.run(
-        [*command, str(staged), str(tmp_path / "html")], capture_output=True, text=True
+        [*command, str(staged), str(tmp_path / "html")],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert result.returncode == 0, result.stderr
     for page in PAGES:

@@ -17,7 +17,8 @@ from hamsynth_utils.report.pages.equations import (
 
 ROOT = project_root()
 NOTEBOOKS = {
-    path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 }
 CHECKED = [
     pytest.param(check, cell, id=check.label)
@@ -88,10 +89,14 @@ def test_a_check_compares_what_it_names(check, cell):
 
 def test_every_equation_and_paper_that_is_referred_to_is_there():
     text = "".join(json.dumps(notebook) for notebook in NOTEBOOKS.values())
-    text += "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
+    text += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
     labels = {label for notebook in NOTEBOOKS.values() for label, _ in equations(notebook)}
     assert set(re.findall(r"\{eq\}`([^`]+)`", text)) <= labels
-    keys = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "book/references.bib").read_text(), re.M))
+    keys = set(
+        re.findall(
+            r"^@\w+\{([^,]+),", (ROOT / "book/references.bib").read_text(encoding="utf-8"), re.M
+        )
+    )
     assert {key for each in CHECKED for key in each.values[0].papers} <= keys
 
 

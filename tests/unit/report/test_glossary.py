@@ -9,9 +9,10 @@ from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.report.pages.glossary import OTHERWISE, first_use, glossary_terms, link_glossary
 
 ROOT = project_root()
-TERMS = glossary_terms((ROOT / "book/glossary.md").read_text())
+TERMS = glossary_terms((ROOT / "book/glossary.md").read_text(encoding="utf-8"))
 NOTEBOOKS = {
-    path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 }
 
 

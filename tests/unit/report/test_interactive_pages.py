@@ -32,12 +32,12 @@ PROBABILITIES = HAM10000.classes.probability_columns
 
 
 def script(path: Path) -> dict:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     return json.loads(text[text.index("{") :].removesuffix(";\n"))
 
 
 def record(run: Run) -> dict:
-    return yaml.safe_load((run.folder / "run.yaml").read_text())
+    return yaml.safe_load((run.folder / "run.yaml").read_text(encoding="utf-8"))
 
 
 def pixels(text: str) -> np.ndarray:
@@ -133,7 +133,9 @@ def test_the_gallery_says_what_the_measures_say(finished_run, tmp_path) -> None:
     )
     files = {}
     for path in tmp_path.glob("*-*.js"):
-        files |= json.loads(path.read_text().partition("= {}, ")[2].removesuffix(");\n"))
+        files |= json.loads(
+            path.read_text(encoding="utf-8").partition("= {}, ")[2].removesuffix(");\n")
+        )
     assert set(files) == set(table["image_id"])
     train = finished_run.images("train").images
     vit = load_classifier(
@@ -295,7 +297,7 @@ def test_the_reader_filters_selects_and_downloads(finished_site, tmp_path) -> No
     assert selection.counts == dict.fromkeys(CLASSES, 0) | {"mel": 1, "df": gallery.MAX_IMAGES}
     scores = pd.read_csv(tmp_path / "selection/scores.csv").set_index("image_id")
     assert scores.loc[wanted["image_id"].iloc[0], "distance"] == wanted["distance"].iloc[0]
-    assert "SYNTHETIC" in (tmp_path / "selection/README.txt").read_text()
+    assert "SYNTHETIC" in (tmp_path / "selection/README.txt").read_text(encoding="utf-8")
 
 
 def test_the_gallery_answers_from_the_file_system_too(finished_site) -> None:

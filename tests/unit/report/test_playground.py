@@ -49,12 +49,14 @@ def bare_page(folder: Path, run: Path, data: str) -> Path:
         f'<script src="{name}.js"></script>'
         for name in ("files/files", "playground/networks/networks", "playground/sampling")
     )
-    (folder / "index.html").write_text(f"<!doctype html><link rel=icon href=data:,><body>{scripts}")
+    (folder / "index.html").write_text(
+        f"<!doctype html><link rel=icon href=data:,><body>{scripts}", encoding="utf-8"
+    )
     return folder
 
 
 def described(target: Path) -> dict:
-    text = (target / "networks.js").read_text()
+    text = (target / "networks.js").read_text(encoding="utf-8")
     return json.loads(text.removeprefix("window.hamsynthNetworks = ").removesuffix(";\n"))
 
 
@@ -343,6 +345,7 @@ def test_make_serve_shows_the_report_and_says_when_there_is_none(tmp_path) -> No
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
 
     with served(tmp_path) as address:  # a port that was free a moment ago
@@ -350,8 +353,8 @@ def test_make_serve_shows_the_report_and_says_when_there_is_none(tmp_path) -> No
     nothing = make(tmp_path / "my runs", port)
     assert "make report" in nothing.communicate()[1] and nothing.returncode
     (tmp_path / "my runs/mine/site").mkdir(parents=True)
-    (tmp_path / "my runs/mine/site/index.html").write_text("the report")
-    (tmp_path / "my runs/mine/secret").write_text("not the report")
+    (tmp_path / "my runs/mine/site/index.html").write_text("the report", encoding="utf-8")
+    (tmp_path / "my runs/mine/secret").write_text("not the report", encoding="utf-8")
     serving = make(tmp_path / "my runs", port)
     try:
         assert serving.stdout.readline().startswith(f"http://127.0.0.1:{port}/")

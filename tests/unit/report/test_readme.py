@@ -18,7 +18,7 @@ from hamsynth_utils.report import readme, reference
 CLASSES = HAM10000.classes.names
 
 ROOT = project_root()
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_is_what_the_command_would_write():
@@ -64,10 +64,11 @@ def test_a_readme_without_its_marks_is_refused(spoil):
 
 def test_the_address_stands_in_one_place(tmp_path):
     project = tmp_path / "pyproject.toml"
-    project.write_text('[project]\nname = "x"\n')
+    project.write_text('[project]\nname = "x"\n', encoding="utf-8")
     assert readme.repository(project) == "" and readme.badges("") == ""
     project.write_text(
-        '[project]\nname = "x"\n[project.urls]\nRepository = "https://github.com/some/one"\n'
+        '[project]\nname = "x"\n[project.urls]\nRepository = "https://github.com/some/one"\n',
+        encoding="utf-8",
     )
     assert readme.repository(project) == "https://github.com/some/one"
     shown = readme.badges(readme.repository(project))
@@ -77,14 +78,15 @@ def test_the_address_stands_in_one_place(tmp_path):
         f"https://colab.research.google.com/github/some/one/blob/HEAD/{readme.SET_UP}",
     ]
     project.write_text(
-        '[project]\nname = "x"\n[project.urls]\nRepository = "https://example.org/some/one"\n'
+        '[project]\nname = "x"\n[project.urls]\nRepository = "https://example.org/some/one"\n',
+        encoding="utf-8",
     )
     with pytest.raises(InputError, match=r"https://github\.com/OWNER/NAME"):
         readme.repository(project)
 
 
 def test_the_set_up_for_colab_clones_from_that_address(monkeypatch):
-    text = (ROOT / readme.SET_UP).read_text()
+    text = (ROOT / readme.SET_UP).read_text(encoding="utf-8")
     assert readme.add_repository_address(text) == text, "run hamsynth readme"
     monkeypatch.setattr(readme, "repository", lambda: "https://github.com/some/one")
     source = "".join(json.loads(readme.add_repository_address(text))["cells"][1]["source"])

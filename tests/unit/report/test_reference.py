@@ -45,7 +45,7 @@ def kept(tmp_path):
             "device": "CPU, 2 cores",
             "images": "HAM10000",
         }
-        (folder / "run.yaml").write_text(yaml.safe_dump(record))
+        (folder / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
         lines = [
             {
                 "arm": arm,
@@ -145,10 +145,11 @@ def test_what_is_kept_holds_no_image_and_no_path(tmp_path):
     for path in ("metrics/estimates", "classifiers/real/seed-0", "data/lesions"):
         (run / path).mkdir(parents=True)
     (run / "run.yaml").write_text(
-        yaml.safe_dump({"data": "/secret place/ham10000", "profile": {"name": "cpu"}})
+        yaml.safe_dump({"data": "/secret place/ham10000", "profile": {"name": "cpu"}}),
+        encoding="utf-8",
     )
     for name in ("verdicts.csv", "estimates/evaluation.csv"):
-        (run / "metrics" / name).write_text("a,b\n1,2\n")
+        (run / "metrics" / name).write_text("a,b\n1,2\n", encoding="utf-8")
     predictions = {
         "image_id": ["ISIC_1"],
         "dx": ["nv"],
@@ -170,7 +171,7 @@ def test_what_is_kept_holds_no_image_and_no_path(tmp_path):
         for name in ("fig-dataset-classes", "fig-dataset-leak")
     ]
     (run / "notebooks/01_dataset.ipynb").write_text(
-        json.dumps({"cells": [{"metadata": {}}, *cells]})
+        json.dumps({"cells": [{"metadata": {}}, *cells]}), encoding="utf-8"
     )
     archive_run(run, tmp_path / "kept", {"01_dataset": 1.234}, "Made twice.")
     files = sorted(
@@ -187,12 +188,11 @@ def test_what_is_kept_holds_no_image_and_no_path(tmp_path):
         "run.yaml",
     ]
     assert (tmp_path / "kept/figures/fig-dataset-leak.png").read_bytes() == b"fig-dataset-leak"
-    assert (
-        "![alt of fig-dataset-leak](figures/fig-dataset-leak.png)"
-        in (tmp_path / "kept/README.md").read_text()
-    )
-    assert "\n\nMade twice.\n\n" in (tmp_path / "kept/README.md").read_text()
-    text = (tmp_path / "kept/run.yaml").read_text()
+    assert "![alt of fig-dataset-leak](figures/fig-dataset-leak.png)" in (
+        tmp_path / "kept/README.md"
+    ).read_text(encoding="utf-8")
+    assert "\n\nMade twice.\n\n" in (tmp_path / "kept/README.md").read_text(encoding="utf-8")
+    text = (tmp_path / "kept/run.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text)["note"] == "Made twice."
     assert "secret" not in text and yaml.safe_load(text)["minutes"] == {"01_dataset": 1.2}
     assert yaml.safe_load(text)["images"] == "the folder ham10000, which is not HAM10000", (
@@ -205,7 +205,7 @@ def test_the_figures_to_keep_show_no_real_image():
     cells = {
         cell["metadata"].get("mystnb", {}).get("figure", {}).get("name"): cell
         for path in sorted((project_root() / "notebooks").glob("*.ipynb"))
-        for cell in json.loads(path.read_text())["cells"]
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
     }
     assert set(FIGURES) <= set(cells)
     for name in FIGURES:
@@ -221,7 +221,7 @@ def test_the_figures_to_keep_show_no_real_image():
 
 def test_the_kept_reference_is_sound():
     """Its tables follow from its predictions, and its answer has every arm's numbers."""
-    record = yaml.safe_load((REFERENCE / "run.yaml").read_text())
+    record = yaml.safe_load((REFERENCE / "run.yaml").read_text(encoding="utf-8"))
     arms, seeds = record["profile"]["arms"], record["profile"]["seeds"]
     assert (
         record["data"] == "ham10000"

@@ -51,7 +51,7 @@ def archived(tmp_path_factory) -> Path:
             copy.parent.mkdir(parents=True)
             shutil.copy(path, copy)
     record = {"profile": {**content, "flow": None}, "seed": 0, "data": "phantom"}
-    (results / "run.yaml").write_text(yaml.safe_dump(record))
+    (results / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
     pairs = pd.DataFrame([{"arm": "gan", "reference": "real"}])
     tables = reference_check.evaluation_tables(run, pairs) | reference_check.fairness_tables(run)
     for name, table in tables.items():
@@ -117,8 +117,8 @@ def test_an_altered_prediction_changes_the_tables(results):
 
 
 def test_another_data_set_or_an_incomplete_archive_is_refused(results, tmp_path):
-    record = yaml.safe_load((results / "run.yaml").read_text())
-    (results / "run.yaml").write_text(yaml.safe_dump({**record, "seed": 1}))
+    record = yaml.safe_load((results / "run.yaml").read_text(encoding="utf-8"))
+    (results / "run.yaml").write_text(yaml.safe_dump({**record, "seed": 1}), encoding="utf-8")
     with pytest.raises(InputError, match="are not of the .* test images"):
         check_reference(results, "phantom")
     (results / "metrics/splits.csv").unlink()

@@ -13,13 +13,14 @@ from hamsynth_utils.report.pages.run_summary import chapter_minutes
 from hamsynth_utils.report.staging import EXTERNAL
 
 ROOT = project_root()
-PAGE = (ROOT / "book/teaching.md").read_text()
+PAGE = (ROOT / "book/teaching.md").read_text(encoding="utf-8")
 NOTEBOOKS = {
-    path.stem: json.loads(path.read_text()) for path in (ROOT / "notebooks").glob("*.ipynb")
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in (ROOT / "notebooks").glob("*.ipynb")
 }
 NOT_IN_EVERY_RUN = {each.chapter for each in REGISTRY.values() if not each.in_every_run}
 NOT_IN_EVERY_RUN.add(Path(EXTERNAL).name)
-TOC = re.findall(r"file: notebooks/(\w+)", (ROOT / "_toc.yml").read_text())
+TOC = re.findall(r"file: notebooks/(\w+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
 ROAD = [chapter for chapter in TOC if chapter not in NOT_IN_EVERY_RUN]
 """A page may only refer to chapters that every report has."""
 
@@ -77,6 +78,7 @@ def test_a_class_on_a_server_uses_the_environment_of_all_and_each_has_runs_of_hi
             text=True,
             capture_output=True,
             check=True,
+            encoding="utf-8",
         )
         assert (
             f'"{environment.removeprefix("BIN=")}/python" -m' in said.stdout
