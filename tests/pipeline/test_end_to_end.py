@@ -37,22 +37,22 @@ SHORT = merged(
         "gan": {**training(20), "dcgan_demo_steps": 20},
         "diffusion": {**training(20), "autoencoder": training(20)},
         "flow": {**training(20), "autoencoder": training(20)},
-        "classifier": training(6),
+        "arms": ["real", "gan", "diffusion"],
         "dp": {"overfit_steps": 20},
     },
 )
-"""The networks and chapters of the profile smoke, trained for fewer steps."""
+"""The profile smoke with shorter trainings of its generators, and fewer arms."""
 
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory) -> Report:
-    """A finished report on the phantom that was killed once on its way, during the GAN."""
+    """A finished report on the phantom that was killed once on its way, during its first generator."""
     report = Report(tmp_path_factory.mktemp("phantom"), SHORT)
     process = subprocess.Popen(
         report.command, cwd=ROOT, env=report.environment, start_new_session=True
     )
-    while not RunPaths(report.folder).generator("gan").is_dir():
-        assert process.poll() is None, "the pipeline ended before its GAN"
+    while not RunPaths(report.folder).generators.is_dir():
+        assert process.poll() is None, "the pipeline ended before its first generator"
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -185,8 +185,22 @@ def test_other_settings_are_refused_in_one_line(phantom, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def with_parameters(report: Report, path: Path, folder: Path) -> Path:
+    """A copy of a notebook in `folder`, whose parameters name the run of a report."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    (cell,) = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
+    values = {"profile": report.profile, "run": report.folder.name}
+    cell["source"] = [
+        *cell["source"],
+        *(f"\n{name} = {value!r}" for name, value in values.items()),
+    ]
+    copy = folder / path.name
+    copy.write_text(json.dumps(notebook), encoding="utf-8")
+    return copy
+
+
 def nbval(report: Report, *notebooks: Path) -> subprocess.CompletedProcess[str]:
-    """Notebooks executed by nbval with their own parameters, which compares what each marked cell prints."""
+    """Notebooks executed by nbval, which compares what each marked cell prints with what is stored."""
     options = ["-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "-q"]
     command = [sys.executable, "-m", "pytest", *options, *map(str, notebooks)]
     environment = {**os.environ, "HAMSYNTH_RUNS": str(report.runs), "PYTHONPATH": str(ROOT)}
@@ -204,26 +218,28 @@ def nbval(report: Report, *notebooks: Path) -> subprocess.CompletedProcess[str]:
 LIGHT = ("14_release", "15_claims")
 
 
-def test_nbval_finds_the_stored_outputs_of_two_light_chapters(phantom):
-    done = nbval(phantom, *(ROOT / f"notebooks/{name}.ipynb" for name in LIGHT))
+def test_nbval_finds_the_stored_outputs_of_two_light_chapters(phantom, tmp_path):
+    paths = [ROOT / f"notebooks/{name}.ipynb" for name in LIGHT]
+    done = nbval(phantom, *(with_parameters(phantom, path, tmp_path) for path in paths))
     assert done.returncode == 0, done.stdout[-4000:]
 
 
 def test_nbval_fails_on_a_stored_output_that_is_another(phantom, tmp_path):
-    notebook = json.loads((ROOT / "notebooks/15_claims.ipynb").read_text(encoding="utf-8"))
+    path = with_parameters(phantom, ROOT / "notebooks/15_claims.ipynb", tmp_path)
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     marked = [
         cell for cell in notebook["cells"] if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
     ]
     marked[0]["outputs"][0]["text"] = ["something else\n"]
-    path = tmp_path / "15_claims.ipynb"
     path.write_text(json.dumps(notebook), encoding="utf-8")
     done = nbval(phantom, path)
     assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout[-4000:]
 
 
 @pytest.mark.slow
-def test_nbval_finds_the_stored_outputs_of_every_chapter(phantom):
-    done = nbval(phantom, *sorted((ROOT / "notebooks").glob("*.ipynb")))
+def test_nbval_finds_the_stored_outputs_of_every_chapter(phantom, tmp_path):
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    done = nbval(phantom, *(with_parameters(phantom, path, tmp_path) for path in paths))
     assert done.returncode == 0, done.stdout[-4000:]
 
 
