@@ -35,6 +35,8 @@ UNWRITABLE = {
     errno.ENOTDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
+    errno.ENOLCK,
+    errno.ENOTSUP,
 }
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, PlainValidator, ValidationError, create_model, model
 
 from hamsynth_utils.core.arm_names import ARMS, GENERATORS, Arm, generator_of
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.files import damage_as_input_error, read_yaml
+from hamsynth_utils.core.files import damage_as_input_error, decode_text, read_bytes, read_yaml
 from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.profile_sections import (
     ClassifierSettings,
@@ -190,8 +190,8 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise InputError(f"no profile at {path}" + (f"; known there: {known}" if known else ""))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(decode_text(read_bytes(path), str(path)))
+    except yaml.YAMLError as error:
         raise InputError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings: it must map keys to values")

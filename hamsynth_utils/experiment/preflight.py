@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,7 @@ def prepare_run(
     problems = Problems()
     problems.attempt(checked_run_name, request.name)
     problems.attempt(_check_way, request.folder)
+    problems.attempt(_check_temporary_folder)
     seed = problems.attempt(whole_number, "SEED (--seed)", request.seed, 0, MAX_SEED)
     profile = _profile(problems, request.profile, seeds, arms)
     is_new = not RunPaths(request.folder).lesions.is_dir()
@@ -166,6 +168,16 @@ def _check_way(folder: Path) -> None:
             f"the way from {folder} to {project_root()} has a brace, which Snakemake cannot read: "
             "rename that folder, or name another one in HAMSYNTH_RUNS"
         )
+
+
+def _check_temporary_folder() -> None:
+    """Refuse a machine on which nothing can be written for a moment, as every notebook does."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.strerror}: free space there, or name another folder in TMPDIR"
+        ) from error
 
 
 def _count_images(problems: Problems, data: str) -> int | None:

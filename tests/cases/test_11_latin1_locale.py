@@ -62,7 +62,7 @@ def test_a_profile_in_another_encoding_is_refused_by_name(latin1, tmp_path):
     (tmp_path / "mine.yaml").write_bytes("# für mich\nthreads: 1\n".encode("latin-1"))
     done = hamsynth(latin1, "run", "--profile", str(tmp_path / "mine.yaml"), "--run", "r")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and "mine.yaml is not readable YAML" in done.stderr
+    assert done.stderr.startswith("error: ") and "mine.yaml, line 1, is not in UTF-8" in done.stderr
 
 
 def tables_and_pages(run: Path) -> dict[str, bytes]:

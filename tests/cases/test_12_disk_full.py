@@ -19,6 +19,7 @@ from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.phantom.corruptions import write_corrupted_phantom
 from hamsynth_utils.data.phantom.generate import make_phantom
+from hamsynth_utils.experiment.run import Run
 
 
 def images(folder: Path) -> None:
@@ -140,3 +141,15 @@ def test_a_disk_of_one_megabyte(tmp_path):
     assert [line.split()[0] for line in said] == [w.__name__ for w in (*WRITERS, phantom)]
     assert all(f"cannot write {folder}/" in line for line in said)
     assert all("No space left on device" in line for line in said)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_without_locks_is_one_sentence(number, tiny_profile, tmp_path, monkeypatch):
+    """NFS without its lock service, and some FUSE file systems."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match=f"cannot write {tmp_path}/r: {os.strerror(number)}"):
+        Run.open("r", tiny_profile, root=tmp_path)

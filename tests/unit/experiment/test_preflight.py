@@ -178,3 +178,21 @@ def test_a_busy_port_is_one_line(runs, capsys):
         assert main(["serve", "--run", "r", "--port", port]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith(f"error: port {port} cannot be used") and shown.count("\n") == 1
+
+
+def test_a_machine_without_a_temporary_folder_is_named(runs, monkeypatch, capsys):
+    def gettempdir() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(preflight.tempfile, "gettempdir", gettempdir)
+    assert main(["run", "--run", "r"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: No usable temporary directory found in ['/tmp']: free space")
+
+
+def test_a_profile_that_windows_saved_is_read(tiny_profile, tmp_path):
+    """With a byte order mark and CRLF, and in UTF-16."""
+    text = (tmp_path / "tiny.yaml").read_text(encoding="utf-8")
+    for name, encoding in {"bom": "utf-8-sig", "utf16": "utf-16"}.items():
+        (tmp_path / f"{name}.yaml").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+        assert load_profile(str(tmp_path / f"{name}.yaml")).threads == 1
