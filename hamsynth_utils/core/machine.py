@@ -1,7 +1,8 @@
-"""What this machine, or the container around it, has to offer: memory, cores, a home."""
+"""What this machine, or the container around it, has to offer: memory, and a home."""
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +60,14 @@ def stand_in_for_home(folder: Path) -> dict[str, str]:
         folder: where they may write instead.
 
     Returns:
-        Environment variables by name; none if the home can be written.
+        Environment variables by name; none if the home can be written. A user without an entry in
+        the table of users gets a name, too, since programs ask for it.
     """
+    user = {}
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        user = {"USER": f"user{os.getuid()}"}
     names = {
         "XDG_CACHE_HOME": "cache",
         "XDG_CONFIG_HOME": "config",
@@ -75,13 +82,13 @@ def stand_in_for_home(folder: Path) -> dict[str, str]:
     try:
         home = Path.home()
     except RuntimeError:  # neither HOME nor an entry in the table of users
-        return {**variables, "HOME": str(folder)}
+        return {**user, **variables, "HOME": str(folder)}
     there = [home / name for name in HOME_FOLDERS if name == "." or (home / name).exists()]
     if all(os.access(path, os.W_OK | os.X_OK) for path in there):
-        return {}
+        return user
     # Weights that were fetched before are found where they are.
     caches = {"HF_HOME": home / ".cache/huggingface", "TORCH_HOME": home / ".cache/torch"}
-    return variables | {name: str(path) for name, path in caches.items() if path.is_dir()}
+    return user | variables | {name: str(path) for name, path in caches.items() if path.is_dir()}
 
 
 def _memory_groups(root: Path) -> Iterator[tuple[int, int]]:

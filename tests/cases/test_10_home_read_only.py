@@ -58,6 +58,19 @@ def test_weights_that_are_in_such_a_home_are_still_found(tmp_path, monkeypatch):
     assert "TORCH_HOME" not in found
 
 
+def test_a_user_without_a_name_gets_one(tmp_path, monkeypatch):
+    """Snakemake prints the name of its user, and a user id of a container has none."""
+
+    def nobody(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert stand_in_for_home(tmp_path / "run") == {"USER": f"user{os.getuid()}"}
+
+
 def test_a_user_without_a_home_gets_one_in_the_run(tmp_path, monkeypatch):
     def nobody() -> Path:
         raise RuntimeError("Could not determine home directory.")
