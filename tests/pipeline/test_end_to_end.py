@@ -37,11 +37,10 @@ SHORT = merged(
         "gan": {**training(20), "dcgan_demo_steps": 20},
         "diffusion": {**training(20), "autoencoder": training(20)},
         "flow": {**training(20), "autoencoder": training(20)},
-        "arms": ["real", "gan", "diffusion"],
         "dp": {"overfit_steps": 20},
     },
 )
-"""The profile smoke with shorter trainings of its generators, and fewer arms."""
+"""The profile smoke with shorter trainings of its generators."""
 
 
 @pytest.fixture(scope="module")
