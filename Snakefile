@@ -55,7 +55,7 @@ def without_braces(path: Path) -> str:
     return os.path.relpath(path.resolve(), (RUNS / RUN).resolve()) if "{" in str(path) else str(path)
 
 
-# Papermill, too, replaces what stands in braces.
+# Papermill, too, replaces what stands in braces in the path of a notebook.
 FOLDER = str(NOTEBOOKS).replace("{", "{{").replace("}", "}}")
 
 
@@ -147,5 +147,5 @@ for chapter in CHAPTERS:
         shell:
             "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.cli job"
             " {params.name} {log} {sys.executable:q} -m papermill {FOLDER:q}/$(basename {input.notebook:q}) notebooks/{params.name}.partial.ipynb"
-            " --kernel python3 --cwd {FOLDER:q} --log-output --no-progress-bar {params.parameters:q}"
+            " --kernel python3 --cwd {NOTEBOOKS:q} --log-output --no-progress-bar {params.parameters:q}"
             " && sync notebooks/{params.name}.partial.ipynb && mv notebooks/{params.name}.partial.ipynb {output}"

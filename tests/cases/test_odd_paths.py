@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
 from conftest import ROOT
 from stand_in import Pipeline
@@ -39,15 +38,18 @@ def test_chapters_are_executed_in_a_folder_with_such_a_name(tmp_path, name):
 
 
 def test_papermill_reads_braces_as_the_snakefile_writes_them(tmp_path):
-    """What the stand-in does with a path, papermill does."""
+    """What the stand-in does with the path of a notebook, papermill does; a folder it takes as it is."""
     folder = tmp_path / ODD
     folder.mkdir()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text")])
+    code = "from pathlib import Path; Path('here').touch()"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
     nbformat.write(notebook, folder / "a.ipynb")
     escaped = str(folder).replace("{", "{{").replace("}", "}}")
-    papermill.execute_notebook(f"{escaped}/a.ipynb", str(tmp_path / "out.ipynb"), prepare_only=True)
-    assert (tmp_path / "out.ipynb").is_file()
+    command = [sys.executable, "-m", "papermill", f"{escaped}/a.ipynb", "out.ipynb"]
+    command += ["--cwd", str(folder)]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "out.ipynb").is_file() and (folder / "here").is_file()
 
 
 def test_a_way_with_a_brace_that_snakemake_cannot_read_is_refused(tmp_path, monkeypatch, capsys):

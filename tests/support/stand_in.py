@@ -23,6 +23,7 @@ from pathlib import Path
 
 source, target, *options = sys.argv[1:]
 source = source.format()  # as papermill reads a path with braces
+assert Path(options[options.index("--cwd") + 1]).is_dir()
 values = {key: value for flag, key, value in zip(options, options[1:], options[2:]) if flag in ("-r", "-p")}
 with open(os.environ["CALLS"], "a") as calls:
     name, threads = Path(target).name.split(".")[0], os.environ["HAMSYNTH_THREADS"]
