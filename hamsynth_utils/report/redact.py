@@ -14,7 +14,7 @@ class PathRedactor:
     Args:
         folder: the run folder; becomes `runs/<name>`.
         root: the folder of the project; becomes `.`.
-        *sources: folders of data; only the last part remains.
+        *sources: folders of data and the file of a profile; only the last part remains.
     """
 
     def __init__(self, folder: Path, root: Path, *sources: str) -> None:

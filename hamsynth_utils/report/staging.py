@@ -36,6 +36,10 @@ CLASSIFIER = "notebooks/06_vit"
 """The chapter that the pipeline executes once per arm and seed."""
 
 
+FIRST = "notebooks/01_dataset"
+"""The chapter that every run executes."""
+
+
 EXTERNAL = "notebooks/16_external"
 """The chapter that the pipeline executes only if the run has an external test set."""
 
@@ -112,7 +116,8 @@ def stage(folder: Path, root: Path | None = None) -> Path:
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     notebooks = {f"notebooks/{path.stem}": path for path in executed_notebooks(folder)}
     external = _parameter(notebooks.get(EXTERNAL), "external")
-    redact = PathRedactor(folder, root, record["data"], *external)
+    profile = _parameter(notebooks.get(FIRST), "profile")
+    redact = PathRedactor(folder, root, record["data"], *external, *profile)
     with atomic_path(folder / "book") as staged:
         book = Book(folder, root, staged, record, toc, notebooks, redact)
         left_out = chapters_left_out(book)

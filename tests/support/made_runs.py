@@ -30,6 +30,9 @@ EXECUTIONS = ("real-0", "real-1", "gan-0", "diffusion-0", "real-0-image")
 DATA = "/secret place/skin pictures"
 
 
+PROFILE = "/secret place/my profile.yaml"
+
+
 def make_run(folder: Path) -> Path:
     (folder / "notebooks").mkdir(parents=True)
     record = {
@@ -85,7 +88,11 @@ def executed(name: str, folder: Path) -> dict:
     cells = [
         cell("markdown", f"# Chapter {chapter}\n\n{mathematics}"),
         cell("code", 'data = "phantom"', tags=["parameters"]),
-        cell("code", f'# Parameters\ndata = "{DATA}"', tags=["injected-parameters"]),
+        cell(
+            "code",
+            f'# Parameters\ndata = "{DATA}"\nprofile = "{PROFILE}"',
+            tags=["injected-parameters"],
+        ),
         cell(
             "code",
             "from hamsynth_utils.metrics import accuracy\nglue('accuracy', 0.8123)",
@@ -106,7 +113,11 @@ def executed(name: str, folder: Path) -> dict:
         "cells": cells,
         "metadata": {
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-            "papermill": {"duration": 90.0, "output_path": f"{folder}/notebooks/{name}.ipynb"},
+            "papermill": {
+                "duration": 90.0,
+                "output_path": f"{folder}/notebooks/{name}.ipynb",
+                "parameters": {"data": DATA, "profile": PROFILE},
+            },
         },
         "nbformat": 4,
         "nbformat_minor": 5,
