@@ -104,7 +104,7 @@ TINY = {
         "overfit_steps": 3,
     },
 }
-"""Every setting as small as it goes: the road in seconds, to test that it holds, not where it leads."""
+"""Every setting as small as possible: the pipeline in seconds, to test that it runs, not what it finds."""
 
 
 def merged(base: dict, change: dict) -> dict:

@@ -1,6 +1,6 @@
 """Exercises and quizzes: their form, their checks, and the notebooks that students get.
 
-That every solution passes its check, and no wrong answer does, is tried by the road itself: test_end_to_end.py.
+That every solution passes its check, and no wrong answer does, is tried in whole runs: test_end_to_end.py.
 """
 
 import json

@@ -173,7 +173,7 @@ def test_a_runs_folder_that_cannot_be_written_is_an_input_error(tmp_path, tiny_p
         Run.open("a", tiny_profile, root=tmp_path / "file")
 
 
-def test_a_second_process_waits_for_the_room(tmp_path, tiny_profile):
+def test_a_second_process_waits_for_the_stage(tmp_path, tiny_profile):
     run = Run.open("a", tiny_profile, root=tmp_path)
     holder = subprocess.Popen(
         [

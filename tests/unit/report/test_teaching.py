@@ -33,7 +33,7 @@ def chapters(text: str) -> list[str]:
     return re.findall(r"\{doc\}`notebooks/(\w+)`", text)
 
 
-def test_the_day_runs_forward_along_the_road():
+def test_the_day_runs_forward_from_chapter_to_chapter():
     clock = [
         60 * int(h) + int(m)
         for h, m in re.findall(r"^\| (\d+):(\d\d) \|", section("One day"), re.M)
