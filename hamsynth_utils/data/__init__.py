@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "external": "read_external",
         "ham10000": "dataset_name read_ham10000",
         "lesion_set": "LesionSet labels_of to_uint8 to_unit_range",
-        "segmentation": "lesion_masks",
+        "files.masks": "lesion_masks",
         "split": "leaked leaked_share",
         "synthetic": "SUMS read_manifest read_synthetic",
     },

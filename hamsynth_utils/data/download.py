@@ -28,7 +28,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.data.layouts import find_layout, read_metadata
+from hamsynth_utils.data.files.metadata import read_metadata
+from hamsynth_utils.data.layouts import find_layout
 
 
 @dataclass(frozen=True)

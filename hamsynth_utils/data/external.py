@@ -1,20 +1,23 @@
-"""An external test set in the layout of ISIC 2018 Task 3, and checks before a test.
+"""An external test set, and checks before a test.
 
-- Images: `ISIC2018_Task3_Test_Input/ISIC_00xxxxx.jpg`, or .jpg and .png files in any subfolder.
-- Truth: `ISIC2018_Task3_Test_GroundTruth.csv`, in a folder of its name or not, or another file
-  with such a table.
+- Images: `ISIC2018_Task3_Test_Input/ISIC_00xxxxx.jpg`, or image files in any subfolder.
+- Truth: `ISIC2018_Task3_Test_GroundTruth.csv` or `.tab`, in a folder of its name or not, or another
+  file with such a table.
 
-The truth has the columns image, MEL, NV, BCC, AKIEC, BKL, DF and VASC, in any order. One of the
-seven classes is 1, all others are 0.
+The truth is one of three tables, with its columns in any order:
 
-Such a set does not say which photos show one lesion, so each image counts as a lesion. Intervals
-are therefore a little too narrow where a lesion was photographed twice.
+- one-hot, as ISIC 2018 Task 3 has it: image, MEL, NV, BCC, AKIEC, BKL, DF and VASC. One of the
+  seven classes is 1, all others are 0;
+- HAM10000's columns, as `hamsynth download --include-test` fetches them;
+- the table of the ISIC archive.
+
+A one-hot table does not say which photos show one lesion, so each image counts as a lesion.
+Intervals are therefore a little too narrow where a lesion was photographed twice.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,19 +26,26 @@ import torch
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.files.metadata import read_metadata
+from hamsynth_utils.data.files.tables import read_header
 from hamsynth_utils.data.ham10000 import read_images
 from hamsynth_utils.data.layouts import (
+    CLASS_COLUMNS,
+    KNOWN_COLUMNS,
     NOT_A_LESION,
     Layout,
     files_in,
     first_names,
     images_of,
-    read_metadata,
+    is_table,
+    table_kind,
+    tables_by_columns,
 )
 from hamsynth_utils.data.lesion_set import LesionSet, labels_of
 from hamsynth_utils.data.phantom.generate import make_phantom
 
-COLUMNS = ("image", *(name.upper() for name in HAM10000.classes))
+COLUMNS = ("image", *CLASS_COLUMNS)
+"""The columns of a one-hot table."""
 
 
 ISIC_TEST = "isic2018_task3_test_groundtruth"
@@ -49,8 +59,8 @@ class ExternalSet:
     """Images for a test that no model has seen.
 
     Attributes:
-        lesions: the images. `lesion_id` is the id of the image, because lesions are unknown; age,
-            sex, site and source are missing.
+        lesions: the images. Where the truth does not name the lesion, `lesion_id` is the id of the
+            image. What the truth does not say of age, sex, site and source is missing.
         sha256: hash of all image ids, diagnoses and files; the names of folders do not count.
     """
 
@@ -74,16 +84,15 @@ def find_external(folder: Path) -> Layout:
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}")
     files = files_in(folder)
-    tables = [name for name in files if name.lower().endswith(".csv")]
+    tables = [name for name in files if is_table(name)]
     found = [name for name in tables if ISIC_TEST in name.lower()]
-    found = found or [
-        name for name in tables if len(set(_header(folder / name)) & set(COLUMNS[1:])) > 1
-    ]
+    found = found or [name for _, name in tables_by_columns(folder, files)]
     if not found:
         raise InputError(
             f"no ground truth in {folder} or the folders in it: looked for "
-            "ISIC2018_Task3_Test_GroundTruth.csv, or another .csv with the columns "
-            f"{', '.join(COLUMNS)}; .csv files there: {first_names(tables) or 'none'}"
+            "ISIC2018_Task3_Test_GroundTruth.csv (or .tab), or another table with the columns "
+            f"{', '.join(COLUMNS)}, or image_id and dx, or isic_id and diagnosis_3; tables there: "
+            f"{first_names(tables) or 'none'}"
         )
     if len(found) > 1:
         raise InputError(
@@ -100,15 +109,17 @@ def read_truth(layout: Layout) -> pd.DataFrame:
         layout: the files of the set.
 
     Returns:
-        One row per image, with the columns of `read_metadata`; `lesion_id` is the id of the image.
+        One row per image, with the columns of `read_metadata`; where the lesion is not known,
+        `lesion_id` is the id of the image.
 
     Raises:
-        InputError: naming file and line, as for `read_metadata`; also for a column outside
-            `COLUMNS`, an image without a row, or fewer than two classes.
+        InputError: naming file and line, as for `read_metadata`; also for a column of a one-hot
+            table outside `COLUMNS`, an image without a row, or fewer than two classes.
     """
     table = read_metadata(layout)
-    unknown = [name for name in _header(layout.metadata) if name not in COLUMNS]
-    if unknown:
+    header = read_header(layout.metadata, KNOWN_COLUMNS)
+    unknown = [name for name in header if name and name not in COLUMNS]
+    if unknown and table_kind(header) == "ISIC 2018 Task 3":
         raise InputError(
             f"{layout.metadata} has the column(s) {', '.join(map(repr, unknown))}, but only "
             f"{', '.join(COLUMNS)} are known: a class that the classifiers have not learned cannot "
@@ -124,7 +135,7 @@ def read_truth(layout: Layout) -> pd.DataFrame:
         raise InputError(
             f"{layout.metadata} has only the class {table['dx'].iloc[0]}: a test needs two or more"
         )
-    return table.assign(lesion_id=table["image_id"])
+    return table.assign(lesion_id=table["lesion_id"].fillna(table["image_id"]))
 
 
 def check_external(source: str, data: str) -> None:
@@ -184,8 +195,3 @@ def read_external(
     rows = zip(lesions.table["image_id"], lesions.table["dx"], contents, strict=True)
     sha256 = hashlib.sha256("\n".join(sorted(map(" ".join, rows))).encode()).hexdigest()
     return ExternalSet(lesions, sha256)
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
-        return [name.strip().strip('"') for name in re.split(r"[,\t]", lines.readline().strip())]

@@ -8,6 +8,8 @@ The paper is doi:10.1038/sdata.2018.161. The layouts are:
 - ISIC 2018 Task 3: images in `ISIC2018_Task3_Training_Input/`;
   `ISIC2018_Task3_Training_GroundTruth.csv`.
 
+- ISIC archive: images and `metadata.csv`, with the columns isic_id, diagnosis_3 and others.
+
 The images may also lie in one folder of any name, or beside the metadata. If there are several
 metadata files, HAM10000's own comes first, then ISIC's training, validation and test metadata. So
 a second set, for example the ISIC test images, needs its own folder.
@@ -16,7 +18,6 @@ a second set, for example the ISIC test images, needs its own folder.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -26,19 +27,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import read_csv
 from hamsynth_utils.data.dataset_info import HAM10000, PHANTOM
-from hamsynth_utils.data.layouts import (
-    NOT_A_LESION,
-    find_layout,
-    first_names,
-    read_metadata,
-    read_text,
-)
+from hamsynth_utils.data.files.images import read_square
+from hamsynth_utils.data.files.metadata import read_metadata
+from hamsynth_utils.data.files.tables import read_text
+from hamsynth_utils.data.layouts import NOT_A_LESION, find_layout, first_names
 from hamsynth_utils.data.lesion_set import LesionSet, labels_of
 
 IDENTITY = "e1a87097f87fc4ae180433741388137151472f018318f82ba635e4bdf67806b1"
@@ -146,7 +143,7 @@ def read_ham10000(
 def read_images(
     folder: Path, files: list[Path], image_size: int, progress: bool = True
 ) -> tuple[np.ndarray, list[tuple[str, int, int, str]], dict[int, str]]:
-    """Read images, cropped to the central square and resized with antialiasing.
+    """Read images as a viewer shows them, cropped to the central square and resized.
 
     Args:
         folder: the folder of the data; records name files relative to it.
@@ -174,12 +171,9 @@ def read_images(
                 "",
             ), f"cannot be read: {error.strerror}"
         try:
-            pixels[position] = _decode(content, image_size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = (
-                "is not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-            )
-            return record, reason
+            pixels[position] = read_square(content, image_size)
+        except InputError as error:
+            return record, str(error)
         return record, None
 
     with ThreadPoolExecutor() as pool:
@@ -256,30 +250,11 @@ def read_near_duplicates(folder: Path) -> pd.DataFrame:
     path = Path(folder) / "near_duplicates.csv"
     if not path.is_file():
         return NO_PAIRS.copy()
-    return read_text(path, list(NO_PAIRS.columns))[list(NO_PAIRS.columns)].reset_index(drop=True)
+    names = list(NO_PAIRS.columns)
+    return read_text(path, names, names)[names].reset_index(drop=True)
 
 
 def _read_file(folder: Path, file: Path) -> tuple[tuple, bytes]:
     status, content = file.stat(), file.read_bytes()
     name = file.relative_to(folder).as_posix()
     return (name, len(content), status.st_mtime_ns, hashlib.sha256(content).hexdigest()), content
-
-
-def _decode(content: bytes, image_size: int) -> np.ndarray:
-    """uint8 [3, image_size, image_size]."""
-    with Image.open(io.BytesIO(content)) as image:
-        # A large JPEG decodes faster at a half or a quarter; the resize still gets twice the
-        # target.
-        factor = 2 * image_size / min(image.size)
-        if factor < 1:
-            image.draft(
-                None, (int(np.ceil(image.width * factor)), int(np.ceil(image.height * factor)))
-            )
-        short = min(image.size)
-        left, top = (image.width - short) / 2, (image.height - short) / 2
-        square = image.convert("RGB").resize(
-            (image_size, image_size),
-            Image.Resampling.BICUBIC,
-            box=(left, top, left + short, top + short),
-        )
-    return np.asarray(square).transpose(2, 0, 1)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import decode_text, read_bytes
 from hamsynth_utils.core.weights import sha256_of, sha256_of_bytes
 from hamsynth_utils.data.dataset_info import ClassList
+from hamsynth_utils.data.files.images import as_shown, open_picture
 from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, labels_of
 
 MANIFEST = [
@@ -213,12 +213,15 @@ def verify_image(content: bytes, row: dict) -> np.ndarray:
             lists. The message begins with the name of the file.
     """
     try:
-        with Image.open(BytesIO(content), formats=["PNG"]) as file:
+        with open_picture(content) as file:
+            if file.format != "PNG":
+                raise InputError(f"is a {file.format}")
             if max(file.size) > MAX_SIDE:
-                raise ValueError(f"it has {file.width} x {file.height} pixels")
-            pixels, text = np.asarray(file.convert("RGB")), dict(file.text)  # type: ignore[attr-defined]
-    except Exception as error:  # Pillow has no common class for what it raises on damaged files
-        raise InputError(f"{row['file']} is not a readable PNG ({error})") from error
+                raise InputError(f"has {file.width} x {file.height} pixels")
+            pixels = np.asarray(as_shown(file, content))
+            text = dict(file.text)  # type: ignore[attr-defined]
+    except InputError as error:
+        raise InputError(f"{row['file']} is not a readable PNG: it {error}") from error
     if text.get("hamsynth:synthetic") != "true":
         raise InputError(f"{row['file']} is not labelled as synthetic in its metadata: refused")
     for label in LABELS:

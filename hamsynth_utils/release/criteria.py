@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import pandas as pd
 import yaml
-from PIL import Image, UnidentifiedImageError
 from pydantic import Field, ValidationError, model_validator
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import read_csv
 from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.settings import Settings
+from hamsynth_utils.data.files.images import open_picture
 
 PASSED, FAILED, NOT_MEASURED = "passed", "failed", "not measured"
 """The verdicts on a limit."""
@@ -242,9 +242,9 @@ def labelled_fraction(folder: Path) -> pd.DataFrame:
 
 def _is_labelled(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             return image.info.get("hamsynth:synthetic") == "true"
-    except (OSError, SyntaxError, UnidentifiedImageError):
+    except InputError:
         return False
 
 

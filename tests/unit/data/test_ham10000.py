@@ -10,6 +10,7 @@ from PIL import Image
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.files.metadata import read_metadata
 from hamsynth_utils.data.ham10000 import (
     changes_since,
     dataset_name,
@@ -17,7 +18,7 @@ from hamsynth_utils.data.ham10000 import (
     read_index,
     read_near_duplicates,
 )
-from hamsynth_utils.data.layouts import find_layout, read_metadata
+from hamsynth_utils.data.layouts import find_layout
 from hamsynth_utils.data.lesion_set import LesionSet
 
 CLASSES = HAM10000.classes.names
@@ -226,7 +227,7 @@ def unequal_copies(folder: Path) -> None:
         (lambda folder: shutil.rmtree(folder), r"no folder at"),
         (
             lambda folder: (folder / "HAM10000_metadata.csv").write_bytes(b"\x89PNG\xff\xfe"),
-            r"not a readable table",
+            r"HAM10000_metadata.csv, line 1, is not in UTF-8",
         ),
         (
             lambda folder: (folder / "HAM10000_metadata.csv").write_text("", encoding="utf-8"),

@@ -4,21 +4,21 @@ from PIL import Image
 from scipy.ndimage import label
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.data.files.masks import lesion_masks, read_masks
 from hamsynth_utils.data.ham10000 import read_ham10000
 from hamsynth_utils.data.phantom.generate import make_phantom, phantom_masks
-from hamsynth_utils.data.segmentation import lesion_masks, read_masks
 
 
 def write(folder, masks: dict[str, np.ndarray], size=(200, 150)):
-    """Photos that are white where their mask is, and the masks, 1-bit, in the layout of the archive."""
+    """Photos that are white where their mask is and dark elsewhere, and the masks, 1-bit, in the archive's layout."""
     (folder / "HAM10000_images_part_1").mkdir(parents=True)
     (folder / "HAM10000_segmentations_lesion_tschandl").mkdir()
     lines = ["lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"]
     for name, mask in masks.items():
         picture = Image.fromarray(mask.astype(np.uint8) * 255)
-        picture.resize(size).convert("RGB").save(
-            folder / f"HAM10000_images_part_1/{name}.jpg", quality=95
-        )
+        dark = np.broadcast_to(np.linspace(0, 60, mask.shape[1]), mask.shape)
+        photo = Image.fromarray(np.where(mask, 255, dark).astype(np.uint8)).resize(size)
+        photo.convert("RGB").save(folder / f"HAM10000_images_part_1/{name}.jpg", quality=95)
         file = folder / f"HAM10000_segmentations_lesion_tschandl/{name}_segmentation.png"
         picture.convert("1").save(file)
         lines.append(f"L_{name},{name},nv,histo,50,male,back,rosendahl")
@@ -70,7 +70,7 @@ def test_a_broken_mask_and_one_of_another_picture_are_named(tmp_path):
     ):
         read_masks(folder, ["A"], 64)
     file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(InputError, match=r"A_segmentation.png.*cannot be read"):
+    with pytest.raises(InputError, match=r"A_segmentation.png is not an image that can be read"):
         read_masks(folder, ["A"], 64)
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.files.metadata import read_metadata
 from hamsynth_utils.data.ham10000 import NO_PAIRS, read_near_duplicates
-from hamsynth_utils.data.layouts import find_layout, read_metadata
+from hamsynth_utils.data.layouts import find_layout
 from hamsynth_utils.data.split import (
     Split,
     image_split,

@@ -1,0 +1,1 @@
+"""Files that come from elsewhere: pictures, lesion masks, and tables of images."""
