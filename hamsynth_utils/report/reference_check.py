@@ -37,6 +37,12 @@ from hamsynth_utils.metrics.comparison.arm_estimates import Estimate
 SAME_VALUE = 2e-5
 """Values within this distance agree: archived probabilities are rounded to five digits."""
 
+RANKED = ("auroc", "average_precision")
+"""Beginnings of the names of statistics that depend on the order of the probabilities."""
+
+SAME_RANKED_VALUE = 5e-4
+"""Values of `RANKED` statistics within this distance agree: rounding makes equal what differed."""
+
 SAME_END = 0.003
 """Interval ends within this distance agree: 0.3 points."""
 
@@ -90,8 +96,8 @@ def check_reference(results: Path, data: str) -> pd.DataFrame:
     Returns:
         One row per table: table, rows (archived), recomputed (how many of them follow from the
         predictions), value and ends (the largest difference of a value and of an interval end),
-        differing (rows outside `SAME_VALUE` or `SAME_END`, with another number of images, or
-        missing).
+        differing (rows outside `SAME_VALUE`, `SAME_RANKED_VALUE` or `SAME_END`, with another number
+        of images, or missing).
 
     Raises:
         InputError: if the folder holds no archived run, or predictions of other images than the
@@ -363,7 +369,9 @@ def _compare(name: str, kept: pd.DataFrame, recomputed: pd.DataFrame) -> dict[st
 
     values = np.max([distance(column) for column in layout.values], axis=0, initial=0.0)
     ends = np.max([np.zeros(len(both)), *(distance(column) for column in layout.ends)], axis=0)
-    differing = (values > SAME_VALUE) | (ends > SAME_END)
+    is_ranked = both[keys].apply(lambda column: column.str.startswith(RANKED)).any(axis=1)
+    same_value = np.where(is_ranked, SAME_RANKED_VALUE, SAME_VALUE)
+    differing = (values > same_value) | (ends > SAME_END)
     for column in layout.equal:
         a, b = both[column], both[f"{column}_now"]
         differing |= ((a != b) & ~(a.isna() & b.isna())).to_numpy()

@@ -14,7 +14,7 @@ from hamsynth_utils.core.paths import RunPaths
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.report import reference_check
-from hamsynth_utils.report.reference_check import SAME_END, check_reference
+from hamsynth_utils.report.reference_check import SAME_END, SAME_RANKED_VALUE, check_reference
 
 ARMS = ("real", "gan")
 
@@ -102,9 +102,17 @@ def test_an_altered_figure_is_found_in_each_table(results, capsys):
     assert f"{len(altered)} row(s) differ" in capsys.readouterr().out
 
 
-def test_an_interval_end_within_the_tolerance_agrees(results):
+def test_what_rounding_can_change_agrees(results):
     alter(results, "estimates/evaluation", "low", 0.7 * SAME_END)
+    path = RunPaths(results).table("estimates/evaluation")
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    rows = frame.index[frame["statistic"] == "auroc_mel"][:2]
+    frame.loc[rows[0], "value"] += 0.8 * SAME_RANKED_VALUE
+    frame.to_csv(path, index=False)
     assert differing(results) == {}
+    frame.loc[rows[1], "value"] += 1.2 * SAME_RANKED_VALUE
+    frame.to_csv(path, index=False)
+    assert differing(results) == {"estimates/evaluation": 1}
 
 
 def test_an_altered_prediction_changes_the_tables(results):
