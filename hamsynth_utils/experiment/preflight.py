@@ -23,7 +23,8 @@ from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.settings import MAX_SEED
 from hamsynth_utils.data.dataset_info import describe_data
 from hamsynth_utils.data.external import check_external, read_external
-from hamsynth_utils.data.layouts import find_layout, read_metadata
+from hamsynth_utils.data.files.metadata import read_metadata
+from hamsynth_utils.data.layouts import find_layout
 from hamsynth_utils.experiment.external_test import read_opening, require_same_external_set
 from hamsynth_utils.experiment.pipeline import Request, Resources, classifier_executions
 from hamsynth_utils.experiment.run import Run, data_source
