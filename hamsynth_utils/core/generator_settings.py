@@ -14,7 +14,7 @@ class VAESettings(Settings):
 
     latent_size: Count = 128
     """Numbers of one latent z."""
-    width: Count = 32
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
     """Channels of the first convolution; deeper layers have a multiple of them."""
     kl_warmup_fraction: Fraction = 0.3
     """Fraction of the steps over which the weight of the KL term rises from 0 to 1."""
@@ -33,7 +33,7 @@ class GANSettings(Settings):
 
     latent_size: Count = 128
     """Numbers of one latent z."""
-    width: Count = 32
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
     """Channels of the narrowest layers; wider layers have a multiple of them."""
     discriminator_rate_factor: Rate = 1.0
     """The discriminator's learning rate, as a multiple of the generator's."""
@@ -123,7 +123,7 @@ class FlowSettings(LatentSettings):
     """Probability with which a training image has no label, for guidance."""
     guidance: Annotated[float, Field(ge=1)] = 1.5
     """Guidance scale of the samples; 1 is no guidance."""
-    sampling_steps: Count = 6
+    sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 6
     """Solver steps per sample."""
     solver: Literal["euler", "midpoint"] = "midpoint"
     """ODE solver: midpoint is of second order and evaluates the network twice per step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 import yaml
@@ -189,16 +190,57 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise InputError(f"no profile at {path}" + (f"; known there: {known}" if known else ""))
-    try:
-        content = yaml.safe_load(decode_text(read_bytes(path), str(path)))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no settings: it must map keys to values")
+    content = _read_settings(path)
+    if "name" in content:
+        raise InputError(f"{path}: name is not a setting: the file's own name is the profile's")
     try:
         return parse_profile({"name": path.stem, **content})
     except ValidationError as error:
         raise InputError(f"{path}: {_explain_all(error)}") from error
+
+
+MAX_VALUES = 10_000
+"""More values than any profile has. Aliases can make thousands of millions of a short text."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML as `safe_load` reads it, but a key that is written twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See yaml.constructor.SafeConstructor."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key} is written twice", problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _read_settings(path: Path) -> dict[Any, Any]:
+    """The content of a YAML file that somebody else has written."""
+    text = decode_text(read_bytes(path), str(path))
+    try:
+        content = yaml.load(text, _UniqueKeyLoader)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # PyYAML turns only some faults of a value into its own error
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise InputError(f"{path} is not readable YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no settings: it must map keys to values")
+    values: list[Any] = [content]
+    for value in values:
+        if isinstance(value, dict | list):
+            values.extend(value.values() if isinstance(value, dict) else value)
+        if len(values) > MAX_VALUES:
+            raise InputError(f"{path} holds more than {MAX_VALUES:,} values: it is no profile")
+    return content
 
 
 def recorded_profile(folder: Path) -> dict[str, Any]:
@@ -318,7 +360,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _explain_all(error: ValidationError) -> str:
-    return "; ".join(_explain(e) for e in error.errors())
+    return " ".join("; ".join(_explain(e) for e in error.errors()).split())
 
 
 def _explain(error: Any) -> str:
@@ -338,7 +380,7 @@ def _explain(error: Any) -> str:
             float(value)
             hint = f" (YAML reads {value} as text: write {_yaml_float(value)})"
         return f"{where} is the text {value!r}, not a number{hint}"
-    return f"{where}: {error['msg']}, but it is {value!r}"
+    return f"{where}: {error['msg']}, but it is {shorten(repr(value), 80, placeholder='...')}"
 
 
 def _yaml_float(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,10 +12,17 @@ Extractor = Literal["inception", "vit", "efficientnet_lite0"]
 """The feature extractors, see `metrics.features`."""
 
 
+ImageSize = Literal[32, 64, 128]
+
+
+IMAGE_SIZES = get_args(ImageSize)
+"""Height and width in pixels that an image can have."""
+
+
 class DataSettings(Settings):
     """The images and their split."""
 
-    image_size: Literal[32, 64, 128] = 64
+    image_size: ImageSize = 64
     """Height and width of an image in pixels."""
     phantom_images: Count
     """Images of the phantom; not used for a folder."""

@@ -131,8 +131,10 @@ class DatasetInfo:
             classes = fields.pop("classes")
             names = tuple(classes.pop("names"))
             return cls(classes=ClassList(names=names, **classes), **fields)
-        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise InputError(f"not a description of a data set ({error}): {text[:80]}") from error
+        except InputError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"not a description of a data set ({error}): {text[:80]!r}") from error
 
 
 HAM10000 = DatasetInfo(

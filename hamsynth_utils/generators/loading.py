@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.profile_sections import IMAGE_SIZES
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.weights import read_weights
 from hamsynth_utils.data.dataset_info import DatasetInfo
@@ -101,6 +104,10 @@ def load_generator(
         generator_name: refuse a file that holds another generator.
         classes: refuse a generator that was trained on other classes.
 
+    The file may come from anybody. Before any memory is taken for the network that it describes,
+    its tensors must fit that network, and must be finite. A change of a finite weight is not
+    noticed: for that, the SHA-256 of the file is on its model card and in every manifest.
+
     Raises:
         InputError: the file is missing or damaged, holds no generator or another one, or has
             another format, class list or network.
@@ -115,22 +122,44 @@ def load_generator(
     made_with = metadata.get("made_with", "another version")
     cls = generator_class(metadata["generator"])
     try:
-        settings = cls.settings_class.model_validate_json(metadata["settings"])
+        settings = cls.settings_class.model_validate_json(metadata.get("settings", ""))
     except ValidationError as error:
-        unknown = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        unknown = ", ".join(
+            ".".join(map(str, each["loc"])) or each["msg"] for each in error.errors()
+        )
         raise InputError(
             f"{path} was made with {made_with}, whose settings this version does not know: "
             f"{unknown}"
         ) from error
-    generator = cls(int(metadata["image_size"]), settings, len(trained_on))
+    image_size = metadata.get("image_size", "")
+    if image_size not in map(str, IMAGE_SIZES):
+        raise InputError(f"{path} is damaged: its images would have {image_size!r} pixels a side")
+    network = int(image_size), settings, len(trained_on)
     try:
-        generator.load_state_dict(tensors)
-    except RuntimeError as error:
+        _require_fit(tensors, cls, network)
+    except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"{path}, made with {made_with}, does not fit this version's {generator.name}: "
+            f"{path}, made with {made_with}, does not fit this version's {cls.name}: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
+    generator = cls(*network)
+    generator.load_state_dict(tensors)
     return generator.eval()
+
+
+def _require_fit(
+    tensors: dict[str, Tensor], cls: type[Generator], network: tuple[int, Any, int]
+) -> None:
+    """Refuse tensors that are not those of this network; no memory is taken for the network."""
+    with torch.device("meta"):
+        blank = cls(*network)
+    types = {name: value.dtype for name, value in blank.state_dict().items()}
+    blank.load_state_dict(tensors, assign=True)
+    for name, value in tensors.items():
+        if value.is_floating_point() != types[name].is_floating_point:
+            raise ValueError(f"{name} holds numbers of the type {value.dtype}")
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds values that are no finite numbers")
 
 
 def _require_readable(path: Path, metadata: dict[str, str], generator_name: str | None) -> None:

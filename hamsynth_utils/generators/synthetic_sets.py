@@ -128,7 +128,13 @@ def _require_trained_classes(
     checkpoint: Path, metadata: dict[str, str], per_class: dict[str, int]
 ) -> None:
     """Refuse classes of which the generator saw no training image."""
-    trained = json.loads(metadata.get("counts", "{}"))
+    try:
+        trained = dict(json.loads(metadata.get("counts", "{}")))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{checkpoint} is damaged: its metadata do not say how many images of each class it "
+            "was trained on"
+        ) from error
     untrained = [dx for dx, count in per_class.items() if count > 0 and trained.get(dx, 1) == 0]
     if untrained:
         raise InputError(

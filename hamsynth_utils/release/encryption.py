@@ -89,7 +89,7 @@ def parse_recipients(recipients: Sequence[str]) -> list[Any]:
             keys.append(kind.from_str(text.strip()))
         except pyrage.RecipientError as error:
             raise InputError(
-                f"{text!r} is no recipient ({error}): a public key is {KINDS}"
+                f"{text!r} is no recipient ({_line(error)}): a public key is {KINDS}"
             ) from error
     return keys
 
@@ -140,7 +140,7 @@ def decrypt(content: bytes, identity: Path, name: str) -> bytes:
                 f"{name} cannot be opened with the key(s) in {identity}: it was encrypted to others"
             ) from error
         raise InputError(
-            f"{name} is no file of age, or it was altered or cut short ({error})"
+            f"{name} is no file of age, or it was altered or cut short ({_line(error)})"
         ) from error
 
 
@@ -163,10 +163,14 @@ def _identities(path: Path) -> list[Any]:
                 f"{path} is locked with a passphrase: name a copy without one, which "
                 "ssh-keygen -p -f COPY makes"
             ) from error
-        raise InputError(f"{path} holds no secret key that can be read ({error})") from error
+        raise InputError(f"{path} holds no secret key that can be read ({_line(error)})") from error
     if not keys:
         raise InputError(f"{path} holds no secret key: a line of it must begin with {SECRET}")
     return keys
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _pyrage() -> ModuleType:
