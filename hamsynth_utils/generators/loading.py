@@ -154,12 +154,12 @@ def _require_fit(
     with torch.device("meta"):
         blank = cls(*network)
     types = {name: value.dtype for name, value in blank.state_dict().items()}
-    blank.load_state_dict(tensors, assign=True)
     for name, value in tensors.items():
-        if value.is_floating_point() != types[name].is_floating_point:
+        if name in types and value.is_floating_point() != types[name].is_floating_point:
             raise ValueError(f"{name} holds numbers of the type {value.dtype}")
         if not value.isfinite().all():
             raise ValueError(f"{name} holds values that are no finite numbers")
+    blank.load_state_dict(tensors, assign=True)
 
 
 def _require_readable(path: Path, metadata: dict[str, str], generator_name: str | None) -> None:

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyrage
 import pytest
 import torch
+from PIL import Image
 from small_sets import small_set, write_files, write_zip
 
 from hamsynth_utils.core.errors import InputError
@@ -26,6 +28,7 @@ from hamsynth_utils.core.profile import Profile, load_profile
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.dataset_info import HAM10000
+from hamsynth_utils.data.ham10000 import read_ham10000
 from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.data.synthetic import read_synthetic
 from hamsynth_utils.generators.loading import checkpoint_metadata, load_generator
@@ -236,6 +239,50 @@ def test_a_profile(tmp_path, times):
         assert isinstance(load_profile(str(path)), Profile)
 
     assert answers(ask, content, times)["refused"] > 0
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A data set in HAM10000's layout: one drawn picture of each class, in three formats."""
+    folder = tmp_path / "photos/HAM10000_images_part_1"
+    folder.mkdir(parents=True)
+    lines = ["lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"]
+    for number, dx in enumerate(HAM10000.classes.names):
+        lines.append(f"HAM_{number:07},ISIC_{number:07},{dx},histo,45.0,male,back,vidir_modern")
+        pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels).resize((64, 48), Image.Resampling.BICUBIC)
+        suffix = ("jpg", "png", "bmp")[number % 3]
+        picture.save(folder / f"ISIC_{number:07}.{suffix}")
+    (folder.parent / "HAM10000_metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder.parent
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_a_table_of_photos(photos, times):
+    path = photos / "HAM10000_metadata.csv"
+
+    def ask(changed: bytes) -> None:
+        path.write_bytes(changed)
+        lesions = read_ham10000(photos, 32, progress=False).lesions
+        assert set(lesions.table["dx"]) <= set(HAM10000.classes.names)
+        assert lesions.table["age"].dropna().between(0, 120).all()
+
+    assert answers(ask, path.read_bytes(), times)["refused"] > 0
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_a_picture(photos, times):
+    paths = sorted((photos / "HAM10000_images_part_1").iterdir())[:3]
+    for seed, path in enumerate(paths):
+        content = path.read_bytes()
+
+        def ask(changed: bytes, path: Path = path, seed: int = seed) -> None:
+            path.write_bytes(changed)
+            lesions = read_ham10000(photos, 32, progress=False).lesions
+            assert lesions.images.shape == (7, 3, 32, 32) and lesions.images[seed].float().std() > 0
+
+        assert answers(ask, content, times // 3, seed)["refused"] > 0
+        path.write_bytes(content)
 
 
 def test_the_damages_are_various():
