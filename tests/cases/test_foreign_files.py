@@ -132,11 +132,11 @@ def larger(png, side):
     [
         (
             lambda png: with_chunk(png, b"zTXt", b"x\0\0" + zlib.compress(bytes(2**21))),
-            "Decompressed data too large",
+            "it is damaged: .*Decompressed data too large",
         ),
         (lambda png: larger(png, 5000), "it has 5000 x 5000 pixels"),
-        (lambda png: larger(png, 30000), "decompression bomb"),
-        (lambda png: b"GIF89a" + png, "cannot identify image file"),
+        (lambda png: larger(png, 30000), "it .* pixels"),
+        (lambda png: b"GIF89a" + png, "it is not an image that can be read"),
     ],
 )
 def test_a_picture_that_fills_the_memory_is_not_decoded(tmp_path, capsys, spoil, reason):
@@ -146,7 +146,7 @@ def test_a_picture_that_fills_the_memory_is_not_decoded(tmp_path, capsys, spoil,
     new = sha256(files[name]).hexdigest().encode()
     files = {k: v if k == name else v.replace(before.encode(), new) for k, v in files.items()}
     folder = write_files(tmp_path / "set", files)
-    with pytest.raises(InputError, match=f"set/{name} is not a readable PNG .*{reason}"):
+    with pytest.raises(InputError, match=f"set/{name} is not a readable PNG: {reason}"):
         read_synthetic(folder, HAM10000.classes)
     assert main(["verify", str(folder)]) == 1
     lines = capsys.readouterr().out.splitlines()
