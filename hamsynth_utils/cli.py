@@ -209,11 +209,15 @@ def lab() -> None:
     """Open the notebooks in JupyterLab."""
     import os
 
+    from hamsynth_utils.core.machine import stand_in_for_home
     from hamsynth_utils.core.paths import project_root, runs_folder
+    from hamsynth_utils.experiment.pipeline import HOME
 
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={project_root() / 'notebooks'}"]
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["HAMSYNTH_RUNS"] = str(runs_folder().absolute())
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ |= {**stand_in_for_home(runs_folder().absolute() / HOME), **os.environ}
     os.environ.pop("JUPYTER_PATH", None)
     os.execv(sys.executable, [*command, *(["--allow-root"] if os.getuid() == 0 else [])])
 

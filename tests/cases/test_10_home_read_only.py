@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.machine import stand_in_for_home
 
 NAMES = {
@@ -77,6 +78,16 @@ def test_a_user_without_a_home_gets_one_in_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "home", nobody)
     assert stand_in_for_home(tmp_path)["HOME"] == str(tmp_path)
+
+
+def test_jupyterlab_starts_without_a_home(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # which is not there
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "execv", lambda _, command: started.append(dict(os.environ)))
+    assert main(["lab"]) == 0
+    assert started[0]["JUPYTER_RUNTIME_DIR"] == str(tmp_path / ".home/jupyter/runtime")
 
 
 READS = "-all,+dac_read_search"
