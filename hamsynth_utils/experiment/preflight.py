@@ -162,7 +162,12 @@ def _profile(problems: Problems, name: str, seeds: str, arms: str) -> Profile | 
 
 
 def _check_way(folder: Path) -> None:
-    """Refuse a run folder from which the checkout is reached through a name with a brace."""
+    """Refuse a run folder that Snakemake or Jupyter Book cannot work in because of its name."""
+    if "[" in str(folder):
+        raise InputError(
+            f"{folder} has a square bracket, and Jupyter Book cannot build a report there: rename "
+            "that folder, or name another one in HAMSYNTH_RUNS"
+        )
     way = os.path.relpath(project_root().resolve(), folder.resolve())
     if "{" in way:
         raise InputError(

@@ -64,6 +64,13 @@ def test_a_way_with_a_brace_that_snakemake_cannot_read_is_refused(tmp_path, monk
     assert "brace" not in capsys.readouterr().err
 
 
+def test_a_run_folder_with_a_square_bracket_is_refused(tmp_path, monkeypatch, capsys):
+    """Sphinx takes it for a pattern, reads the pages of figures twice and fails at the very end."""
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path / "a [b]"))
+    assert main(["run", "--run", "r"]) == 2
+    assert "r has a square bracket, and Jupyter Book cannot" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("data", ["a\nb", "\x1b[31m", "~nobody-is-called-so/skin", "\udcff"])
 def test_a_path_that_is_no_text_is_refused_in_one_line(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path / "runs"))
