@@ -100,6 +100,22 @@ class LesionSet:
         numbers = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, numbers, strict=True))
 
+    @property
+    def present(self) -> list[str]:
+        """The classes that have images, in the order of `classes`."""
+        return [name for name, count in self.counts.items() if count]
+
+    def present_of(self, *names: str) -> list[str]:
+        """The classes to show where some are preferred.
+
+        Args:
+            names: short names of classes.
+
+        Returns:
+            Those of `names` that have images; `present` if none of them has.
+        """
+        return [name for name in names if self.counts[name]] or self.present
+
     def subset(self, index: np.ndarray | Tensor) -> LesionSet:
         """Select images.
 

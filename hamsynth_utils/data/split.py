@@ -240,7 +240,9 @@ def _split(
         order = rng.permutation(sizes.index.to_numpy())
         total = int(sizes.sum())
         for name, share in (("test", test_fraction), ("validation", validation_fraction)):
-            taken = _fill(order, sizes.to_dict(), max(1, round(share * total)))
+            # The parts that are filled later need a group of the class, too.
+            most = len(order) - (2 if name == "test" else 1)
+            taken = _fill(order, sizes.to_dict(), max(1, round(share * total)), most)
             part[taken] = name
             order = order[~np.isin(order, taken)]
     name_of_row = part.reindex(groups).to_numpy()
@@ -251,17 +253,21 @@ def _split(
         absent = np.setdiff1d(labels, labels[index])
         if len(absent):
             raise InputError(
-                f"the class {classes[absent[0]]} has no image in the {name} part: give more images "
-                "(or lesions) of it, or larger fractions"
+                f"the class {classes[absent[0]]} has no image in the {name} part: each of the "
+                "three parts needs a lesion of it, so give more images (or lesions) of it, or "
+                "leave the class out"
             )
     return split
 
 
-def _fill(order: np.ndarray, sizes: dict[int, int], capacity: int) -> list[int]:
-    """Groups in the given order, as long as they fit into `capacity` images; at least one group."""
+def _fill(order: np.ndarray, sizes: dict[int, int], capacity: int, most: int) -> list[int]:
+    """Groups in the given order, as long as they fit into `capacity` images.
+
+    There is at least one group, and by then at most `most`.
+    """
     taken: list[int] = []
     for group in order:
-        if sizes[group] <= capacity:
+        if sizes[group] <= capacity and len(taken) < most:
             taken.append(group)
             capacity -= sizes[group]
     return taken or sorted(order, key=lambda group: sizes[group])[:1]

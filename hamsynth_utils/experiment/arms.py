@@ -201,10 +201,11 @@ def top_up_counts(counts: dict[str, int], minority_fraction: float) -> dict[str,
         minority_fraction: in [0, 1], of the largest class.
 
     Returns:
-        For each class, the images to add to reach this fraction of the largest class.
+        For each class, the images to add to reach this fraction of the largest class. A class
+        without real images lacks none: no generator can learn to draw it.
     """
     target = round(minority_fraction * max(counts.values()))
-    return {name: max(0, target - count) for name, count in counts.items()}
+    return {name: max(0, target - count) if count else 0 for name, count in counts.items()}
 
 
 def ratio_counts(counts: dict[str, int], minority_fraction: float, ratio: float) -> dict[str, int]:

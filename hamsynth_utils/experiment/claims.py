@@ -11,7 +11,7 @@ rows of the tables in `metrics/estimates/`, one table per chapter. A rule gives 
 
 Otherwise the verdict is undecided. A claim is not testable in a run in three cases:
 
-- The run has no such estimate.
+- The run has no such estimate, or could not measure it.
 - A model that the claim rests on has seen each training image too rarely.
 - The claim is about a classifier, and the test part shares lesions with the training part. This
   case does not apply to claims about the report's own split by images, which shares lesions by
@@ -49,7 +49,7 @@ ESTIMATES = ["statistic", "arm", "reference", "split_by", *MEASURED]
 """Columns of the estimates. The value is the statistic of `arm`, minus that of `reference` if there
 is one. `split_by` is the split of the models, `lesion` or `image`. `n` images of `lesions` lesions
 were measured. `seeds` is the number of trainings. `extractor` names the feature extractor or the
-attack, if there is one."""
+attack, if there is one. A table has a column `reason`, too, if one of its rows was not measured."""
 
 
 LEAST_PASSES = 5.0
@@ -174,6 +174,12 @@ def estimate_of(claim: Claim, estimates: pd.DataFrame, split_by: str) -> pd.Seri
     Raises:
         InputError: if the estimates lack a column, or have two rows for the claim.
     """
+    found = _row_of(claim, estimates, split_by)
+    return None if found is None or found[["low", "high"]].isna().any() else found
+
+
+def _row_of(claim: Claim, estimates: pd.DataFrame, split_by: str) -> pd.Series | None:
+    """The row of a claim, measured or not; None if there is none. See `estimate_of`."""
     _check_columns(estimates, "the table of estimates")
     found = estimates[estimates["statistic"] == claim.statistic]
     found = found[found["split_by"] == (claim.split_by or split_by)]
@@ -181,8 +187,7 @@ def estimate_of(claim: Claim, estimates: pd.DataFrame, split_by: str) -> pd.Seri
         found = found[found[column].isna() if wanted is None else found[column] == wanted]
     if len(found) > 1:
         raise InputError(f"the claim {claim.id} has {len(found)} estimates: one must decide it")
-    measured = len(found) == 1 and found[["low", "high"]].notna().all(axis=None)
-    return found.iloc[0] if measured else None
+    return found.iloc[0] if len(found) else None
 
 
 def verdict_table(
@@ -269,8 +274,10 @@ def _verdict_row(
         share = f"{100 * leaked:.1f} %"
         obstacles.append(f"{share} of the test images show a lesion that was learned from")
     if estimate is None:
-        reason = "; ".join([*obstacles, "no such estimate in this run"])
-        return {**row, "verdict": VERDICTS[3], "reason": reason}
+        unmeasured = _row_of(claim, estimates, split_by)
+        why = None if unmeasured is None else unmeasured.get("reason")
+        obstacles.append(why if isinstance(why, str) else "no such estimate in this run")
+        return {**row, "verdict": VERDICTS[3], "reason": "; ".join(obstacles)}
     return {
         **row,
         **estimate[MEASURED].to_dict(),

@@ -140,9 +140,10 @@ def snapshot_samples(
         per_class: images per class.
 
     Returns:
-        Float [K * per_class, 3, S, S] in [-1, 1] by step, with K classes.
+        Float [K * per_class, 3, S, S] in [-1, 1] by step, with the K classes that have training
+        images.
     """
-    labels = torch.arange(len(run.dataset.classes)).repeat_interleave(per_class)
+    labels = run.images("train").labels.unique().repeat_interleave(per_class)
     return {
         step: load_generator(weights, name, run.dataset.classes)
         .to(run.device)

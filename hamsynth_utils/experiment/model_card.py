@@ -33,11 +33,11 @@ FIRST_WEIGHTS = {
 TABLES = {
     "fidelity": ["measure", "extractor", "mean", "low", "high", "n"],
     "class_consistency": ["extractor", "ratio", "ratio_low", "ratio_high", "n_synthetic", "n_real"],
-    "privacy": ["measure", "extractor", "value", "low", "high", "n", "lesions"],
+    "privacy": ["measure", "extractor", "value", "low", "high", "n", "lesions", "reason"],
     "classification": ["metric", "seed", "value", "low", "high", "n_images", "n_lesions"],
-    "fairness": ["attribute", "measure", "value", "low", "high", "n", "lesions", "seeds"],
+    "fairness": ["attribute", "measure", "value", "low", "high", "n", "lesions", "seeds", "reason"],
 }
-"""Tables of the run that a card shows, and their columns."""
+"""Tables of the run that a card shows, and their columns; some tables have no `reason`."""
 
 
 def model_cards(folder: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 
 Ids: TypeAlias = Sequence | np.ndarray | pd.Series
 """One id per image, in the order of the images."""
@@ -107,15 +107,16 @@ class ClusterBootstrap:
             n_images: The number of images that the ids belong to, if it is known from elsewhere.
 
         Raises:
-            InputError: If there is no image, an id is missing, there are not `n_images` ids, or
-                `n_resamples` is below 2.
+            NotMeasured: If there is no image.
+            InputError: If an id is missing, there are not `n_images` ids, or `n_resamples` is below
+                2.
         """
         self.codes, self.n_clusters = factorize_lesions(
             ids, len(ids) if n_images is None else n_images
         )
         self.n_images = len(self.codes)
         if self.n_clusters < 1:
-            raise InputError(
+            raise NotMeasured(
                 "a bootstrap over lesions needs at least one lesion: there is no image at all"
             )
         if n_resamples < 2:

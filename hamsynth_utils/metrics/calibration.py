@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.metrics.classification import (
     check_predictions,
     class_names,
@@ -90,8 +90,9 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
         T, above 0.
 
     Raises:
-        InputError: If no temperature in the range fits better than both its ends: predictions that
-            are always right, or worse than chance, have no best temperature.
+        NotMeasured: If no temperature in the range fits better than both its ends: predictions
+            that are always right, or worse than chance, have no best temperature.
+        InputError: As `check_predictions` does.
     """
     p, labels = _probabilities(predictions)
     log_p = np.log(np.maximum(p, np.finfo(float).tiny))
@@ -104,7 +105,7 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
     ends = float(np.log(MIN_TEMPERATURE)), float(np.log(MAX_TEMPERATURE))
     found = float(minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-6}).x)
     if min(map(loss, ends)) <= loss(found):
-        raise InputError(
+        raise NotMeasured(
             f"no temperature between {MIN_TEMPERATURE:g} and {MAX_TEMPERATURE:g} fits these "
             f"{len(labels)} predictions best: they are always right, or no better than chance"
         )

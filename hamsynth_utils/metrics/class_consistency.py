@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids, Interval
 from hamsynth_utils.metrics.classification import (
     confusion,
@@ -42,15 +42,18 @@ def fit_probe(
         The fitted scikit-learn pipeline.
 
     Raises:
-        InputError: If there are fewer than two classes, or rows and labels do not fit.
+        NotMeasured: If there are fewer than two classes, or no images.
+        InputError: If rows and labels do not fit.
     """
     for rows, given in ((features, labels), (validation_features, validation_labels)):
-        if len(rows) != len(given) or not len(rows):
+        if len(rows) != len(given):
             raise InputError(
-                f"{len(rows)} rows of features for {len(given)} labels: give one for each, and some"
+                f"{len(rows)} rows of features for {len(given)} labels: give one for each"
             )
+        if not len(rows):
+            raise NotMeasured("a probe needs training and validation images, but there are none")
     if len(labels.unique()) < 2:
-        raise InputError("a probe tells classes apart: its training images must show at least two")
+        raise NotMeasured("a probe tells classes apart: its training images must show at least two")
     probes = [
         make_pipeline(
             StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)

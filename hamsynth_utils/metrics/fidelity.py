@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import linalg, stats
 from sklearn.metrics.pairwise import euclidean_distances
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.metrics.bootstrap import Ids, factorize_lesions
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
@@ -54,8 +54,8 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
         The distance, at least 0, in squares of the features' unit.
 
     Raises:
-        InputError: If a set has fewer than two rows, the dimensions differ, or a value is not
-            finite.
+        NotMeasured: If a set has fewer than two rows.
+        InputError: If the dimensions differ, or a value is not finite.
     """
     a, b = _same_space(a, b)
     difference = a.mean(0) - b.mean(0)
@@ -117,11 +117,12 @@ def precision_recall(
         - coverage: The fraction of real balls that hold a synthetic image (the same).
 
     Raises:
-        InputError: As `frechet_distance` does, and if a set has no more than `n_neighbours` images.
+        NotMeasured: If a set has no more than `n_neighbours` images.
+        InputError: As `frechet_distance` does.
     """
     real, synthetic = _same_space(real, synthetic)
     if min(len(real), len(synthetic)) <= n_neighbours:
-        raise InputError(
+        raise NotMeasured(
             f"{n_neighbours} neighbours need more images than {len(real)} real and "
             f"{len(synthetic)} synthetic"
         )
@@ -158,12 +159,13 @@ def subset_pairs(
         Pairs of [n_images, D].
 
     Raises:
-        InputError: If a set has fewer than `n_images` rows, or `n_subsets` is below 2.
+        NotMeasured: If a set has fewer than `n_images` rows.
+        InputError: If `n_subsets` is below 2.
     """
     real, synthetic = _checked(real, "the real set"), _checked(synthetic, "the synthetic set")
     for name, features in (("real", real), ("synthetic", synthetic)):
         if len(features) < n_images:
-            raise InputError(
+            raise NotMeasured(
                 f"{n_images} images per subset, but there are only {len(features)} {name} ones: "
                 "lower n_images"
             )
@@ -194,8 +196,8 @@ def real_subset_pairs(
         Pairs of [n_images, D].
 
     Raises:
-        InputError: If a lesion id is missing, `n_subsets` is below 2, or a half has fewer than
-            `n_images` images.
+        NotMeasured: If a half has fewer than `n_images` images.
+        InputError: If a lesion id is missing, or `n_subsets` is below 2.
     """
     real = _checked(real, "the real set")
     codes, lesions = factorize_lesions(lesion_ids, len(real))
@@ -206,7 +208,7 @@ def real_subset_pairs(
         side = np.isin(codes, first)
         smaller = min(side.sum(), (~side).sum())
         if smaller < n_images:
-            raise InputError(
+            raise NotMeasured(
                 f"a real baseline of {n_images} images needs as many in each half, but "
                 f"{len(real)} images of {lesions} lesions give a half of {smaller}: lower n_images"
             )
@@ -365,10 +367,10 @@ def _same_space(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _checked(features: np.ndarray, name: str) -> np.ndarray:
     features = np.asarray(features, dtype=np.float64)
-    if features.ndim != 2 or len(features) < 2:
-        raise InputError(
-            f"{name} must be features [N, D] of at least two images, not {features.shape}"
-        )
+    if features.ndim != 2:
+        raise InputError(f"{name} must be features [N, D], not {features.shape}")
+    if len(features) < 2:
+        raise NotMeasured(f"{name} must have at least two images, but it has {len(features)}")
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
         raise InputError(

@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.metrics.bootstrap import ClusterBootstrap, Ids
 from hamsynth_utils.metrics.classification import check_predictions
 
@@ -166,7 +166,8 @@ def precision_band(
         curve.
 
     Raises:
-        InputError: If there are no predictions, or a class has no true image.
+        NotMeasured: If a class has no true image.
+        InputError: If there are no predictions.
     """
     if not by_seed or not classes:
         raise InputError(
@@ -175,7 +176,7 @@ def precision_band(
     frames = [check_predictions(frame) for frame in by_seed.values()]
     absent = [dx for dx in classes if not (frames[0]["dx"] == dx).any()]
     if absent:
-        raise InputError(f"no image of class {absent[0]}: it has no precision-recall curve")
+        raise NotMeasured(f"no image of class {absent[0]}: it has no precision-recall curve")
     bootstrap = ClusterBootstrap(
         lesion_ids, n_resamples, seed, n_seeds=len(frames), n_images=len(frames[0])
     )

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import cohen_kappa_score
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.metrics.bootstrap import ClusterBootstrap
 
 CATEGORIES = {
@@ -145,11 +145,12 @@ def agreement(
         - n, lesions: Photos and lesions measured by both.
 
     Raises:
-        InputError: If both methods measure fewer than two photos, or a lesion id is missing.
+        NotMeasured: If both methods measure fewer than two photos.
+        InputError: If a lesion id is missing.
     """
     both = (first.notna() & second.notna()).to_numpy()
     if both.sum() < 2:
-        raise InputError(
+        raise NotMeasured(
             f"agreement needs at least two photos that both methods measure, not {both.sum()}"
         )
     a, b = first[both].to_numpy(), second[both].to_numpy()

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "exercises": "self_check",
-        "tables": "format_interval markdown_table table",
+        "tables": "dash format_interval markdown_table measurement_table table",
         "widgets": "glue",
     },
 )

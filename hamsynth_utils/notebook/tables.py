@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,21 @@ def table(frame: pd.DataFrame, digits: int = 1) -> HTML:
     return HTML(
         frame.to_html(index=False, na_rep="-", float_format=f"{{:.{digits}f}}".format, border=0)
     )
+
+
+def measurement_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """A table of measurements.
+
+    Args:
+        rows: the rows, such as those of `core.measured`.
+        columns: the columns of the table; other entries of a row are left out.
+
+    Returns:
+        One row per row, with these columns, and a column `reason` if a row was not measured.
+    """
+    rows = list(rows)
+    missed = ["reason"] if any(row.get("reason") for row in rows) else []
+    return pd.DataFrame(rows, columns=[*columns, *missed])
 
 
 def markdown_table(
@@ -55,27 +71,47 @@ def format_interval(
     """An estimate with its interval, such as `61.0 (58.1 to 63.9)`.
 
     Args:
-        row: has the entries `value`, low and high.
+        row: has the entries `value`, low and high, and `reason` if it was not measured.
         value: the name of the entry with the estimate.
         digits: decimals.
         factor: all three numbers are multiplied by it, such as 100 for per cent.
 
     Returns:
-        The text. A negative number that rounds to 0 has no minus.
+        The text. A negative number that rounds to 0 has no minus. What was not measured is a dash,
+        with its reason if there is one.
     """
+    if math.isnan(row[value]):
+        return dash(row.get("reason"))
+    if math.isnan(row["low"]):
+        return f"{factor * row[value]:z.{digits}f} (no interval)"
     centre, low, high = (f"{factor * row[key]:z.{digits}f}" for key in (value, "low", "high"))
     return f"{centre} ({low} to {high})"
 
 
-def format_percent_interval(row: Mapping[str, float], name: str) -> str:
+def dash(reason: object = None) -> str:
+    """The text for what was not measured.
+
+    Args:
+        reason: why, as text; anything else, such as a missing value, is no reason.
+
+    Returns:
+        A dash, and the reason in brackets if there is one.
+    """
+    return f"- ({reason})" if isinstance(reason, str) and reason else "-"
+
+
+def format_percent_interval(row: Mapping[str, Any], name: str) -> str:
     """A fraction with its interval in per cent, such as `61.0 % (58.1 to 63.9)`.
 
     Args:
-        row: has the entries `name`, `name`_low and `name`_high, fractions in [0, 1].
+        row: has the entries `name`, `name`_low and `name`_high, fractions in [0, 1], and `reason`
+            if it was not measured.
         name: which of the fractions of the row.
 
     Returns:
-        The text.
+        The text. What was not measured is a dash, with its reason if there is one.
     """
+    if math.isnan(row[name]):
+        return dash(row.get("reason"))
     centre, low, high = (f"{100 * row[key]:.1f}" for key in (name, f"{name}_low", f"{name}_high"))
     return f"{centre} % ({low} to {high})"

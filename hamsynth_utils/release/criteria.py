@@ -296,7 +296,9 @@ def _judge(row: dict[str, Any], limit: Limit) -> dict[str, Any]:
     numbers: dict[str, Any] = {name: row[column] for name, column in limit.columns.items()}
     judged = numbers[limit.judged_by]
     if pd.isna(judged):
-        return {**numbers, "reason": f"its {limit.judged_by} is not defined in {limit.table}"}
+        reason = row.get("reason")
+        unknown = f"its {limit.judged_by} is not defined in {limit.table}"
+        return {**numbers, "reason": reason if isinstance(reason, str) else unknown}
     excess = limit.excess(judged)
     verdict = FAILED if excess > 0 else PASSED
     return {**numbers, "excess": excess, "verdict": verdict, "reason": ""}

@@ -24,6 +24,7 @@ from hamsynth_utils.report.pages.equations import add_check_anchors, equations_p
 from hamsynth_utils.report.pages.glossary import glossary_terms, link_glossary
 from hamsynth_utils.report.pages.reference_run import reference_figures, reference_page
 from hamsynth_utils.report.pages.run_summary import chapter_minutes, run_page, this_run
+from hamsynth_utils.report.pages.unmeasured import show_unmeasured
 from hamsynth_utils.report.redact import PathRedactor
 from hamsynth_utils.report.reference import (
     REFERENCE,
@@ -166,7 +167,7 @@ def _write_chapters(book: Book) -> None:
     pages = {}
     for name, path in book.notebooks.items():
         notebook = add_check_anchors(book.redact(read_json(path)))
-        notebook = add_see_also(link_glossary(notebook, glossary))
+        notebook = add_see_also(link_glossary(show_unmeasured(notebook), glossary))
         _name_parameters(notebook)
         if name in book.executions[1:]:
             notebook = _per_arm_page(notebook, name)

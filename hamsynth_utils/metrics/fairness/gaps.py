@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, not_measured
 from hamsynth_utils.metrics.bootstrap import factorize_lesions
 from hamsynth_utils.metrics.classification import align_table, class_names
 from hamsynth_utils.metrics.comparison.arm_estimates import Estimate, difference, estimates, holm
@@ -27,6 +27,7 @@ from hamsynth_utils.metrics.fairness.groups import (
     recall,
     restrict_to,
 )
+from hamsynth_utils.notebook.tables import measurement_table
 
 SIZE_COLUMNS = ["n", "lesions", "seeds"]
 
@@ -44,6 +45,7 @@ class Gap:
         highest, lowest: The two groups that are farthest apart.
         n, lesions: Images and lesions that the measure is over, in the groups compared.
         estimate: The difference; None if fewer than two groups could be compared.
+        reason: Why the data cannot give it; "" if they can, or if groups are only too small.
     """
 
     attribute: str
@@ -54,6 +56,7 @@ class Gap:
     n: int
     lesions: int
     estimate: Estimate | None
+    reason: str
 
 
 def largest_gaps(
@@ -105,6 +108,7 @@ def largest_gaps(
                 n=int(over.sum()),
                 lesions=rows["lesion_id"][over].nunique(),
                 estimate=found.get((attribute, measure)),
+                reason=_why_not(first, rows, attribute, measure, focus),
             )
         )
     return gaps
@@ -171,16 +175,19 @@ def gap_table(arm: str, gaps: Sequence[Gap]) -> pd.DataFrame:
     Returns:
         One row per gap: arm, attribute, measure (`largest_gap_recall`, ...), value, low, high, n,
             lesions and seeds. Value, low and high are NaN, not measured, if fewer than two groups
-            could be compared.
+            could be compared; `reason` is that of the gap.
     """
     rows = []
     for gap in gaps:
+        about = {"arm": arm, "attribute": gap.attribute, "measure": f"largest_gap_{gap.measure}"}
         e = gap.estimate
-        interval = (np.nan, np.nan, np.nan) if e is None else (e.value, e.low, e.high)
-        sizes = gap.n, gap.lesions, 0 if e is None else e.seeds
-        rows.append((arm, gap.attribute, f"largest_gap_{gap.measure}", *interval, *sizes))
+        if e is None:
+            rows.append({**not_measured(gap.reason), **about, "n": gap.n, "lesions": gap.lesions})
+        else:
+            interval = {"value": e.value, "low": e.low, "high": e.high, "seeds": e.seeds}
+            rows.append({**about, **interval, "n": gap.n, "lesions": gap.lesions})
     columns = ["arm", "attribute", "measure", "value", "low", "high", *SIZE_COLUMNS]
-    return pd.DataFrame(rows, columns=columns)
+    return measurement_table(rows, columns)
 
 
 def gap_changes(
@@ -229,6 +236,17 @@ def _measures(focus: str) -> dict[str, Statistic]:
 
 def _focus_mask(predictions: pd.DataFrame, measure: str, focus: str) -> np.ndarray:
     return denominator_mask(predictions, measure, "" if measure in GENERAL_MEASURES else focus)
+
+
+def _why_not(
+    predictions: pd.DataFrame, rows: pd.DataFrame, attribute: str, measure: str, focus: str
+) -> str:
+    """The `reason` of a `Gap`."""
+    if not group_masks(rows, attribute):
+        return f"no test image has a value for {attribute.replace('_', ' ')}"
+    if not _focus_mask(predictions, measure, focus).any():
+        return f"no test image is one that the {measure.replace('_', ' ')} of {focus} is over"
+    return ""
 
 
 def _compared_groups(

@@ -16,7 +16,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import INTERVAL, InputError, NotMeasured
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
 from hamsynth_utils.generators.base import Generator
@@ -35,6 +35,10 @@ MEMBERSHIP_STATISTIC = {name: generator_class(name).membership_statistic for nam
 
 MIN_REFERENCE_IMAGES = 50
 """Held-out images that `difficulty_calibrated` needs."""
+
+
+ATTACK_NUMBERS = (*INTERVAL, "tpr", "tpr_low", "tpr_high")
+"""The numbers of an attack that `guess_members` measures."""
 
 
 def membership_attack(
@@ -112,8 +116,14 @@ def guess_members(
         - n, lesions: Photos and lesions of both kinds together.
 
     Raises:
+        NotMeasured: If one side has no photo.
         InputError: If a score is not finite, a lesion id is missing, or a lesion is on both sides.
     """
+    if not len(train_scores) or not len(heldout_scores):
+        raise NotMeasured(
+            f"an attack compares photos of two kinds, but there are {len(train_scores)} of the one "
+            f"and {len(heldout_scores)} of the other"
+        )
     factorize_lesions(train_lesions, len(train_scores))
     factorize_lesions(heldout_lesions, len(heldout_scores))
     shared = set(train_lesions) & set(heldout_lesions)
@@ -159,12 +169,15 @@ def per_image_losses(
         N rows, one column per loss; lower for what the model knows better.
 
     Raises:
-        InputError: If there are no images, or they have another size.
+        NotMeasured: If there are no images.
+        InputError: If they have another size.
     """
-    if not len(lesions) or lesions.image_size != generator.image_size:
+    if not len(lesions):
+        raise NotMeasured("there is no image of a kind that the attack compares")
+    if lesions.image_size != generator.image_size:
         raise InputError(
-            f"{len(lesions)} images of {lesions.image_size} pixels for a generator of "
-            f"{generator.image_size}: give it at least one of its own size"
+            f"images of {lesions.image_size} pixels for a generator of {generator.image_size}: "
+            "give it images of its own size"
         )
     generator.eval()
     parts = []
@@ -202,11 +215,11 @@ def difficulty_calibrated(
         Calibrated losses, float64 [N].
 
     Raises:
-        InputError: If there are fewer than `MIN_REFERENCE_IMAGES` reference images, or rows do not
-            fit.
+        NotMeasured: If there are fewer than `MIN_REFERENCE_IMAGES` reference images.
+        InputError: If rows do not fit.
     """
     if len(reference_losses) < MIN_REFERENCE_IMAGES:
-        raise InputError(
+        raise NotMeasured(
             f"{len(reference_losses)} reference images: a calibration needs "
             f"{MIN_REFERENCE_IMAGES} held-out ones"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -41,7 +42,7 @@ The measures, and the value of a generator that copies and remembers nothing:
 near_duplicate_rate  0.01
 authenticity         that of the generator `held-out`, unseen real images in its place; not 1
 neighbour_ratio      that of `held-out`
-c_t                  0; NaN where it was not measured
+c_t                  0
 membership_auroc_*   0.5; by the `nearest` synthetic image, or by the generator's `loss`
 membership_tpr_*     0.01
 patient_auroc, _tpr  0.5 and 0.01, of withheld photos; patient_member_* of photos trained on
@@ -49,7 +50,8 @@ patient_auroc, _tpr  0.5 and 0.01, of withheld photos; patient_member_* of photo
 The first four are measured in features; those that end in `_pixels` in aligned pixels.
 `one-in-ten-copied` is a control that must be detected: held-out images, a tenth of them replaced by
 copies. The patient rows are of `vae-siblings-withheld`, which was trained on few photos for them,
-and judge no generator of the run."""
+and judge no generator of the run. The value of a row that was not measured is NaN, and the table
+then has a column `reason`."""
 
 
 RATIO_QUANTILE = 0.05
@@ -207,7 +209,7 @@ def data_copying(
     heldout_lesions: Ids,
     n_resamples: int,
     seed: int,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """C_T of Meehan et al. (2020): are synthetic images nearer to training than held-out ones?
 
     Mann and Whitney's test compares the distances of the two sets in each cell of the space. C_T is
@@ -227,8 +229,8 @@ def data_copying(
 
     Returns:
         value, low, high (95 %), n of the synthetic images and lesions of the held-out ones. The
-        first three are NaN, not measured, if no cell holds `MIN_IMAGES_PER_CELL` images of each
-        kind.
+        first three are NaN if no cell holds `MIN_IMAGES_PER_CELL` images of each kind; `reason`
+        then says so.
 
     Raises:
         InputError: If a lesion id is missing.
@@ -257,7 +259,10 @@ def data_copying(
 
     (value,) = c_t(real.unit_weights, made.unit_weights)
     result = Interval(value, c_t(real.weights, made.weights))
-    return {**result.as_dict(), "n": made.n_images, "lesions": real.n_clusters}
+    row: dict[str, Any] = {**result.as_dict(), "n": made.n_images, "lesions": real.n_clusters}
+    if np.isnan(value):
+        row["reason"] = f"no cell of the space holds {MIN_IMAGES_PER_CELL} images of each kind"
+    return row
 
 
 def _with_interval(

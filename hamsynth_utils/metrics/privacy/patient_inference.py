@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import NotMeasured
 
 MIN_LESIONS = 10
 """Lesions with several photos that the attack needs on either side."""
@@ -54,7 +54,7 @@ def withhold_siblings(
         seed: Of all random choices.
 
     Raises:
-        InputError: If fewer than `MIN_LESIONS` lesions have several photos in training, or held
+        NotMeasured: If fewer than `MIN_LESIONS` lesions have several photos in training, or held
             out.
     """
     rng = np.random.default_rng(seed)
@@ -64,7 +64,7 @@ def withhold_siblings(
     chosen = _of_several_photos(inside)["lesion"].drop_duplicates().iloc[:n_sibling_lesions]
     non_members = _of_several_photos(outside).drop_duplicates("lesion")
     if min(len(chosen), len(non_members)) < MIN_LESIONS:
-        raise InputError(
+        raise NotMeasured(
             f"{len(chosen)} lesions in training and {len(non_members)} held out have several "
             f"photos: the attack on patients needs at least {MIN_LESIONS} of each"
         )

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "curves": "distance_curves gain_curves loss_curves precision_recall_panels spectrum_curves",
         "histograms": "histogram_pair threshold_panels",
         "images": "class_grid image_grid image_rows overlay",
-        "intervals": "class_panels draw_estimates estimate_rows",
+        "intervals": "class_panels draw_estimates estimate_rows not_measured",
         "matrices": "confusion_matrix confusion_panels",
         "style": "ARM_COLOURS ARM_NAMES DASHED FAINT GREY INK PALETTE THEME WIDTH "
         "BookFigure arm_names class_colours new_axes styled",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping
 from typing import Literal
 
@@ -23,6 +24,7 @@ from hamsynth_utils.notebook.plots.style import (
     new_axes,
     styled,
 )
+from hamsynth_utils.notebook.tables import dash
 
 
 def draw_estimates(
@@ -50,6 +52,23 @@ def draw_estimates(
         plot = plot.add(mark, orient=orient, legend=False, **of_mark)
     plot.plot()
     axes.set(xlabel="", ylabel="")
+
+
+@styled
+def not_measured(reason: str) -> Figure:
+    """A figure that shows a dash and the reason, where there is nothing to draw.
+
+    Args:
+        reason: why nothing was measured.
+
+    Returns:
+        The figure.
+    """
+    figure, (axes,) = new_axes(1.2)
+    axes.axis("off")
+    text = textwrap.fill(dash(reason), 70)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center")
+    return figure
 
 
 def require_rows(rows: pd.DataFrame, *columns: str) -> None:
