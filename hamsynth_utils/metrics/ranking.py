@@ -200,4 +200,5 @@ def _mean_curve(
             for dx in classes
         ]
     )
-    return np.nansum(curves, axis=0) / (~np.isnan(curves)).sum(0)
+    with np.errstate(invalid="ignore"):  # a resample may hold none of the classes
+        return np.nansum(curves, axis=0) / (~np.isnan(curves)).sum(0)

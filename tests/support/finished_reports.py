@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import yaml
+from bs4 import BeautifulSoup
 from chapters import CHAPTERS
 from conftest import ROOT
 from solving import trying
@@ -24,6 +25,7 @@ class Report:
         settings: the profile; the shipped profile `smoke` under its own name if left out.
         data: `phantom` or a folder with HAM10000.
         until: stop at this execution; the whole report if left out.
+        trials: the answers to try, as `trying` takes them; all answers if left out.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Report:
         settings: dict | None = None,
         data: str = "phantom",
         until: str | None = None,
+        trials: dict[str, list[dict]] | None = None,
     ) -> None:
         self.data = data
         self.profile, name = ("smoke", f"{data}-smoke") if settings is None else ("trial", "trial")
@@ -57,7 +60,7 @@ class Report:
         outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
         self.environment = {**outer, "HAMSYNTH_RUNS": str(self.runs), "HF_HUB_OFFLINE": "1"}
         self.answers = folder / "answers"
-        self.environment |= trying(self.answers)
+        self.environment |= trying(self.answers, trials)
 
     def make(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -88,3 +91,9 @@ def errors_in(cells: list[dict]) -> int:
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     assert outputs, "nothing was executed"
     return sum(output["output_type"] == "error" for output in outputs)
+
+
+def page_text(report: Report, page: str) -> str:
+    """What a reader sees of a built page, with single spaces."""
+    html = (report.folder / f"site/{page}.html").read_text(encoding="utf-8")
+    return " ".join(BeautifulSoup(html, "html.parser").article.get_text(" ").split())

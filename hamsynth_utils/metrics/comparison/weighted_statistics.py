@@ -131,4 +131,5 @@ def _mean_auroc(predictions: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     values = np.stack(
         [_ranked(predictions, weights, dx, ranking.auroc) for dx in class_names(predictions)]
     )
-    return np.nansum(values, axis=0) / (~np.isnan(values)).sum(0)
+    with np.errstate(invalid="ignore"):  # a resample may hold one class alone
+        return np.nansum(values, axis=0) / (~np.isnan(values)).sum(0)

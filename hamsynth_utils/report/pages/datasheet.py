@@ -131,6 +131,7 @@ def share_alone(lesions: pd.DataFrame) -> float:
     Returns:
         A fraction in [0, 1].
     """
-    texts = lesions[["age", "sex", "localization"]].astype(object).fillna(MISSING).astype(str)
+    known = lesions[["age", "sex", "localization"]]
+    texts = known.astype(object).where(known.notna(), MISSING).astype(str)
     combination = texts.agg(" / ".join, axis=1)
     return float((combination.map(combination.value_counts()) == 1).mean())

@@ -77,6 +77,13 @@ def test_labels_and_counts_follow_the_class_list_of_the_set(tmp_path):
         LesionSet.load(tmp_path, HAM10000.classes)
 
 
+def test_a_class_without_images_is_never_one_to_show():
+    lesions = three_classes(["c", "a", "c"])
+    assert lesions.present == ["a", "c"]
+    assert lesions.present_of("c") == ["c"] and lesions.present_of("c", "b", "a") == ["c", "a"]
+    assert lesions.present_of("b") == ["a", "c"]
+
+
 def test_sets_of_different_classes_cannot_be_merged(lesions):
     with pytest.raises(InputError, match=r"of the classes a, b, c with one of akiec"):
         three_classes(["a"]) + LesionSet(

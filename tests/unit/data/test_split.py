@@ -173,6 +173,17 @@ def test_three_lesions_of_a_class_suffice_and_two_do_not() -> None:
         image_split(single.reset_index(drop=True), HAM10000.classes, 0)
 
 
+def test_a_small_class_never_vanishes_from_a_part() -> None:
+    """Two small lesions fit into the test part; the large one alone must not be all that is left."""
+    large = pd.DataFrame({"lesion_id": ["S0", "S1", *["S2"] * 8], "dx": "df"})
+    table = pd.concat([table_of()[["lesion_id", "dx"]].query("dx != 'df'"), large])
+    table = table.reset_index(drop=True).assign(image_id=lambda t: [f"I{k:05}" for k in t.index])
+    for seed in range(20):
+        split = lesion_split(table, HAM10000.classes, NO_PAIRS, seed)
+        for index in split.parts().values():
+            assert set(table["dx"].iloc[index]) == set(CLASSES)
+
+
 def test_missing_lesion_ids_are_refused_with_the_way_out() -> None:
     table = table_of()
     table.loc[3, "lesion_id"] = np.nan

@@ -141,9 +141,10 @@ def test_what_a_run_cannot_say_it_does_not_say():
         "a leak of the classifier's test says nothing of a generator"
     )
     undefined = estimates(("accuracy", "gan", "real", np.nan, np.nan, np.nan))
-    assert verdict_table([claim()], undefined, PASSES, *ON_HAM10000)["verdict"].tolist() == [
-        UNTESTABLE
-    ]
+    for why in ("no such estimate in this run", "no test image shows the class"):
+        (row,) = verdict_table([claim()], undefined, PASSES, *ON_HAM10000).to_dict("records")
+        assert (row["verdict"], row["reason"]) == (UNTESTABLE, why)
+        undefined["reason"] = "no test image shows the class"
 
 
 def test_a_claim_that_names_a_split_is_judged_under_that_one_and_a_leak_by_images_is_no_obstacle():

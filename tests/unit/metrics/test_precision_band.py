@@ -5,7 +5,7 @@ from conftest import make_predictions
 from scipy import stats
 from sklearn import metrics
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.metrics.ranking import precision_band
 
@@ -63,5 +63,5 @@ def test_bad_input():
     predictions = make_predictions(60, 4, classes=5)
     with pytest.raises(InputError, match="at least one seed"):
         precision_band({}, ["mel"], RECALL, [], 10, 0)
-    with pytest.raises(InputError, match="no image of class vasc"):
+    with pytest.raises(NotMeasured, match="no image of class vasc"):
         precision_band({0: predictions}, ["mel", "vasc"], RECALL, np.arange(60), 10, 0)

@@ -294,6 +294,15 @@ def test_negative_bars_and_absent_values_stay_within_the_axes() -> None:
         assert bottom == 0 < top
 
 
+def test_a_figure_of_nothing_shows_a_dash_and_the_reason() -> None:
+    figure = plots.not_measured("none of the images has a mask of its lesion")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == [
+        "- (none of the images has a mask of its lesion)"
+    ]
+    assert not axes.axison
+
+
 def test_estimates_are_rows_from_top_to_bottom() -> None:
     rows = pd.DataFrame(
         {"arm": ["gan", "other", "gan"], "value": [1.0, -2, 3], "low": [0, np.nan, 2]}

@@ -3,10 +3,13 @@
 import numpy as np
 import pandas as pd
 
+from hamsynth_utils.core.errors import not_measured
 from hamsynth_utils.notebook.tables import (
+    dash,
     format_interval,
     format_percent_interval,
     markdown_table,
+    measurement_table,
     table,
 )
 
@@ -20,6 +23,27 @@ def test_an_interval_is_written_behind_its_estimate() -> None:
 def test_a_fraction_is_written_in_per_cent() -> None:
     row = {"real": 0.61, "real_low": 0.5814, "real_high": 0.639}
     assert format_percent_interval(row, "real") == "61.0 % (58.1 to 63.9)"
+
+
+def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:
+    assert dash() == dash("") == dash(np.nan) == "-" and dash("no masks") == "- (no masks)"
+    row = not_measured("22 images, and 50 are needed")
+    assert format_interval(row, "value") == "- (22 images, and 50 are needed)"
+    assert format_interval(pd.Series({"mean": np.nan, "low": np.nan, "high": np.nan})) == "-"
+    alone = {"value": 0.5, "low": np.nan, "high": np.nan}
+    assert format_interval(alone, "value", 2) == "0.50 (no interval)"
+    ratio = {"ratio": np.nan, "ratio_low": np.nan, "ratio_high": np.nan, "reason": "no masks"}
+    assert format_percent_interval(ratio, "ratio") == "- (no masks)"
+
+
+def test_a_table_has_reasons_only_where_a_row_was_not_measured() -> None:
+    columns = ["measure", "value", "n"]
+    row = {"measure": "auroc", "value": 0.5, "low": 0.4, "n": 60}
+    assert list(measurement_table([row], columns)) == columns
+    assert list(measurement_table([], columns)) == columns
+    both = measurement_table([row, {"measure": "tpr", **not_measured("no masks")}], columns)
+    assert list(both) == [*columns, "reason"] and both["reason"].isna().tolist() == [True, False]
+    assert both["n"].tolist() == [60, 0] and both["value"].isna().tolist() == [False, True]
 
 
 def test_a_frame_in_markdown_keeps_its_types_and_has_dashes_for_missing_values() -> None:

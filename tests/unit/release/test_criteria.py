@@ -139,6 +139,17 @@ def test_what_was_not_measured_is_not_passed(run, spoil, limit, reason):
     assert any(line.startswith(limit) and reason in line for line in failed_criteria(gate))
 
 
+def test_the_gate_gives_the_reason_of_the_table(run):
+    change(run, "privacy", "membership_auroc_loss", value=None, low=None, high=None, n=0)
+    path = run / "metrics/privacy.csv"
+    table = pd.read_csv(path)
+    why = table["measure"].map({"membership_auroc_loss": "22 reference images, and 50 are needed"})
+    table.assign(reason=why).to_csv(path, index=False)
+    (line,) = failed_criteria(evaluate_criteria(run, GENERATOR))
+    assert line.startswith("membership (membership_auroc_loss")
+    assert line.endswith("): not measured, 22 reference images, and 50 are needed")
+
+
 def test_one_attribute_that_was_not_measured_is_enough(run):
     path = run / "metrics/fairness.csv"
     table = pd.read_csv(path)

@@ -194,6 +194,7 @@ def test_small_groups_are_flagged_and_kept_out_of_gaps():
         "n",
         "lesions",
         "seeds",
+        "reason",
     ]
     place = rows[rows["attribute"] == "localization"]
     assert place[["value", "low", "high"]].isna().all(axis=None) and (place["seeds"] == 0).all()
@@ -263,6 +264,22 @@ def test_an_attribute_without_data_says_so():
         and chance_gaps(by_seed, nothing, "mel", 10, 0) == {}
     )
     assert gap_changes({"real": gaps, "vae": gaps}, ["accuracy"]).empty
+
+
+def test_a_gap_has_the_reason_why_the_data_cannot_give_it():
+    predictions, table = make()
+    gaps = gap_table("real", largest_gaps({0: predictions}, table.assign(sex=np.nan), "mel", 50, 0))
+    why = gaps.set_index("attribute")["reason"]
+    assert set(why["sex"]) == {"no test image has a value for sex"} and not why["age_band"].any()
+    kept = (predictions["dx"] != "mel").to_numpy()
+    gaps = largest_gaps({0: predictions[kept].reset_index(drop=True)}, table, "mel", 50, 0)
+    reasons = {(gap.attribute, gap.measure): gap.reason for gap in gaps}
+    assert reasons["sex", "recall"] == "no test image is one that the recall of mel is over"
+    assert reasons["sex", "accuracy"] == ""
+    full = gap_table(
+        "real", largest_gaps({0: predictions}, table.assign(dataset="x"), "mel", 50, 0)
+    )
+    assert "reason" not in full, "no ordinary table has the column"
 
 
 def test_bad_input_is_refused():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.core.generator_settings import (
     AutoencoderSettings,
     DiffusionSettings,
@@ -342,7 +342,7 @@ def test_calibration_takes_away_what_looks_alone_explain():
     raw = guess_members(-loss[members], -loss[others], *ids, 200, 0)
     found = guess_members(*score, *ids, 200, 0)
     assert raw["value"] < 0.65 and found["low"] > 0.8
-    with pytest.raises(InputError, match="needs 50 held-out"):
+    with pytest.raises(NotMeasured, match="20 reference images: a calibration needs 50 held-out"):
         difficulty_calibrated(loss, x, loss[:20], x[:20])
     with pytest.raises(InputError, match="600 losses for features of 5"):
         difficulty_calibrated(loss, x[:5], loss, x)
@@ -361,12 +361,23 @@ def test_withheld_siblings_are_of_patients_and_strangers_of_nobody(lesions, pati
     assert len(more.trained_on) == 90
     again = withhold_siblings(lesions.table, rows[:100], rows[100:], 10, None, seed=1)
     assert all(np.array_equal(getattr(more, key), getattr(again, key)) for key in vars(more))
-    with pytest.raises(InputError, match="at least 10 of each"):
+    with pytest.raises(NotMeasured, match="at least 10 of each"):
         withhold_siblings(lesions.table, rows[:10], rows[100:], 10, None, seed=1)
 
 
+def test_nobody_to_compare_with_is_not_measured(overfitted, lesions):
+    table = lesions.table.assign(lesion_id=[f"L{k}" for k in range(len(lesions))])  # one photo each
+    rows = np.arange(len(lesions))
+    with pytest.raises(NotMeasured, match="0 lesions in training and 0 held out have several"):
+        withhold_siblings(table, rows[:100], rows[100:], 10, 0, seed=1)
+    with pytest.raises(NotMeasured, match="there are 3 of the one and 0 of the other"):
+        guess_members(np.ones(3), np.empty(0), ["a", "b", "c"], [], 10, 0)
+    with pytest.raises(NotMeasured, match="there is no image"):
+        per_image_losses(overfitted["vae"], lesions.subset(np.arange(0)), 0)
+
+
 def test_an_attack_on_images_of_another_size_is_refused(overfitted, lesions):
-    with pytest.raises(InputError, match="5 images of 16 pixels for a generator of 32"):
+    with pytest.raises(InputError, match="images of 16 pixels for a generator of 32"):
         small = lesions.subset(np.arange(5))
         per_image_losses(
             overfitted["vae"],

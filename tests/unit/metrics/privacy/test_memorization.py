@@ -127,7 +127,10 @@ def test_c_t_tells_copies_and_distant_images_from_unseen_ones():
 
 
 def test_c_t_of_too_few_images_is_not_measured():
-    assert np.isnan([c_t(points(15, 3))[key] for key in ("value", "low", "high")]).all()
+    found = c_t(points(15, 3))
+    assert np.isnan([found[key] for key in ("value", "low", "high")]).all()
+    assert found["reason"] == "no cell of the space holds 20 images of each kind"
+    assert "reason" not in c_t(points(400, 3))
 
 
 def test_bad_input_is_refused():
