@@ -54,5 +54,8 @@ def test_scores_of_the_class_and_the_gate_have_the_reason(report):
 
 
 def test_no_page_says_nan(report):
-    pages = ["model_cards", *(f"notebooks/{name}" for name in report.executions if "06" not in name)]
+    pages = [
+        "model_cards",
+        *(f"notebooks/{name}" for name in report.executions if "06" not in name),
+    ]
     assert [name for name in pages if " nan " in page_text(report, name).lower()] == []

@@ -84,5 +84,8 @@ def test_pages_without_masks_and_attributes_show_a_dash_and_the_reason(report):
 
 
 def test_no_page_says_nan(report):
-    pages = ["model_cards", *(f"notebooks/{name}" for name in report.executions if "06" not in name)]
+    pages = [
+        "model_cards",
+        *(f"notebooks/{name}" for name in report.executions if "06" not in name),
+    ]
     assert [name for name in pages if " nan " in page_text(report, name).lower()] == []
