@@ -36,8 +36,8 @@ def measurement_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str])
         One row per row, with these columns, and a column `reason` if a row was not measured.
     """
     rows = list(rows)
-    missed = ["reason"] if any(row.get("reason") for row in rows) else []
-    return pd.DataFrame(rows, columns=[*columns, *missed])
+    missed = any(isinstance(row.get("reason"), str) and row["reason"] for row in rows)
+    return pd.DataFrame(rows, columns=[*columns, *(["reason"] if missed else [])])
 
 
 def markdown_table(

@@ -134,7 +134,8 @@
     ": more would make the page heavy. For comparison, held-out real images have a median distance of " +
     `${heldout.median.toFixed(1)}, and one in a hundred is nearer than ${heldout.near.toFixed(1)} (n = ${heldout.n.toLocaleString("en")}).`;
   field("generator").append(...kinds.map((name) => new Option(titles[name], name)));
-  field("class").append(...classes.map(({ dx, name }) => new Option(`${name} (${dx})`, dx)));
+  const drawn = classes.filter(({ dx }) => images.some((image) => image.dx === dx));
+  field("class").append(...drawn.map(({ dx, name }) => new Option(`${name} (${dx})`, dx)));
   page.querySelector("form").addEventListener("input", show);
   page.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
   part("all").addEventListener("click", () => { shown().forEach((image) => selected.add(image)); show(); });

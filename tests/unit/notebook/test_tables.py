@@ -41,6 +41,7 @@ def test_a_table_has_reasons_only_where_a_row_was_not_measured() -> None:
     row = {"measure": "auroc", "value": 0.5, "low": 0.4, "n": 60}
     assert list(measurement_table([row], columns)) == columns
     assert list(measurement_table([], columns)) == columns
+    assert list(measurement_table([{**row, "reason": np.nan}, row], columns)) == columns
     both = measurement_table([row, {"measure": "tpr", **not_measured("no masks")}], columns)
     assert list(both) == [*columns, "reason"] and both["reason"].isna().tolist() == [True, False]
     assert both["n"].tolist() == [60, 0] and both["value"].isna().tolist() == [False, True]
