@@ -27,8 +27,8 @@ def report(tmp_path_factory) -> Report:
 
 def test_a_class_without_images_is_a_zero_and_a_dash_in_the_first_table(report):
     text = page_text(report, "notebooks/01_dataset")
-    assert "mel melanoma 0 0 - 0.0" in text and "nv melanocytic nevus 0 0 - 0.0" in text
-    assert "melanomas - %" in text, "nor is there a share of them that leaks"
+    assert "mel melanoma 0 0 - 0.000" in text and "nv melanocytic nevus 0 0 - 0.000" in text
+    assert "Among melanomas it is - %" in text, "nor is there a share of them that leaks"
 
 
 def test_no_generator_is_asked_for_a_class_that_it_never_saw(report):

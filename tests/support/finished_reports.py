@@ -94,6 +94,9 @@ def errors_in(cells: list[dict]) -> int:
 
 
 def page_text(report: Report, page: str) -> str:
-    """What a reader sees of a built page, with single spaces."""
+    """What a reader sees of a built page, without its code, with single spaces."""
     html = (report.folder / f"site/{page}.html").read_text(encoding="utf-8")
-    return " ".join(BeautifulSoup(html, "html.parser").article.get_text(" ").split())
+    article = BeautifulSoup(html, "html.parser").article
+    for code in article.select(".cell_input, .highlight-ipython3, .highlight-python"):
+        code.decompose()
+    return " ".join(article.get_text(" ").split())
