@@ -37,6 +37,7 @@ def test_an_identity_is_read(tmp_path, kind):
         (KEY.encode("utf-16-le"), "keys.txt is no text in UTF-8: save the file as UTF-8"),
         (f"# Zoë\n{KEY}\n".encode("latin-1"), "keys.txt, line 1, is not in UTF-8: save the file"),
     ],
+    ids=["UTF-16 without a mark", "Latin-1"],
 )
 def test_another_encoding_is_named(tmp_path, content, message):
     path = tmp_path / "keys.txt"
