@@ -20,7 +20,7 @@ OUT = student
 # An active conda environment made from environment.yml is used as it is; otherwise .venv is made.
 BIN = $(if $(filter hamsynth,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
 VENV_STAMP = $(if $(filter .venv/bin,$(BIN)),.venv/ready)
-PY = $(if $(VENV_STAMP),.venv,"$$CONDA_PREFIX")/bin/python
+PY = "$(BIN)/python"
 HAMSYNTH = $(PY) -m hamsynth_utils.cli
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 

@@ -48,7 +48,9 @@ def test_a_row_of_the_image_that_is_no_lesion_is_passed_over(tmp_path):
 def test_an_image_without_a_lesion_id_counts_as_a_lesion(tmp_path):
     path = tmp_path / "ISIC2018_Task3_Test_GroundTruth.tab"
     own_download(tmp_path)
-    path.write_text(path.read_text(encoding="utf-8").replace("HAMTEST_0000003", "unknown"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("HAMTEST_0000003", "unknown"), encoding="utf-8"
+    )
     truth = read_truth(find_external(tmp_path))
     assert truth["lesion_id"].nunique() == 15 and truth["lesion_id"][6] == "ISIC_0034530"
 
@@ -61,6 +63,6 @@ def test_two_truths_and_none_are_named(tmp_path):
         find_external(tmp_path)
     for path in tmp_path.glob("*Truth.*"):
         path.unlink()
-    (tmp_path / "notes.tsv").write_text("image\tremark\nISIC_1\tblurred\n")
+    (tmp_path / "notes.tsv").write_text("image\tremark\nISIC_1\tblurred\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"no ground truth .*\(or \.tab\).*there: notes\.tsv"):
         find_external(tmp_path)

@@ -154,8 +154,12 @@ def privacy() -> dict:
 
 
 def plain(found: object) -> object:
-    """Tables and arrays as lists, for JSON; an undefined number as None."""
+    """Tables and arrays as lists, for JSON; an undefined number as None.
+
+    The column `reason` is left out: the first release did not say why a number is undefined.
+    """
     if isinstance(found, pd.DataFrame):
+        found = found.drop(columns="reason", errors="ignore")
         return {str(name): plain(found[name].to_numpy(dtype=object)) for name in found}
     if isinstance(found, dict):
         return {str(name): plain(value) for name, value in found.items()}
