@@ -23,6 +23,7 @@ from hamsynth_utils.core.paths import TEST_PREDICTIONS, RunPaths, project_root
 from hamsynth_utils.data.ham10000 import dataset_name
 from hamsynth_utils.data.lesion_set import read_table
 from hamsynth_utils.notebook.plots.intervals import estimate_rows
+from hamsynth_utils.notebook.templates import render
 
 REFERENCE = project_root() / "results/cpu-ham10000"
 
@@ -32,6 +33,11 @@ METRIC = "balanced_accuracy"
 
 
 ALPHA = 0.05
+"""A change is sure if its p-value after Holm's correction is below this."""
+
+
+FRACTIONS = ["some", "none", "all"]
+"""How many of an arm's images are synthetic."""
 
 
 FIGURES = (
@@ -126,28 +132,26 @@ def archived_figures(run: Path) -> dict[str, tuple[bytes, str]]:
 
 def _contents(figures: dict[str, tuple[bytes, str]], note: str) -> str:
     """What a reader of the folder finds first."""
-    pictures = "\n".join(f"![{alt}](figures/{name}.png)\n" for name, (_, alt) in figures.items())
-    return f"""# What a run came to
-
-`run.yaml` has its settings, versions, seeds and minutes, `metrics/` its tables, `predictions/` what
-each classifier said of each test image. No real image is here. Images of lesions below are
-**synthetic**: they show no patient, are licensed CC BY-NC-SA 4.0, and are for research and
-education only, never for diagnosis.
-What to see in a figure, and how it came about, is in the chapters.
-
-{note}
-
-{pictures}"""
+    descriptions = {name: alt for name, (_, alt) in figures.items()}
+    return render("reference_contents.md", figures=descriptions, note=note)
 
 
 NO_ANSWER = "**No answer yet.** No run on HAM10000 is kept in `results/` that could give it.\n"
 
 
 def gains(folder: Path) -> pd.DataFrame:
-    """What each arm of a kept run gained over real images alone, in points, one row an arm.
+    """The gain of each arm of an archived run over real images alone, in points.
 
-    Columns arm, value, low, high (95 %, over lesions and seeds), holm, n, lesions, seeds, and
-    invented: which share of an arm's images is, `some`, `none` or `all`. Rows come in this order.
+    Args:
+        folder: the folder of the archived run.
+
+    Returns:
+        One row per arm: columns arm, value, low, high (95 %, over lesions and seeds), holm,
+        n, lesions, seeds and synthetic: how many of the arm's images are, one of `FRACTIONS`. Rows
+        come in the order of `FRACTIONS`.
+
+    Raises:
+        InputError: if the run compares no arm with real images alone.
     """
     table = read_csv(RunPaths(folder).table("differences"), dtype={"seed": str})
     table = table[
@@ -158,17 +162,24 @@ def gains(folder: Path) -> pd.DataFrame:
     seeds = len(read_yaml(RunPaths(folder).record)["profile"]["seeds"])
     rows = table.rename(columns={"difference": "value", "n_images": "n", "n_lesions": "lesions"})
     rows[["value", "low", "high"]] *= 100
-    shares = [
+    fractions = [
         "none" if generator_of(arm) is None else "some" if generator_of(arm) == arm else "all"
         for arm in rows["arm"]
     ]
-    rows = rows.assign(seeds=seeds, invented=pd.Categorical(shares, ["some", "none", "all"]))
-    rows = rows.sort_values("invented", kind="stable").reset_index(drop=True)
-    return rows[["arm", "value", "low", "high", "holm", "n", "lesions", "seeds", "invented"]]
+    rows = rows.assign(seeds=seeds, synthetic=pd.Categorical(fractions, FRACTIONS))
+    rows = rows.sort_values("synthetic", kind="stable").reset_index(drop=True)
+    return rows[["arm", "value", "low", "high", "holm", "n", "lesions", "seeds", "synthetic"]]
 
 
 def answer_in_words(folder: Path = REFERENCE) -> str:
-    """The answer of a kept run as a paragraph of Markdown; where none is kept, it says so."""
+    """The answer of an archived run as a paragraph of Markdown.
+
+    Args:
+        folder: the folder of the archived run.
+
+    Returns:
+        Markdown that ends in a line break; where no run is archived, it says so.
+    """
     if not folder.is_dir():
         return NO_ANSWER
     rows, record = gains(folder), read_yaml(RunPaths(folder).record)
@@ -177,29 +188,31 @@ def answer_in_words(folder: Path = REFERENCE) -> str:
     own = estimates[estimates["split_by"] == profile["data"]["split_by"]]
     own = own[(own["arm"] == "real") & own["reference"].isna()].set_index("statistic")
     real, accuracy = own.loc[METRIC], own.loc["accuracy"]
-    some, none, every = (rows[rows["invented"] == share] for share in ("some", "none", "all"))
-    others = f" Without any invented image: {_in_words(none)}." if len(none) else ""
-    others += f" From invented images alone: {_in_words(every)}." if len(every) else ""
-    n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
-    return f"""**The answer of the reference run.** {_verdict(some)} Balanced accuracy was
-{100 * real["value"]:.1f} % ({100 * real["low"]:.1f} to {100 * real["high"]:.1f}) with real images
-alone (accuracy {100 * accuracy["value"]:.1f} %), and changed, in points, by
-{_in_words(some)}.{others}
-Images at {profile["data"]["image_size"]} pixels from {record["images"]}, split by
-{profile["data"]["split_by"]}, n = {n:,} test images of {lesions:,} lesions, {seeds} trainings of
-the classifier an arm and one of each generator; in brackets 95 % intervals over lesions and
-trainings; "surely" means p < {ALPHA} after Holm's correction for all comparisons of the run.
-"""
+    some, none, every = (rows[rows["synthetic"] == fraction] for fraction in FRACTIONS)
+    return render(
+        "reference_answer.md",
+        verdict=_verdict(some),
+        real=f"{100 * real['value']:.1f} % ({100 * real['low']:.1f} to {100 * real['high']:.1f})",
+        accuracy=f"{100 * accuracy['value']:.1f}",
+        beside_real=_in_words(some),
+        without=_in_words(none),
+        alone=_in_words(every),
+        image_size=profile["data"]["image_size"],
+        split_by=profile["data"]["split_by"],
+        images=record["images"],
+        alpha=ALPHA,
+        **_sizes(rows),
+    )
 
 
 def short_answer(folder: Path = REFERENCE) -> str:
-    """The answer of a kept run in two sentences, and a link to its numbers, for the README.
+    """The answer of an archived run in two sentences, and a link to its numbers, for the README.
 
     Args:
-        folder: the folder of the kept run.
+        folder: the folder of the archived run.
 
     Returns:
-        Markdown that ends in a line break; where no run is kept, it says so.
+        Markdown that ends in a line break; where no run is archived, it says so.
 
     Raises:
         InputError: if the run compares no arm with real images alone.
@@ -207,8 +220,8 @@ def short_answer(folder: Path = REFERENCE) -> str:
     if not folder.is_dir():
         return NO_ANSWER
     rows = gains(folder)
-    some, none = (rows[rows["invented"] == fraction] for fraction in ("some", "none"))
-    n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
+    some, none, _ = (rows[rows["synthetic"] == fraction] for fraction in FRACTIONS)
+    n, lesions, seeds = _sizes(rows).values()
     text = (
         f"{_verdict(some).rstrip('.')}: beside real images they changed its balanced accuracy by "
         f"{some['value'].min():+.1f} to {some['value'].max():+.1f} points "
@@ -227,47 +240,40 @@ def short_answer(folder: Path = REFERENCE) -> str:
 
 def headline_result(folder: Path = REFERENCE) -> str:
     """The answer of an archived run as MyST Markdown: text, figure `answer.svg`, command."""
-    rows, record = gains(folder), read_yaml(RunPaths(folder).record)
-    n, lesions, seeds = (int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds"))
-    command = f"make report DATA=path/to/ham10000 PROFILE={record['profile']['name']}"
-    command += f" \\\n        ARMS={','.join(record['profile']['arms'])}"
-    hours = sum(record["minutes"].values()) / 60
-    return f"""{answer_in_words(folder)}
-```{{figure}} answer.svg
-:name: fig-answer
-:alt: One line an arm with its 95 % interval, beside a dashed line at no gain
-
-Gain in balanced accuracy over real images alone, in points, with 95 % intervals (n = {n:,} images
-of {lesions:,} lesions, {seeds} trainings). Look for intervals that leave the dashed line, and
-whether an arm with a generator's images lies to the right of those without invented images.
-```
-
-{{doc}}`reference_run` has what else that run found, how it was made and how its pictures look; its
-numbers are kept in `results/{folder.name}`. To make them again:
-
-    {command}
-
-Its notebooks, of which a core runs one at a time, took about {hours:.0f} hours in all
-({record["device"]}).
-"""
+    record = read_yaml(RunPaths(folder).record)
+    return render(
+        "reference_headline.md",
+        answer=answer_in_words(folder),
+        folder=folder.name,
+        profile=record["profile"]["name"],
+        arms=",".join(record["profile"]["arms"]),
+        hours=f"{sum(record['minutes'].values()) / 60:.0f}",
+        device=record["device"],
+        **_sizes(gains(folder)),
+    )
 
 
 def answer_figure(folder: Path = REFERENCE) -> Figure:
     """The figure of `headline_result`: the gain of each arm with real images, with its interval."""
     rows = gains(folder)
-    rows = rows[rows["invented"] != "all"]
+    rows = rows[rows["synthetic"] != "all"]
     return estimate_rows(rows, "gain in balanced accuracy, points", reference=0.0)
 
 
-def _verdict(invented: pd.DataFrame) -> str:
+def _sizes(rows: pd.DataFrame) -> dict[str, int]:
+    """Test images, their lesions, and trainings per arm of `gains`."""
+    return {name: int(rows[name].iloc[0]) for name in ("n", "lesions", "seeds")}
+
+
+def _verdict(arms: pd.DataFrame) -> str:
     """One sentence by rule: whose images surely raised or lowered the metric."""
-    sure = invented["holm"] < ALPHA
+    sure = arms["holm"] < ALPHA
     groups = {
-        "surely raised it": invented[sure & (invented["low"] > 0)],
-        "surely lowered it": invented[sure & (invented["high"] < 0)],
+        "surely raised it": arms[sure & (arms["low"] > 0)],
+        "surely lowered it": arms[sure & (arms["high"] < 0)],
     }
     said = [f"those of {_names(rows)} {what}" for what, rows in groups.items() if len(rows)]
-    rest = invented.drop([index for rows in groups.values() for index in rows.index])
+    rest = arms.drop([index for rows in groups.values() for index in rows.index])
     if not said:
         return "No generator's images of rare lesions surely changed how well the classifier does."
     said += [f"those of {_names(rest)} made no sure difference"] if len(rest) else []

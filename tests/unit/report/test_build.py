@@ -134,7 +134,7 @@ def test_the_front_page_opens_with_the_numbers_of_the_reference_run(site: Path) 
     assert f"n = {rows['n'][0]:,} test images of {rows['lesions'][0]:,} lesions" in text
     assert text.index("The answer of the reference run") < text.index("The question.")
     drawn = next((site / "_images").glob("answer*.svg")).read_text(encoding="utf-8")
-    assert all(ARM_NAMES[arm] in drawn for arm in rows.loc[rows["invented"] != "all", "arm"])
+    assert all(ARM_NAMES[arm] in drawn for arm in rows.loc[rows["synthetic"] != "all", "arm"])
 
 
 def test_the_page_of_the_reference_run_has_its_scores_verdicts_and_figures(site: Path) -> None:

@@ -34,7 +34,7 @@ def test_the_readme_is_short_and_answers_in_two_sentences():
     assert len(README.splitlines()) <= 120
     answer = reference.short_answer()
     assert len(re.findall(r"\.(?= |\n)", answer.partition("[")[0])) == 2
-    best = reference.gains(reference.REFERENCE).query("invented == 'none'")["value"].max()
+    best = reference.gains(reference.REFERENCE).query("synthetic == 'none'")["value"].max()
     assert f"{best:+.1f} points" in " ".join(answer.split())
 
 

@@ -98,8 +98,8 @@ def test_arms_that_see_no_real_image_are_told_apart(kept):
     assert (
         "No generator's images of rare lesions surely changed how well the classifier does." in said
     )
-    assert "From invented images alone: -30.0 (-34.0 to -26.0) with VAE alone." in said
-    assert "Without any invented image: +1.1 (+0.1 to +2.0) with class weights." in said
+    assert "From synthetic images alone: -30.0 (-34.0 to -26.0) with VAE alone." in said
+    assert "Without any synthetic image: +1.1 (+0.1 to +2.0) with class weights." in said
     labels = [label.get_text() for label in answer_figure(folder).axes[0].get_yticklabels()]
     assert labels == ["VAE", "class weights"]
 
@@ -117,7 +117,7 @@ def test_the_answer_follows_from_the_intervals(kept):
     assert "those of GAN surely raised it, those of VAE made no sure difference." in said
     assert "65.4 % (62.4 to 67.4)" in said and "accuracy 83.2 %" in said.replace("\n", " ")
     assert "+0.3 (-1.0 to +1.5) with VAE, +2.0 (+0.4 to +3.5) with GAN." in said
-    assert "Without any invented image: +1.1 (+0.1 to +2.0) with class weights." in said
+    assert "Without any synthetic image: +1.1 (+0.1 to +2.0) with class weights." in said
     assert "about 2 hours" in said.replace("\n", " ")
     assert "PROFILE=cpu \\\n        ARMS=real,vae,gan,weighted\n" in said
     said = headline_result(kept({"vae": (-2.0, -3.0, -1.0, 0.01), "gan": (1.0, 0.1, 2.0, 0.06)}))
@@ -125,7 +125,7 @@ def test_the_answer_follows_from_the_intervals(kept):
     said = headline_result(kept({"vae": (0.3, -1.0, 1.5, 0.9)}))
     assert (
         "No generator's images of rare lesions surely changed" in said
-        and "invented image:" not in said
+        and "synthetic image:" not in said
     )
 
 
