@@ -62,7 +62,7 @@ def test_unmeasured_privacy_does_not_pass_the_gate(report):
     by_loss = gate[gate["measure"] == "membership_auroc_loss"]
     assert len(by_loss) == len(report.generators)
     assert set(by_loss["verdict"]) == {"not measured"} and set(by_loss["reason"]) == {FEW}
-    sex = gate[gate["of"] == "sex"]
+    sex = gate[(gate["of"] == "sex") & (gate["generator"] == "vae")]
     assert set(sex["reason"]) == {"no test image has a value for sex"}
     assert f"- ({FEW})" in page_text(report, "notebooks/14_release")
 
