@@ -38,7 +38,8 @@ def show_unmeasured(notebook: Mapping[str, Any]) -> dict[str, Any]:
         text = values.get(name, "")
         if number_format and re.fullmatch(r"'.*'|\".*\"", text, re.DOTALL):
             return f"{{glue:text}}`{name}`"
-        return dash() if text == str(math.nan) else match[0]
+        # Escaped: at the beginning of a line, a dash would begin a list.
+        return f"\\{dash()}" if text == str(math.nan) else match[0]
 
     cells = [
         {**cell, "source": GLUED.sub(shown, "".join(cell["source"]))}

@@ -22,7 +22,7 @@ def prose(source: str | list[str], *outputs: dict) -> str:
 def test_a_missing_number_is_a_dash_and_words_lose_the_format_of_a_number():
     source = ["{glue:text}`gap:+.1f` points,\n", "{glue:text}`passes:.0f` times, {glue:text}`n`"]
     assert prose(source, glued("gap", "nan"), glued("passes", "'- (no masks)'")) == (
-        "- points,\n{glue:text}`passes` times, {glue:text}`n`"
+        "\\- points,\n{glue:text}`passes` times, {glue:text}`n`"
     )
 
 
