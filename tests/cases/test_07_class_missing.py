@@ -29,7 +29,7 @@ def report(tmp_path_factory) -> Report:
 
 def test_a_class_without_images_is_a_zero_and_a_dash_in_the_first_table(report):
     text = page_text(report, "notebooks/01_dataset")
-    assert "mel melanoma 0 0 - 0.000" in text and "nv melanocytic nevus 0 0 - 0.000" in text
+    assert "mel melanoma 0 0 - 0.0" in text and "nv melanocytic nevus 0 0 - 0.0" in text
     assert "Among melanomas it is - %" in text, "nor is there a share of them that leaks"
 
 
@@ -47,7 +47,7 @@ def test_scores_of_the_class_and_the_gate_have_the_reason(report):
         assert estimates.loc[name, "value"].isna().all()
     assert estimates.loc["accuracy", "value"].notna().all()
     gate = pd.read_csv(paths.table("gate"))
-    gaps = gate[gate["limit"] == "subgroup gap"]
+    gaps = gate[(gate["limit"] == "subgroup gap") & (gate["generator"] == "vae")]
     assert set(gaps["verdict"]) == {"not measured"}
     assert set(gaps["reason"]) == {"no test image is one that the recall of mel is over"}
     told = "- (no test image is one that the recall of mel is over)"
