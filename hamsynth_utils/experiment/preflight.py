@@ -114,7 +114,7 @@ def prepare_run(
     """
     problems = Problems()
     problems.attempt(checked_run_name, request.name)
-    problems.attempt(_check_way, request.folder)
+    problems.attempt(_check_relative_path, request.folder)
     problems.attempt(_check_temporary_folder)
     seed = problems.attempt(whole_number, "SEED (--seed)", request.seed, 0, MAX_SEED)
     profile = _profile(problems, request.profile, seeds, arms)
@@ -161,18 +161,18 @@ def _profile(problems: Problems, name: str, seeds: str, arms: str) -> Profile | 
     return problems.attempt(profile.with_classifiers, wanted or profile.seeds, named)
 
 
-def _check_way(folder: Path) -> None:
+def _check_relative_path(folder: Path) -> None:
     """Refuse a run folder that Snakemake or Jupyter Book cannot work in because of its name."""
     if "[" in str(folder):
         raise InputError(
             f"{folder} has a square bracket, and Jupyter Book cannot build a report there: rename "
             "that folder, or name another one in HAMSYNTH_RUNS"
         )
-    way = os.path.relpath(project_root().resolve(), folder.resolve())
-    if "{" in way:
+    relative = os.path.relpath(project_root().resolve(), folder.resolve())
+    if "{" in relative:
         raise InputError(
-            f"the way from {folder} to {project_root()} has a brace, which Snakemake cannot read: "
-            "rename that folder, or name another one in HAMSYNTH_RUNS"
+            f"the relative path from {folder} to {project_root()} has a brace, which "
+            "Snakemake cannot read: rename that folder, or name another one in HAMSYNTH_RUNS"
         )
 
 

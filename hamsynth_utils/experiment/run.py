@@ -457,10 +457,12 @@ def _read_split(path: Path, lesions: LesionSet) -> Split:
     table = read_csv(path, dtype="object")
     with damage_as_input_error(path):
         if table["image_id"].tolist() != lesions.table["image_id"].tolist():
-            raise ValueError(f"it has not one row for each of the {len(lesions)} images, in order")
+            raise ValueError(
+                f"it must have one row for each of the {len(lesions)} images, in order"
+            )
         parts = [table["part"].to_numpy() == name for name in ("train", "validation", "test")]
         if not np.logical_or.reduce(parts).all():
-            raise ValueError("it has a part that is not train, validation or test")
+            raise ValueError("each part must be train, validation or test")
     return Split(*map(np.flatnonzero, parts))
 
 

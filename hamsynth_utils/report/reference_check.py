@@ -40,8 +40,12 @@ SAME_VALUE = 2e-5
 RANKED = ("auroc", "average_precision")
 """Beginnings of the names of statistics that depend on the order of the probabilities."""
 
-SAME_RANKED_VALUE = 5e-4
-"""Values of `RANKED` statistics within this distance agree: rounding makes equal what differed."""
+SAME_RANKED_VALUE = 3e-4
+"""Values of `RANKED` statistics within this distance agree.
+
+Rounding makes probabilities equal that differed, and so leaves their order open. On HAM10000,
+values of the reference run lie up to 2.7e-4 away, between those with all equals ranked for the
+class and all ranked against it."""
 
 SAME_END = 0.003
 """Interval ends within this distance agree: 0.3 points."""

@@ -5,7 +5,6 @@ Papermill is played by a stand-in that notes each call, so that these tests see 
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,15 +148,7 @@ def test_every_job_of_a_profile_too_long_for_tests_is_planned(
     (pipeline.run / "run.yaml").write_text(
         yaml.safe_dump({"profile": profile.model_dump(mode="json")}), encoding="utf-8"
     )
-    command = pipeline.command("--cores", "2", "--dry-run", "--quiet", "progress")
-    dry = subprocess.run(
-        command,
-        env=pipeline.environment(),
-        text=True,
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-    )
+    dry = pipeline.dry_run("--quiet", "progress")
     assert dry.returncode == 0, dry.stderr
     planned = set(re.findall(r"output: notebooks/(\S+)\.ipynb", dry.stdout + dry.stderr))
     arms = [*profile.arms, *(f"{arm}-split" for arm in profile.other_split_arms)]
@@ -190,15 +181,7 @@ def test_an_external_set_is_opened_last_and_only_where_one_is_given(pipeline: Pi
         (pipeline.folder / "pipeline.json").write_text(
             json.dumps({**config, "external": source}), encoding="utf-8"
         )
-        command = pipeline.command("--cores", "2", "--dry-run", target=("report",))
-        dry = subprocess.run(
-            command,
-            env=pipeline.environment(),
-            text=True,
-            capture_output=True,
-            check=False,
-            encoding="utf-8",
-        )
+        dry = pipeline.dry_run(target=("report",))
         assert (
             dry.returncode == 0
             and len(re.findall(r"^rule external:", dry.stdout + dry.stderr, re.MULTILINE)) == jobs

@@ -150,6 +150,16 @@ class Pipeline:
         self.process = None
         return process.returncode, said
 
+    def dry_run(
+        self, *flags: str, target: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """What Snakemake would execute, in its output."""
+        command = self.command("--cores", "2", "--dry-run", *flags, target=target)
+        environment = self.environment()
+        return subprocess.run(
+            command, env=environment, text=True, capture_output=True, check=False, encoding="utf-8"
+        )
+
     def calls(self) -> list[list]:
         """The calls since the last look: name, parameters, threads, process id, job id of SLURM if any."""
         lines = (

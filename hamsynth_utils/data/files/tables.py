@@ -91,7 +91,6 @@ def read_header(path: Path, known: Sequence[str]) -> list[str]:
         The names, as `read_text` gives them; "" for a column without a name. No name if the file
         has no readable header.
     """
-
     content = path.read_bytes()
     try:
         text = decode_text(content, path.name)
