@@ -50,14 +50,24 @@ class GANSettings(Settings):
 class AutoencoderSettings(Settings):
     """The autoencoder of latent diffusion and latent flow matching."""
 
-    factor: Literal[4, 8] = 8
+    factor: Literal[4, 8, 16] = 8
     """Downsampling: an image of S pixels a side has latents of S / factor positions a side."""
     channels: Count = 16
     """Numbers per latent position."""
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
-    """Channels of the first convolution; deeper layers have a multiple of them."""
+    """Channels of the decoder's last residual blocks; deeper layers have a multiple of them."""
+    decoder_blocks: Count = 2
+    """Residual blocks of the decoder at each size."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the perceptual distance between an image and its reconstruction."""
+    critic_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the loss against the critic; 0 for no critic."""
+    critic_from: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Fraction of the steps before the critic begins."""
+    critic_gamma: Rate = 1.0
+    """Weight gamma of the gradient penalties R1 and R2 on the critic."""
+    critic_rate_factor: Rate = 1.0
+    """The critic's learning rate, as a multiple of the autoencoder's."""
     latent_noise_std: Annotated[float, Field(ge=0)] = 0.2
     """Standard deviation of the noise on the latents in training; the latents have 1."""
     training: TrainingSettings
@@ -65,19 +75,24 @@ class AutoencoderSettings(Settings):
 
 
 class LatentSettings(Settings):
-    """The U-Net and what it works on, for diffusion and flow matching."""
+    """What a generator works on: an autoencoder's latents, or pixels."""
+
+    autoencoder: AutoencoderSettings | None = None
+    """The autoencoder in whose latents the generator works; None: pixels, folded by `patch`."""
+    patch: Literal[1, 2, 4] = 4
+    """Space-to-depth: the generator sees image_size / patch pixels of 3 * patch**2 channels."""
+
+
+class UNetSettings(LatentSettings):
+    """The U-Net of diffusion and flow matching."""
 
     width: Count = 64
     """Channels of the first level of the U-Net."""
     dim_mults: tuple[Count, ...] = (1, 2, 4)
     """Channels of each level of the U-Net, as multiples of `width`."""
-    autoencoder: AutoencoderSettings | None = None
-    """The autoencoder whose latents the U-Net sees; None: pixels, folded by `patch`."""
-    patch: Literal[1, 2, 4] = 4
-    """Space-to-depth: the U-Net sees image_size / patch pixels of 3 * patch**2 channels."""
 
 
-class DiffusionSettings(LatentSettings):
+class DiffusionSettings(UNetSettings):
     """The diffusion model."""
 
     timesteps: Annotated[int, Field(ge=2)] = 1000
@@ -116,7 +131,7 @@ class DiffusionSettings(LatentSettings):
         return self
 
 
-class FlowSettings(LatentSettings):
+class FlowSettings(UNetSettings):
     """The flow-matching model."""
 
     cond_drop_prob: Annotated[float, Field(ge=0, le=1)] = 0.15

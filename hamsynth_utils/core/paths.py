@@ -29,6 +29,10 @@ PROVENANCE = "provenance.json"
 """The file that says where the first weights of a classifier came from, in its folder."""
 
 
+LATENTS = "latents.safetensors"
+"""The training images, encoded by the autoencoder in whose folder the file is."""
+
+
 AUTOENCODER_HISTORY = "autoencoder_history"
 """The metadata key of the autoencoder's losses, in the checkpoint of a generator that uses one."""
 

@@ -164,3 +164,18 @@ def _turn_and_enlarge(images: Tensor, angle: Tensor, factor: Tensor) -> Tensor:
     return F.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
+
+
+def flip_and_turn(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Flip and quarter-turn images at random: exact, since pixels are only permuted.
+
+    Skin lesions have no natural orientation.
+
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+        rng: the random source; each image gets its own flip and turn.
+
+    Returns:
+        Images of the same shape and range.
+    """
+    return augment(images, rng, rotation="quarter", flips=True)

@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "claims": "ESTIMATES read_claims read_estimates",
         "classifiers": "fine_tune",
         "run": "Run",
-        "stages": "flip_and_turn make_synthetic train_generator",
+        "stages": "make_synthetic train_generator",
     },
 )

@@ -21,37 +21,25 @@ from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
     CHECKPOINT,
     HISTORY,
+    LATENTS,
     WEIGHTS,
     checkpoint_of,
 )
 from hamsynth_utils.core.weights import read_metadata, read_weights, write_weights
-from hamsynth_utils.data.augmentation import augment
+from hamsynth_utils.data.augmentation import flip_and_turn
 from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.data.synthetic import read_synthetic
 from hamsynth_utils.experiment.arms import requested_counts
 from hamsynth_utils.experiment.run import (
     Run,
 )
-from hamsynth_utils.generators.autoencoder import Autoencoder
+from hamsynth_utils.generators.autoencoder import Autoencoder, AutoencoderTraining
+from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import checkpoint_metadata, generator_class, load_generator
 from hamsynth_utils.generators.synthetic_sets import synthesize
+from hamsynth_utils.training.batches import TrainingData
 from hamsynth_utils.training.loop import TrainingResult, train
-
-
-def flip_and_turn(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Flip and quarter-turn images at random: exact, since pixels are only permuted.
-
-    Skin lesions have no natural orientation.
-
-    Args:
-        images: float [N, 3, S, S] in [-1, 1].
-        rng: the random source; each image gets its own flip and turn.
-
-    Returns:
-        Images of the same shape and range.
-    """
-    return augment(images, rng, rotation="quarter", flips=True)
 
 
 def train_generator(
@@ -83,10 +71,9 @@ def train_generator(
         generator = generator_class(name)(
             run.profile.data.image_size, settings, len(lesions.classes)
         )
-        space = getattr(generator, "representation", None)
-        if isinstance(space, Autoencoder) and not (folder / WEIGHTS).is_file():
-            autoencoder = train_autoencoder(run, name, progress_bar, seed).module
-            space.load_state_dict(autoencoder.state_dict())
+        data: LesionSet | TrainingData = lesions
+        if not (folder / WEIGHTS).is_file():
+            data = _training_data(run, generator, progress_bar, seed)
         about = {
             "trained_on": run.training_fingerprint(),
             "counts": json.dumps(lesions.counts),
@@ -94,14 +81,26 @@ def train_generator(
         }
         return train(
             generator,
-            lesions,
+            data,
             settings.training,
             folder,
             seed=run.seed + seed,
-            augment=flip_and_turn,
             description={**checkpoint_metadata(generator, run.dataset), **about},
             progress_bar=progress_bar,
         )
+
+
+def _training_data(run: Run, generator: Generator, progress_bar: bool, seed: int) -> TrainingData:
+    """What a generator is trained on; one in latents gets its autoencoder, trained first."""
+    lesions = run.training_images()
+    space = getattr(generator, "representation", None)
+    if not isinstance(space, Autoencoder):
+        return generator.training_data(lesions)
+    training = train_autoencoder(run, generator.name, progress_bar, seed).module
+    space.load_state_dict(training.autoencoder.state_dict())
+    folder = autoencoder_dir(run, generator.name, seed)
+    with run.shared_stage_dir(folder):
+        return generator.training_data(lesions, folder / LATENTS)
 
 
 def effective_settings(run: Run, name: str) -> Any:
@@ -146,10 +145,10 @@ def train_autoencoder(
     settings = effective_settings(run, name).autoencoder
     lesions = run.training_images()
     torch.manual_seed(run.seed + seed)
-    autoencoder = Autoencoder(settings)
+    training = AutoencoderTraining(settings, run.profile.data.image_size)
     with run.shared_stage_dir(target) as folder:
         return train(
-            autoencoder,
+            training,
             lesions,
             settings.training,
             folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.settings import Settings
+from hamsynth_utils.data.augmentation import flip_and_turn
+from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.training.batches import ImageData, TrainingData
 from hamsynth_utils.training.module import TrainableModule
 
 ExportPart = tuple[Callable[..., Tensor], dict[str, Tensor]]
@@ -48,12 +52,21 @@ class Generator(TrainableModule):
         super().__init__()
         self.image_size, self.settings, self.n_classes = image_size, settings, n_classes
 
+    def training_data(self, lesions: LesionSet, cache: Path | None = None) -> TrainingData:
+        """What the loop trains on: here the images themselves, flipped and turned at random.
+
+        Args:
+            lesions: the training images.
+            cache: where a generator that encodes its images may keep them; not used here.
+        """
+        return ImageData(lesions, flip_and_turn)
+
     @abstractmethod
     def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the losses of one batch.
 
         Args:
-            images: float [N, 3, S, S] in [-1, 1].
+            images: float [N, 3, S, S] in [-1, 1], or what else `training_data` gives.
             labels: int64 [N].
 
         Returns:

@@ -17,13 +17,13 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import DiffusionSettings
 from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.generators.base import seeded_noise
-from hamsynth_utils.generators.latent import LatentGenerator, Prediction, guided
+from hamsynth_utils.generators.latent import SolverGenerator, Prediction, guided
 from hamsynth_utils.generators.perceptual import perceptual_distance
 
 SOLVERS = ("ddim", "dpm++")
 
 
-class Diffusion(LatentGenerator):
+class Diffusion(SolverGenerator):
     """`process.model(x_t, t, y)` denoises x_t; classes are dropped in training for guidance.
 
     Args:
@@ -63,7 +63,7 @@ class Diffusion(LatentGenerator):
             signal = self.process.alphas_cumprod
             self.process.loss_weight = (1 / (1 - signal)).clamp(max=settings.max_snr_weight)
 
-    def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def training_step(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the weighted squared error of the prediction at random times, per value.
 
         On pixels a perceptual term can be added: `perceptual_weight` times the perceptual distance
@@ -72,15 +72,13 @@ class Diffusion(LatentGenerator):
         predicted.
 
         Args:
-            images: float [N, 3, S, S] in [-1, 1].
+            x: of the training images, [N, *shape].
             labels: int64 [N].
 
         Returns:
             `loss`; with a perceptual term also its parts `error` and `perceptual`.
         """
-        with torch.no_grad():
-            x = self.representation.encode(images)  # [N, 3, S, S] -> [N, *shape]
-        times = self.shifted_timesteps(self.shard.rand(len(images), device=images.device))
+        times = self.shifted_timesteps(self.shard.rand(len(x), device=x.device))
         noise = self.shard.randn(*x.shape, device=x.device)
         condition_mask = self.shard.rand(len(x), device=x.device) >= self.settings.cond_drop_prob
         errors, output, x_t = self.prediction_error(
@@ -89,6 +87,7 @@ class Diffusion(LatentGenerator):
         error = errors.mean()
         if self.settings.perceptual_weight == 0:
             return {"loss": error}
+        images = self.representation.decode(x)  # [N, *shape] -> [N, 3, S, S], exact
         clean = self.representation.decode(self.predict_x0(output, x_t, times))  # [N, 3, S, S]
         visible = (self.process.loss_weight[times] / self.process.loss_weight.max()).sqrt()
         difference = (visible * perceptual_distance(images, clean)).mean()
@@ -237,7 +236,7 @@ class Diffusion(LatentGenerator):
 
     @torch.no_grad()
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """As `LatentGenerator.predict`: x_0 at a timestep, clipped to the limit of x."""
+        """As `SolverGenerator.predict`: x_0 at a timestep, clipped to the limit of x."""
         t = torch.as_tensor(time, device=x.device).expand(len(x))
         clean = self.predict_x0(guided(self.process.model, x, t, labels, guidance), x, t)
         return clean.float().clamp(-self.representation.limit, self.representation.limit)

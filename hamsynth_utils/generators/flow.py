@@ -17,7 +17,7 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import FlowSettings
 from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.generators.base import seeded_noise
-from hamsynth_utils.generators.latent import LatentGenerator, Prediction, guided
+from hamsynth_utils.generators.latent import SolverGenerator, Prediction, guided
 
 SOLVERS = ("euler", "midpoint")
 
@@ -26,7 +26,7 @@ TIME_SCALE = 1000
 """The U-Net's embedding of time can distinguish numbers up to about this size."""
 
 
-class Flow(LatentGenerator):
+class Flow(SolverGenerator):
     """`network(x_t, 1000 t, y)` is the velocity; classes are dropped in training.
 
     Args:
@@ -45,18 +45,16 @@ class Flow(LatentGenerator):
         super().__init__(image_size, settings, n_classes)
         self.network = self.new_network()
 
-    def training_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def training_step(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the squared error of the velocity at random times (Lipman et al. 2023, eq. 23).
 
         Args:
-            images: float [N, 3, S, S] in [-1, 1].
+            x: of the training images, [N, *shape].
             labels: int64 [N].
 
         Returns:
             `loss`, the mean over images and values.
         """
-        with torch.no_grad():
-            x = self.representation.encode(images)  # [N, 3, S, S] -> [N, *shape]
         times = self.shard.rand(len(x), device=x.device)
         noise = self.shard.randn(*x.shape, device=x.device)
         condition_mask = self.shard.rand(len(x), device=x.device) >= self.settings.cond_drop_prob
@@ -117,7 +115,7 @@ class Flow(LatentGenerator):
         return tuple(sorted({1, 2, self.settings.sampling_steps, 2 * self.settings.sampling_steps}))
 
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """As `LatentGenerator.predict`: the velocity; times lie in [0, 1]."""
+        """As `SolverGenerator.predict`: the velocity; times lie in [0, 1]."""
         times = torch.as_tensor(TIME_SCALE * time, device=x.device).expand(len(x))
         return guided(self.network, x, times, labels, guidance).float()
 

@@ -1,4 +1,4 @@
-"""What diffusion and flow matching share: representation, U-Net, guidance, solver.
+"""What generators in latents share, and what diffusion and flow matching share beside.
 
 The representation is an autoencoder's latents, or pixels rearranged to channels. Both have fewer
 positions of more channels than an image has pixels, where the same network is many times cheaper.
@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -18,9 +19,11 @@ from denoising_diffusion_pytorch.classifier_free_guidance import Unet
 from torch import Tensor, nn
 
 from hamsynth_utils.core.errors import InputError
-from hamsynth_utils.core.generator_settings import LatentSettings
+from hamsynth_utils.core.generator_settings import LatentSettings, UNetSettings
+from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import ExportPart, Generator, seeded_noise
+from hamsynth_utils.generators.latent_data import LatentData, encoded
 
 Prediction = Callable[[Tensor, float], Tensor]
 """(x, time) -> what the network predicts there, of x's shape."""
@@ -60,13 +63,79 @@ class PixelUnshuffle(nn.Module):
 
 
 class LatentGenerator(Generator):
-    """A generator of x, which the representation decodes to images; a solver computes x from noise.
+    """A generator of x, which the representation decodes to images.
+
+    It is trained on x, not on images: `training_data` encodes every image once.
 
     Attributes:
         representation: what x is, an `Autoencoder`'s latents or `PixelUnshuffle`. The autoencoder
             is trained before (see `experiment.stages.train_generator`) and frozen here; its weights
             are saved with the others.
-        shape: [channels, side, side] of x and of the noise.
+        shape: [channels, side, side] of x.
+
+    Args:
+        image_size: S, height and width in pixels.
+        settings: of the type `settings_class`.
+        n_classes: K, the number of classes.
+    """
+
+    def __init__(self, image_size: int, settings: LatentSettings, n_classes: int) -> None:
+        super().__init__(image_size, settings, n_classes)
+        self.representation = (
+            PixelUnshuffle(settings.patch)
+            if settings.autoencoder is None
+            else Autoencoder(settings.autoencoder)
+        )
+        side = image_size // self.representation.factor
+        self.shape = (self.representation.channels, side, side)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but the representation stays frozen and in evaluation mode."""
+        super().train(mode)
+        self.representation.eval().requires_grad_(False)
+        return self
+
+    def training_data(self, lesions: LesionSet, cache: Path | None = None) -> LatentData:
+        """x of every image in all eight flips and quarter turns, encoded once.
+
+        Args:
+            lesions: the training images.
+            cache: a file that keeps them for the next generator on the same autoencoder; None for
+                none.
+
+        Raises:
+            InputError: the file holds the latents of other images or of another autoencoder.
+        """
+        return encoded(lesions, self.representation, cache)
+
+    def decode_images(self, x: Tensor) -> Tensor:
+        """The images [N, 3, S, S] in [-1, 1] of x [N, *shape]."""
+        return self.representation.decode(x).clamp(-1, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images [N, 3, S, S] encoded and decoded: what is left of an image that x is right for."""
+        return self.decode_images(self.representation.encode(images))
+
+    def representation_losses(self, images: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """How badly the autoencoder fits each image, for a membership inference attack.
+
+        Args:
+            images: float [N, 3, S, S] in [-1, 1].
+            x: their latents [N, *shape].
+
+        Returns:
+            `autoencoder`, the mean absolute error [N]; nothing without an autoencoder.
+        """
+        if isinstance(self.representation, PixelUnshuffle):
+            return {}
+        return {"autoencoder": (self.representation.decode(x) - images).abs().mean((1, 2, 3))}
+
+
+class SolverGenerator(LatentGenerator):
+    """A generator whose x a solver computes from noise, with a U-Net that knows the way.
+
+    Attributes:
         solvers: the names that `solver_steps` knows.
         time_dtype: the type of the times that the network is given.
 
@@ -80,15 +149,9 @@ class LatentGenerator(Generator):
     solvers: ClassVar[tuple[str, ...]]
     time_dtype: ClassVar[torch.dtype] = torch.float32
 
-    def __init__(self, image_size: int, settings: LatentSettings, n_classes: int) -> None:
+    def __init__(self, image_size: int, settings: UNetSettings, n_classes: int) -> None:
         super().__init__(image_size, settings, n_classes)
-        self.representation = (
-            PixelUnshuffle(settings.patch)
-            if settings.autoencoder is None
-            else Autoencoder(settings.autoencoder)
-        )
-        side = image_size // self.representation.factor
-        self.shape = self.noise_shape = (self.representation.channels, side, side)
+        self.noise_shape = self.shape
 
     def new_network(self) -> Unet:
         """An untrained U-Net: (x [N, *shape], t [N], y [N]) -> [N, *shape].
@@ -102,16 +165,6 @@ class LatentGenerator(Generator):
             num_classes=self.n_classes,
             cond_drop_prob=self.settings.cond_drop_prob,
         )
-
-    def train(self, mode: bool = True) -> Self:
-        """As torch's, but the representation stays frozen and in evaluation mode."""
-        super().train(mode)
-        self.representation.eval().requires_grad_(False)
-        return self
-
-    def decode_images(self, x: Tensor) -> Tensor:
-        """The images [N, 3, S, S] in [-1, 1] of x [N, *shape]."""
-        return self.representation.decode(x).clamp(-1, 1)
 
     @abstractmethod
     def predict(self, x: Tensor, time: float | Tensor, labels: Tensor, guidance: float) -> Tensor:
@@ -262,20 +315,6 @@ class LatentGenerator(Generator):
             "guidance": torch.tensor(2.0),
         }
         return {"predict": (predict, inputs), "decode": (self.decode_images, {"x": x})}
-
-    def representation_losses(self, images: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """How badly the autoencoder fits each image, for a membership inference attack.
-
-        Args:
-            images: float [N, 3, S, S] in [-1, 1].
-            x: their latents [N, *shape].
-
-        Returns:
-            `autoencoder`, the mean absolute error [N]; nothing without an autoencoder.
-        """
-        if isinstance(self.representation, PixelUnshuffle):
-            return {}
-        return {"autoencoder": (self.representation.decode(x) - images).abs().mean((1, 2, 3))}
 
 
 def guided(network: Unet, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:

@@ -71,8 +71,7 @@ def perceptual_distance(images: Tensor, others: Tensor) -> Tensor:
     """The mean squared difference of the four feature maps, pair by pair.
 
     Johnson et al. 2016; Zhang et al. 2018, without learned weights. Both images are first shifted
-    by the same few pixels at random: otherwise an image that minimises the distance would show the
-    network's grid.
+    by `shift_pair`.
 
     Args:
         images: float [N, 3, S, S] in [-1, 1].
@@ -81,13 +80,27 @@ def perceptual_distance(images: Tensor, others: Tensor) -> Tensor:
     Returns:
         [N], 0 for equal images, at most about 4.
     """
-    rows, columns = torch.randint(0, 32, (2,)).tolist()
+    images, others = shift_pair(images, others)
     with torch.no_grad():
-        maps = feature_maps(images.roll((rows, columns), dims=(2, 3)))
-    other_maps = feature_maps(others.roll((rows, columns), dims=(2, 3)))
+        maps = feature_maps(images)
+    return perceptual_difference(maps, feature_maps(others))
+
+
+def shift_pair(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift two batches [N, 3, S, S] by the same few pixels at random, around the border.
+
+    Otherwise an image that minimises a distance of feature maps would show the network's grid.
+    """
+    rows, columns = torch.randint(0, 32, (2,)).tolist()
+    shift = (rows, columns)
+    return images.roll(shift, dims=(2, 3)), others.roll(shift, dims=(2, 3))
+
+
+def perceptual_difference(maps: list[Tensor], others: list[Tensor]) -> Tensor:
+    """The mean squared difference [N] of two lists of `feature_maps`."""
     differences = [
         F.mse_loss(a, b, reduction="none").mean((1, 2, 3))  # [N, C, h, h] -> [N]
-        for a, b in zip(maps, other_maps, strict=True)
+        for a, b in zip(maps, others, strict=True)
     ]
     return torch.stack(differences).mean(0)  # [4, N] -> [N]
 

@@ -1,0 +1,209 @@
+"""Critics that judge images by the feature maps of a pretrained network, and the game they play.
+
+The loss is the relativistic pairing loss with zero-centred gradient penalties on real and on
+generated inputs (R3GAN, Huang et al. 2024), for which the game converges locally.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hamsynth_utils.generators.perceptual import MAP_CHANNELS, feature_maps
+from hamsynth_utils.training.module import BatchShard
+
+FINITE_DIFFERENCE_SIGMA = 0.1
+"""Standard deviation of the perturbation over which the discriminator's gradient is measured, where
+a feature map's mean square is one."""
+
+
+PIXEL_SCALE = 2.0
+"""Brings the pixels' mean square, about a quarter, to that of a feature map."""
+
+
+def pairing_game(
+    discriminator: nn.Module,
+    real: list[Tensor],
+    fake: list[Tensor],
+    labels: Tensor,
+    shard: BatchShard,
+) -> dict[str, Tensor]:
+    """The losses of both players of the relativistic pairing game (Huang et al. 2024, eq. 2 and 4).
+
+        generator = E[softplus(D(x) - D(G))]
+        discriminator = E[softplus(D(G) - D(x))]
+        gradient_penalty = R1 + R2
+
+    R1 and R2 are the mean squared gradients of D at real and at generated inputs. They are measured
+    by finite differences, E[(D(f + s n) - D(f))^2] / s^2 with n ~ N(0, I) (Lin et al. 2025), which
+    need no second derivative. Each player's parameters get the gradient of that player's loss only,
+    so that one optimizer can minimise the sum (simultaneous gradient descent).
+
+    Args:
+        discriminator: (inputs, y [N]) -> scores [N, P] of an image's parts.
+        real: the inputs of N real images, [N, ...] each; without gradient.
+        fake: the inputs of N generated ones, with the gradient of the generator.
+        labels: y, int64 [N].
+        shard: draws the noise of the penalty.
+
+    Returns:
+        Three scalars by name.
+    """
+    both = [torch.cat([x, y.detach()]) for x, y in zip(real, fake, strict=True)]  # [2N, ...]
+    perturbed = [
+        each + FINITE_DIFFERENCE_SIGMA * shard.randn(*each.shape, device=each.device)
+        for each in both
+    ]
+    score = discriminator(both, labels.repeat(2))  # [2N, P]
+    perturbed_score = discriminator(perturbed, labels.repeat(2))
+    real_score, fake_score = score.chunk(2)  # [N, P] each
+    # Twice the mean over 2N images is the sum of the two means over N.
+    penalty = 2 * ((perturbed_score - score) ** 2).mean() / FINITE_DIFFERENCE_SIGMA**2
+    discriminator.requires_grad_(False)
+    fooling_score = discriminator(fake, labels)  # [N, P]
+    discriminator.requires_grad_(True)
+    return {
+        "generator": F.softplus(real_score.detach() - fooling_score).mean(),
+        "discriminator": F.softplus(fake_score - real_score).mean(),
+        "gradient_penalty": penalty,
+    }
+
+
+class ProjectedDiscriminator(nn.Module):
+    """(`discriminator_inputs` of N images, y [N]) -> scores [N, P] of parts and scales.
+
+    Random, fixed 1x1 convolutions mix the channels of a map and add the coarser maps to it, so that
+    the generator cannot win by imitating a few prominent features (Sauer et al. 2021, sec. 3.2).
+    Each scale and the pixels have a small critic of their own.
+
+    Args:
+        image_size: S, height and width in pixels.
+        n_classes: K, the number of classes.
+    """
+
+    mixed = 64
+    width = 64
+
+    def __init__(self, image_size: int, n_classes: int) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        for level, channels in enumerate(MAP_CHANNELS):
+            mixing = torch.randn(self.mixed, channels, 1, 1, generator=rng) / channels**0.5
+            self.register_buffer(f"mixing_{level}", mixing, persistent=False)
+        sizes = [max(1, math.ceil(image_size / stride)) for stride in (4, 8, 16, 32)]
+        self.critics = nn.ModuleList(
+            Critic(self.mixed, self.width, size, n_classes) for size in sizes
+        )
+        self.pixel_critic = Critic(3, self.width, image_size // 2, n_classes)
+
+    def forward(self, inputs: list[Tensor], labels: Tensor) -> Tensor:
+        """Score images.
+
+        Args:
+            inputs: `discriminator_inputs` of N images.
+            labels: y, int64 [N].
+
+        Returns:
+            [N, P], the scores of P parts of all scales; high for images that look real.
+        """
+        *maps, pixels = inputs  # [N, C, S/4, S/4] to [N, C, S/32, S/32], and [N, 3, S/2, S/2]
+        scores = [self.pixel_critic(pixels, labels)]
+        mixed: Tensor | None = None
+        for level in reversed(range(len(maps))):  # coarsest first
+            own = F.conv2d(maps[level], self.get_buffer(f"mixing_{level}"))  # -> [N, 64, h, h]
+            if mixed is not None:  # [N, 64, h/2, h/2] -> [N, 64, h, h]
+                own = (own + F.interpolate(mixed, size=own.shape[-2:], mode="bilinear")) / 2**0.5
+            mixed = own
+            scores.append(self.critics[level](mixed, labels))
+        return torch.cat(scores, dim=1)  # [N, P], P parts of all scales
+
+
+class Critic(nn.Module):
+    """(map [N, C, H, H], y [N]) -> scores [N, P] of P = 4 x 4 parts, or of H x H if H is less.
+
+    Each part scores psi(phi) + <embedding(y), phi> (Miyato & Koyama 2018).
+
+    Args:
+        channels: C.
+        width: channels of the hidden layers.
+        size: H.
+        n_classes: K, the number of classes.
+    """
+
+    def __init__(self, channels: int, width: int, size: int, n_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        while size > 4:
+            layers += [
+                nn.Conv2d(
+                    channels, width, 4, stride=2, padding=1
+                ),  # [N, C, h, h] -> [N, width, h/2, h/2]
+                nn.GroupNorm(8, width),
+                nn.LeakyReLU(0.2),
+            ]
+            channels, size = width, size // 2
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
+        self.features = nn.Sequential(*layers)  # [N, C, H, H] -> [N, width, 4, 4]
+        self.score = nn.Conv2d(width, 1, 1)  # [N, width, 4, 4] -> [N, 1, 4, 4]
+        self.class_embedding = nn.Embedding(n_classes, width)  # [N] -> [N, width]
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Score the parts of a map.
+
+        Args:
+            x: [N, C, H, H].
+            labels: y, int64 [N].
+
+        Returns:
+            [N, P].
+        """
+        features = self.features(x).float()  # [N, width, 4, 4]
+        direction = self.class_embedding(labels)[:, :, None, None]  # [N, width, 1, 1]
+        direction = direction / features.shape[1] ** 0.5
+        projection = (features * direction).sum(1, keepdim=True)  # [N, 1, 4, 4]
+        return (self.score(features) + projection).flatten(1)  # [N, 1, 4, 4] -> [N, 16]
+
+
+def discriminator_inputs(images: Tensor) -> list[Tensor]:
+    """What a `ProjectedDiscriminator` judges: feature maps, and pixels at half size.
+
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+
+    Returns:
+        The four `feature_maps`, then pixels [N, 3, S/2, S/2].
+    """
+    return [*feature_maps(images), PIXEL_SCALE * F.avg_pool2d(images, 2)]
+
+
+def augment_differentiably(images: Tensor, uniforms: Tensor) -> Tensor:
+    """DiffAugment (Zhao et al. 2020): brightness, saturation, contrast and translation.
+
+    Args:
+        images: float [N, 3, S, S] in [-1, 1].
+        uniforms: [N, 5] in [0, 1), the strength of each change; the last two are the translation
+            down and to the right.
+
+    Returns:
+        Images [N, 3, S, S]; brightness and contrast may take them out of [-1, 1].
+    """
+    n, _, size, _ = images.shape
+    strength = uniforms.T.view(5, n, 1, 1, 1)
+    images = images + 0.4 * (strength[0] - 0.5)
+    grey = images.mean(dim=1, keepdim=True)  # [N, 1, S, S]
+    images = (images - grey) * (0.5 + strength[1]) + grey
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)  # [N, 1, 1, 1]
+    images = (images - mean) * (0.75 + 0.5 * strength[2]) + mean
+
+    shift = ((2 * uniforms.T[3:5] - 1) * (size // 8)).round().long()  # [2, N]
+    position = torch.arange(size, device=images.device)
+    # Where each pixel comes from, [N, S] each; edges are repeated, so that no black border shows.
+    rows, columns = ((position + s[:, None]).clamp(0, size - 1) for s in shift)
+    image = torch.arange(n, device=images.device)[:, None, None]
+    shifted = images[image, :, rows[:, :, None], columns[:, None, :]]  # [N, S, S, 3]
+    return shifted.permute(0, 3, 1, 2)  # -> [N, 3, S, S]
+
+
