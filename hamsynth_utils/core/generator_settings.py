@@ -28,27 +28,8 @@ class VAESettings(Settings):
     """The training of encoder, decoder and priors."""
 
 
-class GANSettings(Settings):
-    """The class-conditional GAN."""
-
-    latent_size: Count = 128
-    """Numbers of one latent z."""
-    width: Annotated[int, Field(gt=0, multiple_of=8)] = 32
-    """Channels of the narrowest layers; wider layers have a multiple of them."""
-    discriminator_rate_factor: Rate = 1.0
-    """The discriminator's learning rate, as a multiple of the generator's."""
-    r1_r2_gamma: Rate = 5.0
-    """Weight gamma of the gradient penalties R1 and R2 on the discriminator."""
-    mode_seeking: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the loss term against equal images for different latents."""
-    dcgan_demo_steps: Count = 1000
-    """Optimizer steps of the textbook DCGAN whose failure the chapter shows first."""
-    training: TrainingSettings
-    """The training of both networks."""
-
-
 class AutoencoderSettings(Settings):
-    """The autoencoder of latent diffusion and latent flow matching."""
+    """The autoencoder in whose latents the generators work."""
 
     factor: Literal[4, 8, 16] = 8
     """Downsampling: an image of S pixels a side has latents of S / factor positions a side."""
@@ -81,6 +62,27 @@ class LatentSettings(Settings):
     """The autoencoder in whose latents the generator works; None: pixels, folded by `patch`."""
     patch: Literal[1, 2, 4] = 4
     """Space-to-depth: the generator sees image_size / patch pixels of 3 * patch**2 channels."""
+
+
+class GANSettings(LatentSettings):
+    """The class-conditional GAN."""
+
+    latent_size: Count = 128
+    """Numbers of one latent z."""
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 128
+    """Channels of the synthesis network's last maps; earlier maps have twice as many."""
+    discriminator_width: Annotated[int, Field(gt=0, multiple_of=8)] = 96
+    """Channels of the discriminator's first maps; later maps have twice as many."""
+    discriminator_rate_factor: Rate = 1.0
+    """The discriminator's learning rate, as a multiple of the generator's."""
+    r1_r2_gamma: Rate = 1.0
+    """Weight gamma of the gradient penalties R1 and R2 on the discriminator."""
+    augmentation_noise: Annotated[float, Field(ge=0)] = 0.1
+    """Standard deviation of the noise on all latents that the discriminator sees."""
+    dcgan_demo_steps: Count = 1000
+    """Optimizer steps of the textbook DCGAN whose failure the chapter shows first."""
+    training: TrainingSettings
+    """The training of both networks."""
 
 
 class UNetSettings(LatentSettings):

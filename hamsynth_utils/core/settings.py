@@ -57,6 +57,8 @@ class TrainingSettings(Settings):
     """Class sampling: 0 as the classes occur, 1 all equally often, between them a power of both."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Mixed precision; `auto` takes the best that the device supports, `no` is float32."""
+    compile: bool = False
+    """Whether torch.compile translates the network: minutes at the start, faster steps after."""
     checkpoint_seconds: Rate = 20.0
     """Seconds between two checkpoints from which an interrupted training resumes."""
 

@@ -39,7 +39,7 @@ from hamsynth_utils.core.weights import read_weights
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
 from hamsynth_utils.training.batches import Augment
 from hamsynth_utils.training.dp_accounting import Guarantee, guarantee_of, suppress_opacus_warnings
-from hamsynth_utils.training.loop import TrainingLoop, derive_seed
+from hamsynth_utils.training.loop import Reading, TrainingLoop, derive_seed
 from hamsynth_utils.training.module import TrainableModule
 from hamsynth_utils.training.resume import TrainingState, load_weights
 
@@ -275,11 +275,12 @@ class PrivateStep:
         else:
             self._take = partial(_plain_step, module, self.optimizer, guarantee.expected_lesions)
 
-    def __call__(self, step: int, index: np.ndarray) -> dict[str, float]:
+    def __call__(self, step: int, index: np.ndarray) -> Reading:
         """Train on the lesions of `index`.
 
         Returns:
-            `drawn`, how many lesions these are, and their mean `loss`, NaN for none.
+            A function that returns `drawn`, how many lesions these are, and their mean `loss`, NaN
+            for none.
         """
         augment_rng = torch.Generator(self.device).manual_seed(derive_seed(self.seed, step, 1))
         self.noise_rng.manual_seed(derive_seed(self.seed, step, 2))
@@ -291,7 +292,8 @@ class PrivateStep:
                 images = self.augment(images, augment_rng)
             parts.append((images, self.lesions.labels[rows].to(self.device)))
         losses = self._take(parts)
-        return {"drawn": len(index), "loss": float(np.mean(losses)) if losses else math.nan}
+        values = {"drawn": len(index), "loss": float(np.mean(losses)) if losses else math.nan}
+        return lambda: values
 
     def close(self) -> None:
         """Take the hooks for gradients per image off the module."""

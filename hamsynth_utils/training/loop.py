@@ -37,6 +37,10 @@ from hamsynth_utils.training.diagnostics import (
 from hamsynth_utils.training.module import BatchShard, TrainableModule
 from hamsynth_utils.training.resume import TrainingState, load_weights
 
+Reading = Callable[[], dict[str, float]]
+"""Reads the numbers of a step, by name. On a GPU this waits until the step is computed."""
+
+
 LOGGED_ROWS = 200
 """About how many rows the history of a training has."""
 
@@ -157,6 +161,7 @@ class TrainingLoop:
     checkpoint_seconds: float = math.inf
     writes_files: bool = True
     _window: list[dict[str, float]] = field(default_factory=list, init=False)
+    _unread: list[Reading] = field(default_factory=list, init=False)
 
     def resume_or_start(self) -> int:
         """Load the checkpoint in `folder` if there is one.
@@ -170,15 +175,16 @@ class TrainingLoop:
 
     def run(
         self,
-        take_step: Callable[[int, np.ndarray], dict[str, float]],
+        take_step: Callable[[int, np.ndarray], Reading],
         indices: Iterable[tuple[int, np.ndarray]],
         progress_bar: bool = False,
     ) -> pd.DataFrame:
         """Take all steps, then write the averaged weights and the history.
 
         Args:
-            take_step: (step, image indices) -> the numbers to log by name; changes the module's
-                weights.
+            take_step: (step, image indices) -> a function that reads the numbers to log; changes
+                the module's weights. The numbers are read window by window, so that a GPU never
+                waits for the next step.
             indices: step number and image indices of every step that is left.
             progress_bar: whether to show one.
 
@@ -198,20 +204,27 @@ class TrainingLoop:
         )
         for step, index in bar:
             self.state.module.progress = step / self.total
-            values = take_step(step, index)
+            self._unread.append(take_step(step, index))
             self.state.average.update_parameters(self.state.module)
             self.state.step = step + 1
-            self._log(values)
             self._snapshot()
+            self._log()
         return self._finish()
 
-    def _log(self, values: dict[str, float]) -> None:
-        """Collect the numbers of a step; end a window with a row and perhaps a checkpoint."""
-        self._window.append(values)
+    def _read(self) -> None:
+        """Read the numbers of the last steps: a training that diverged stops here."""
+        self._window += [reading() for reading in self._unread]
+        self._unread = []
+
+    def _log(self) -> None:
+        """End a window of steps with a row of the history and perhaps a checkpoint."""
         step = self.state.step
         if step % self.log_every and step != self.total:
             return
-        means = {name: float(np.mean([each[name] for each in self._window])) for name in values}
+        self._read()
+        means = {
+            name: float(np.mean([each[name] for each in self._window])) for name in self._window[0]
+        }
         seconds = time.monotonic() - self._started
         self.state.rows.append({"step": step, "seconds": seconds, **means})
         self._window = []
@@ -222,6 +235,7 @@ class TrainingLoop:
     def _snapshot(self) -> None:
         """Keep the averaged weights if this is one of the `snapshot_steps`."""
         if self.writes_files and self.state.step in self.snapshot_steps:
+            self._read()
             self._write_average(_snapshot_path(self.folder, self.state.step))
 
     def _finish(self) -> pd.DataFrame:
@@ -277,6 +291,8 @@ class BatchStep:
             InputError: batch_size is not a multiple of the number of processes.
         """
         device, processes = accelerator.device, accelerator.num_processes
+        if settings.compile:
+            module.compile()
         if settings.batch_size % processes:
             raise InputError(
                 f"batch_size ({settings.batch_size}) must be a multiple of the number of processes "
@@ -300,14 +316,14 @@ class BatchStep:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.make_batch, self.labels = data.batch_fn(device), data.lesions.labels.to(device)
 
-    def __call__(self, step: int, index: np.ndarray) -> dict[str, float]:
+    def __call__(self, step: int, index: np.ndarray) -> Reading:
         """Train on the images of `index` [B].
 
         Returns:
-            The losses by name, averaged over all processes.
+            A function that returns the losses by name, averaged over all processes. It raises
+            TrainingDiverged if a loss or a gradient became NaN, infinite or absurdly large.
 
         Raises:
-            TrainingDiverged: a loss or a gradient became NaN, infinite or absurdly large.
             InputError: the batch does not fit into memory.
         """
         images, labels = self._batch(step, index)
@@ -317,12 +333,18 @@ class BatchStep:
         norm = self.accelerator.clip_grad_norm_(
             self.module.parameters(), self.settings.gradient_clip
         )
-        detached = torch.stack([loss.detach() for loss in losses.values()])
-        means = self.accelerator.reduce(detached, "mean").tolist()
-        values = dict(zip(losses, means, strict=True))
-        self.monitor.check(step, values, float(norm), scaled=self.accelerator.scaler is not None)
         self.optimizer.step()
-        return values
+        detached = torch.stack([loss.detach() for loss in losses.values()])
+        means, scaled = self.accelerator.reduce(detached, "mean"), self.accelerator.scaler
+        names = list(losses)
+
+        def read() -> dict[str, float]:
+            """The losses by name."""
+            values = dict(zip(names, means.tolist(), strict=True))
+            self.monitor.check(step, values, float(norm), scaled=scaled is not None)
+            return values
+
+        return read
 
     def _batch(self, step: int, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """This process's shard of the batch: inputs [B / processes, ...] and labels."""
