@@ -1,4 +1,4 @@
-"""Failures of a training, reported clearly: a loss that diverges, or too little memory."""
+"""Failures of a training, reported clearly: a loss that diverges, a lost game, or no memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,16 @@ DIVERGENCE_FACTOR = 1000.0
 larger)."""
 
 
+LOST_STEPS = 100
+"""A loss that stays below its floor for so many steps stops the training."""
+
+
+LOST_ROWS = 10
+"""The least number of rows of the history that such steps must fill."""
+
+
 class TrainingDiverged(RuntimeError):
-    """A loss or a gradient became NaN, infinite or absurdly large."""
+    """A loss or a gradient became NaN, infinite or absurdly large, or a player always wins."""
 
 
 class DivergenceMonitor:
@@ -54,15 +62,9 @@ class DivergenceMonitor:
         if reason is None:
             self.recent.append(abs(values["loss"]))
             return
-        checkpoint = self.folder / CHECKPOINT
-        state = (
-            f"the last good checkpoint is {checkpoint}"
-            if checkpoint.is_file()
-            else "no checkpoint was written before"
-        )
         raise TrainingDiverged(
-            f"training diverged at step {step}: {reason}; {state}. Lower learning_rate or "
-            "gradient_clip in the profile and start again under another run name"
+            f"training diverged at step {step}: {reason}; {_last_good(self.folder)}. Lower "
+            "learning_rate or gradient_clip in the profile and start again under another run name"
         )
 
     def _reason(self, values: dict[str, float], gradient_norm: float, scaled: bool) -> str | None:
@@ -75,6 +77,43 @@ class DivergenceMonitor:
         if not math.isfinite(gradient_norm) and not scaled:
             return "the gradient is not finite"
         return None
+
+
+def is_above_floors(floors: dict[str, float], rows: list[dict[str, float]], folder: Path) -> bool:
+    """Whether each loss is above its floor; stops a training in which a loss has stayed below.
+
+    A loss of a game that stays near 0 says that its player always wins. The other player then
+    learns nothing, although every number is finite.
+
+    Args:
+        floors: the least sane value of some losses by name, see `TrainableModule.loss_floors`.
+        rows: the history so far: `step` and the mean of each loss since the row before.
+        folder: where the training's checkpoint is.
+
+    Raises:
+        TrainingDiverged: a loss was below its floor in all rows of the last `LOST_STEPS` steps, and
+            in at least `LOST_ROWS` rows.
+    """
+    for name, floor in floors.items():
+        sane = [i for i, row in enumerate(rows) if row[name] >= floor]
+        n_low = len(rows) - 1 - sane[-1] if sane else len(rows)
+        before = rows[sane[-1]]["step"] if sane else 0
+        if n_low >= LOST_ROWS and rows[-1]["step"] - before >= LOST_STEPS:
+            raise TrainingDiverged(
+                f"training diverged at step {rows[-1]['step']}: {name} has been below {floor:g} "
+                f"since step {before}, so one player always wins and the other learns nothing; "
+                f"{_last_good(folder)}. Raise the penalty on the winner or lower learning_rate in "
+                "the profile and start again under another run name"
+            )
+    return all(rows[-1][name] >= floor for name, floor in floors.items())
+
+
+def _last_good(folder: Path) -> str:
+    """Where the last checkpoint is, for a message."""
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.is_file():
+        return f"the last good checkpoint is {checkpoint}"
+    return "no checkpoint was written before"
 
 
 def is_out_of_memory(error: Exception) -> bool:

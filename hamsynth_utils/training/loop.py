@@ -31,6 +31,7 @@ from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.training.batches import Augment, ImageData, TrainingData, batch_indices
 from hamsynth_utils.training.diagnostics import (
     DivergenceMonitor,
+    is_above_floors,
     is_out_of_memory,
     out_of_memory_error,
 )
@@ -228,7 +229,9 @@ class TrainingLoop:
         seconds = time.monotonic() - self._started
         self.state.rows.append({"step": step, "seconds": seconds, **means})
         self._window = []
-        if self.writes_files and time.monotonic() - self._saved > self.checkpoint_seconds:
+        sane = is_above_floors(self.state.module.loss_floors, self.state.rows, self.folder)
+        due = time.monotonic() - self._saved > self.checkpoint_seconds
+        if self.writes_files and sane and due:
             self.state.save(self.folder / CHECKPOINT)
             self._saved = time.monotonic()
 

@@ -48,12 +48,15 @@ class TrainableModule(nn.Module, ABC):
 
     Attributes:
         betas: Adam's decay rates for this model.
+        loss_floors: by name, what a loss must not stay below, such as that of a discriminator
+            that always wins; see `diagnostics.is_above_floors`.
         progress: how much of the training is done, from 0 to 1; the loop sets it before each step.
         shard: which images of a batch this process has; the loop sets it. `forward` must draw its
             noise with `shard.randn` and `shard.rand`.
     """
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    loss_floors: ClassVar[dict[str, float]] = {}
     progress: float = 1.0
     shard: BatchShard = BatchShard()
 
