@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from hamsynth_utils.core.settings import Count, Fraction, Rate, Settings, TrainingSettings
 
 
-class VAESettings(Settings):
-    """The class-conditional variational autoencoder."""
+class TextbookVAESettings(Settings):
+    """The textbook's VAE on pixels, which chapter 2 and the private training use."""
 
     latent_size: Count = 128
     """Numbers of one latent z."""
@@ -20,10 +20,6 @@ class VAESettings(Settings):
     """Fraction of the steps over which the weight of the KL term rises from 0 to 1."""
     free_nats: Annotated[float, Field(ge=0)] = 0.0
     """Nats of KL per image, over all latent numbers, that cost nothing (free bits)."""
-    perceptual_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Nats per unit of perceptual distance between an image and its reconstruction."""
-    fitted_prior: bool = False
-    """Whether samples come from a normal fitted to the training latents, not from N(0, I)."""
     training: TrainingSettings
     """The training of encoder, decoder and priors."""
 
@@ -83,6 +79,23 @@ class GANSettings(LatentSettings):
     """Optimizer steps of the textbook DCGAN whose failure the chapter shows first."""
     training: TrainingSettings
     """The training of both networks."""
+
+
+class VAESettings(LatentSettings):
+    """The variational autoencoder with a learned prior."""
+
+    posterior_std: Rate = 0.1
+    """Standard deviation of the code around the encoder's output; the latents have 1."""
+    blocks: Count = 2
+    """Blocks of the prior; every other one goes through the positions backwards."""
+    layers: Count = 3
+    """Transformer layers of each block."""
+    width: Annotated[int, Field(gt=0, multiple_of=32)] = 192
+    """Numbers per position in the transformer."""
+    temperature: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Standard deviation of the noise that samples are made from; below 1 they vary less."""
+    training: TrainingSettings
+    """The training of the prior."""
 
 
 class UNetSettings(LatentSettings):

@@ -12,6 +12,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "latent": "PixelUnshuffle",
         "loading": "build_generator checkpoint_metadata load_generator",
         "perceptual": "feature_maps perceptual_distance",
-        "vae": "gaussian_negative_log_likelihood kl_to_standard_normal private_vae",
+        "textbook_vae": (
+            "TextbookVAE gaussian_negative_log_likelihood kl_to_standard_normal private_vae"
+        ),
     },
 )

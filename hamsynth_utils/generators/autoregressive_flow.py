@@ -10,13 +10,17 @@ backwards.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Cache = tuple[Tensor, Tensor]
-"""Keys and values [N, heads, t, width / heads] of the t positions so far."""
+"""Keys and values [N, heads, t, HEAD_WIDTH] of the t positions so far."""
+
+HEAD_WIDTH = 32
+"""Numbers per position in each head of the attention."""
 
 LARGEST_LOG_DEVIATION = 5.0
 """Logarithms of deviations are clamped to plus and minus this number."""
@@ -30,8 +34,7 @@ class AutoregressiveFlow(nn.Module):
         n_classes: K, the number of classes.
         blocks: how many blocks.
         layers: transformer layers of each block.
-        width: numbers per position in the transformer, a multiple of `heads`.
-        heads: of the attention.
+        width: numbers per position in the transformer, a multiple of HEAD_WIDTH.
     """
 
     def __init__(
@@ -41,13 +44,17 @@ class AutoregressiveFlow(nn.Module):
         blocks: int,
         layers: int,
         width: int,
-        heads: int,
     ) -> None:
         super().__init__()
         self.shape = shape
         self.blocks = nn.ModuleList(
-            AutoregressiveBlock(shape, n_classes, layers, width, heads) for _ in range(blocks)
+            AutoregressiveBlock(shape, n_classes, layers, width) for _ in range(blocks)
         )
+
+    @property
+    def in_order(self) -> list[AutoregressiveBlock]:
+        """The blocks from x to noise."""
+        return cast("list[AutoregressiveBlock]", list(self.blocks))
 
     def to_noise(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The noise from which `to_x` makes x, for all positions at once.
@@ -61,7 +68,7 @@ class AutoregressiveFlow(nn.Module):
         """
         tokens = x.flatten(2).transpose(1, 2)  # [N, C, h, w] -> [N, T, C]
         log_determinant = torch.zeros(len(x), device=x.device)
-        for block in self.blocks:
+        for block in self.in_order:
             tokens, change = block.to_noise(tokens, labels)
             log_determinant = log_determinant + change
             tokens = tokens.flip(1)  # the next block goes the other way
@@ -78,7 +85,7 @@ class AutoregressiveFlow(nn.Module):
             x [N, C, h, w].
         """
         tokens = noise.flatten(2).transpose(1, 2)  # [N, C, h, w] -> [N, T, C]
-        for block in reversed(self.blocks):
+        for block in reversed(self.in_order):
             tokens = block.to_x(tokens.flip(1), labels)
         return tokens.transpose(1, 2).reshape(-1, *self.shape)
 
@@ -107,15 +114,14 @@ class AutoregressiveBlock(nn.Module):
         shape: [C, h, w] of x; there are T = h w positions, row by row.
         n_classes: K, the number of classes.
         layers: transformer layers.
-        width: numbers per position in the transformer, a multiple of `heads`.
-        heads: of the attention.
+        width: numbers per position in the transformer, a multiple of HEAD_WIDTH.
     """
 
     lower: Tensor
     diagonal: Tensor
 
     def __init__(
-        self, shape: tuple[int, int, int], n_classes: int, layers: int, width: int, heads: int
+        self, shape: tuple[int, int, int], n_classes: int, layers: int, width: int
     ) -> None:
         super().__init__()
         channels, height, columns = shape
@@ -125,13 +131,18 @@ class AutoregressiveBlock(nn.Module):
         self.offsets = tuple(dict.fromkeys((1, columns - 1, columns, columns + 1)))
         self.embed = nn.Linear(len(self.offsets) * channels, width)
         self.position = nn.Parameter(0.02 * torch.randn(self.positions, width))
-        self.layers = nn.ModuleList(TransformerLayer(width, heads, n_classes) for _ in range(layers))
+        self.layers = nn.ModuleList(TransformerLayer(width, n_classes) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, channels + channels**2)
         nn.init.zeros_(self.head.weight)  # at the beginning x = z
         nn.init.zeros_(self.head.bias)
         self.register_buffer("lower", torch.ones(channels, channels).tril(-1), persistent=False)
         self.register_buffer("diagonal", torch.eye(channels), persistent=False)
+
+    @property
+    def in_order(self) -> list[TransformerLayer]:
+        """The transformer's layers."""
+        return cast("list[TransformerLayer]", list(self.layers))
 
     def to_noise(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """All positions at once.
@@ -146,7 +157,7 @@ class AutoregressiveBlock(nn.Module):
         padded = F.pad(x, (0, 0, max(self.offsets), 0))  # zeros before the first position
         before = [padded[:, max(self.offsets) - k :][:, : self.positions] for k in self.offsets]
         hidden = self.embed(torch.cat(before, dim=2)) + self.position  # [N, T, width]
-        for layer in self.layers:
+        for layer in self.in_order:
             hidden = layer(hidden, layer.condition(labels[:, None]))
         mean, factor = self.conditional(hidden)
         difference = (x.float() - mean)[..., None]  # [N, T, C, 1]
@@ -164,14 +175,14 @@ class AutoregressiveBlock(nn.Module):
         Returns:
             x [N, T, C].
         """
-        conditions = [layer.condition(labels) for layer in self.layers]
+        conditions = [layer.condition(labels) for layer in self.in_order]
         caches: list[Cache | None] = [None] * len(self.layers)
         nothing = torch.zeros_like(z[:, 0])  # [N, C]
         x: list[Tensor] = []
         for t in range(self.positions):
             before = [x[t - k] if t >= k else nothing for k in self.offsets]
             hidden = self.embed(torch.cat(before, dim=1)) + self.position[t]  # [N, width]
-            for i, layer in enumerate(self.layers):
+            for i, layer in enumerate(self.in_order):
                 hidden, caches[i] = layer.step(hidden, conditions[i], caches[i])
             mean, factor = self.conditional(hidden)
             x.append(mean + (factor * z[:, t, None, :]).sum(2))  # [N, C, C] -> [N, C]
@@ -199,9 +210,9 @@ class TransformerLayer(nn.Module):
         n_classes: K, the number of classes.
     """
 
-    def __init__(self, width: int, heads: int, n_classes: int) -> None:
+    def __init__(self, width: int, n_classes: int) -> None:
         super().__init__()
-        self.heads, self.head_width = heads, width // heads
+        self.heads = width // HEAD_WIDTH
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.classes = nn.Embedding(n_classes, 4 * width)
         nn.init.normal_(self.classes.weight, std=0.02)
@@ -219,8 +230,8 @@ class TransformerLayer(nn.Module):
         """All positions at once: hidden [N, T, width] -> [N, T, width]."""
         scale, shift, scale_2, shift_2 = condition  # [N, 1, width] each
         queries_keys_values = self.attention_in(self.norm(hidden) * (1 + scale) + shift)
-        split = queries_keys_values.unflatten(2, (3, self.heads, self.head_width))
-        q, k, v = split.permute(2, 0, 3, 1, 4)  # [N, heads, T, width / heads] each
+        split = queries_keys_values.unflatten(2, (3, self.heads, HEAD_WIDTH))
+        q, k, v = split.permute(2, 0, 3, 1, 4)  # [N, heads, T, HEAD_WIDTH] each
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         hidden = hidden + self.attention_out(attended.transpose(1, 2).flatten(2))
         return hidden + self.perceptron(self.norm(hidden) * (1 + scale_2) + shift_2)
@@ -241,10 +252,10 @@ class TransformerLayer(nn.Module):
         scale, shift, scale_2, shift_2 = condition
         # Two dimensions, of which ONNX makes one matrix product without copies of the weights.
         queries_keys_values = self.attention_in(self.norm(hidden) * (1 + scale) + shift)
-        q, k, v = queries_keys_values.reshape(-1, 3, self.heads, 1, self.head_width).unbind(1)
+        q, k, v = queries_keys_values.reshape(-1, 3, self.heads, 1, HEAD_WIDTH).unbind(1)
         if cache is not None:
             k, v = torch.cat([cache[0], k], dim=2), torch.cat([cache[1], v], dim=2)
-        scores = (q @ k.transpose(2, 3)) * self.head_width**-0.5  # [N, heads, 1, t]
-        attended = (scores.softmax(3) @ v).reshape(-1, self.heads * self.head_width)
+        scores = (q @ k.transpose(2, 3)) * HEAD_WIDTH**-0.5  # [N, heads, 1, t]
+        attended = (scores.softmax(3) @ v).reshape(-1, self.heads * HEAD_WIDTH)
         hidden = hidden + self.attention_out(attended)
         return hidden + self.perceptron(self.norm(hidden) * (1 + scale_2) + shift_2), (k, v)
