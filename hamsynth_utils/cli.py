@@ -270,6 +270,25 @@ def generator(
         _print_training(made.paths.generator(name, generator_seed), training)
 
 
+@example("hamsynth train autoencoder --run trial --profile smoke", to=train_app)
+def autoencoder(
+    run: TrainedRun,
+    generator_seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="seed of the generators that use it")
+    ] = 0,
+    profile: Profile = "smoke",
+    data: Data = "phantom",
+    seed: Seed = 0,
+) -> None:
+    """Train the autoencoder that the generators of a run share, without a notebook."""
+    made, is_first = _run_shared_by_processes(run, profile, data, seed)
+    from hamsynth_utils.experiment.stages import train_autoencoder
+
+    training = train_autoencoder(made, is_first, generator_seed)
+    if is_first:
+        _print_training(made.paths.autoencoder(generator_seed), training)
+
+
 @example("hamsynth train classifier real --classifier-seed 0 --run trial", to=train_app)
 def classifier(
     arm: Annotated[str, typer.Argument(help="what it learns from: real, augment, vae, ...")],

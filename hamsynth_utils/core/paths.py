@@ -266,16 +266,13 @@ class RunPaths:
         found = self.generators.glob(f"*/seed-*/{WEIGHTS}")
         return sorted((path.parent.parent.name, seed_of(path.parent)) for path in found)
 
-    def autoencoder(self, owner: str | None = None, seed: int = 0) -> Path:
-        """The folder of an autoencoder.
+    def autoencoder(self, seed: int = 0) -> Path:
+        """The folder of the autoencoder that the generators of a seed share.
 
         Args:
-            owner: the generator that has an autoencoder of its own; None for the autoencoder that
-                generators of the same settings share.
             seed: the generator seed.
         """
-        name = f"{owner}-autoencoder" if owner else "autoencoder"
-        return self.generators / name / seed_folder(seed)
+        return self.generators / "autoencoder" / seed_folder(seed)
 
     @property
     def classifiers(self) -> Path:

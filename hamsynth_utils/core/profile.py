@@ -14,6 +14,7 @@ from pydantic import Field, PlainValidator, ValidationError, create_model, model
 from hamsynth_utils.core.arm_names import ARMS, GENERATORS, Arm, generator_of
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import damage_as_input_error, decode_text, read_bytes, read_yaml
+from hamsynth_utils.core.generator_settings import AutoencoderSettings
 from hamsynth_utils.core.paths import RunPaths, project_root
 from hamsynth_utils.core.profile_sections import (
     ClassifierSettings,
@@ -63,6 +64,9 @@ class Profile(_Sections):
     """CPU threads per notebook."""
     use_released_checkpoints: bool = False
     """Whether to install a released checkpoint that was trained on exactly this run's images."""
+    autoencoder: AutoencoderSettings | None = None
+    """The autoencoder whose latents the generators share. A generator's section takes it over,
+    unless the section says `autoencoder: null`: that generator works on pixels."""
     data: DataSettings
     """The images and their split."""
     synthesis: SynthesisSettings
@@ -77,6 +81,21 @@ class Profile(_Sections):
     """The membership attacks."""
     dp: DPSettings = DPSettings()
     """The training with differential privacy."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_autoencoder(cls, content: Any) -> Any:
+        """Hand the autoencoder to every generator that can work in latents."""
+        if not isinstance(content, dict) or content.get("autoencoder") is None:
+            return content
+        latent = [
+            name
+            for name in GENERATORS
+            if "autoencoder" in REGISTRY[name].settings_class.model_fields
+            and isinstance(content.get(name), dict)
+        ]
+        shared = {"autoencoder": content["autoencoder"]}
+        return {**content, **{name: {**shared, **content[name]} for name in latent}}
 
     @model_validator(mode="before")
     @classmethod
@@ -100,6 +119,13 @@ class Profile(_Sections):
             raise ValueError(f"generator_seeds must begin with 0: {list(self.generator_seeds)}")
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms holds a repeat: {list(self.arms)}")
+        for name in self.generators:
+            own = getattr(getattr(self, name), "autoencoder", None)
+            if own is not None and own != self.autoencoder:
+                raise ValueError(
+                    f"{name}.autoencoder differs from the profile's section autoencoder, which all "
+                    "generators share: leave it out, or say null for pixels"
+                )
         if "real" not in self.arms:
             raise ValueError("arms lacks 'real', with which all others are compared")
         absent = [arm for arm in self.arms if arm not in self.possible_arms]

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
 
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path, read_csv
+from hamsynth_utils.core.generator_settings import AutoencoderSettings
 from hamsynth_utils.core.paths import (
     AUTOENCODER_HISTORY,
     CHECKPOINT,
@@ -96,10 +96,9 @@ def _training_data(run: Run, generator: Generator, progress_bar: bool, seed: int
     space = getattr(generator, "representation", None)
     if not isinstance(space, Autoencoder):
         return generator.training_data(lesions)
-    training = train_autoencoder(run, generator.name, progress_bar, seed).module
+    training = train_autoencoder(run, progress_bar, seed).module
     space.load_state_dict(training.autoencoder.state_dict())
-    folder = autoencoder_dir(run, generator.name, seed)
-    with run.shared_stage_dir(folder):
+    with run.shared_stage_dir(run.paths.autoencoder(seed)) as folder:
         return generator.training_data(lesions, folder / LATENTS)
 
 
@@ -122,34 +121,31 @@ def effective_settings(run: Run, name: str) -> Any:
     return type(settings).model_validate_json(metadata["settings"])
 
 
-def train_autoencoder(
-    run: Run, name: str = "diffusion", progress_bar: bool = True, seed: int = 0
-) -> TrainingResult:
-    """Train the autoencoder of a generator on the training part, or load it if it is trained.
+def train_autoencoder(run: Run, progress_bar: bool = True, seed: int = 0) -> TrainingResult:
+    """Train the autoencoder of the run on the training part, or load it if it is trained.
+
+    All generators of the run that work in latents share it.
 
     Args:
         run: the run.
-        name: the generator that works on its latents.
         progress_bar: whether to show one.
         seed: the generator seed, as for `train_generator`.
 
     Returns:
-        The trained autoencoder, its losses and its snapshots.
+        The trained `AutoencoderTraining`, its losses and its snapshots.
 
     Raises:
-        InputError: if the generator works without an autoencoder.
+        InputError: if the run has no autoencoder.
     """
-    target = autoencoder_dir(run, name, seed)
-    if target is None:
-        raise InputError(f"this profile's {name} works on pixels: it has no autoencoder")
-    settings = effective_settings(run, name).autoencoder
-    lesions = run.training_images()
+    settings = autoencoder_settings(run)
+    if settings is None:
+        raise InputError("all generators of this profile work on pixels: it has no autoencoder")
     torch.manual_seed(run.seed + seed)
     training = AutoencoderTraining(settings, run.profile.data.image_size)
-    with run.shared_stage_dir(target) as folder:
+    with run.shared_stage_dir(run.paths.autoencoder(seed)) as folder:
         return train(
             training,
-            lesions,
+            run.training_images(),
             settings.training,
             folder,
             seed=run.seed + seed,
@@ -159,8 +155,25 @@ def train_autoencoder(
         )
 
 
-def autoencoder_dir(run: Run, name: str, seed: int = 0) -> Path | None:
-    """The folder of a generator's autoencoder; autoencoders of equal settings are shared.
+def autoencoder_settings(run: Run) -> AutoencoderSettings | None:
+    """The settings of the autoencoder that the run's generators share.
+
+    Args:
+        run: the run.
+
+    Returns:
+        The profile's, or those of an installed released checkpoint; None if every generator works
+        on pixels.
+    """
+    for name in run.profile.generators:
+        settings = effective_settings(run, name)
+        if getattr(settings, "autoencoder", None) is not None:
+            return settings.autoencoder
+    return None
+
+
+def autoencoder_seconds(run: Run, name: str, seed: int = 0) -> float:
+    """The duration of the training of a generator's autoencoder.
 
     Args:
         run: the run.
@@ -168,34 +181,12 @@ def autoencoder_dir(run: Run, name: str, seed: int = 0) -> Path | None:
         seed: the generator seed.
 
     Returns:
-        The folder, or None if the generator has no autoencoder.
+        Seconds; 0 if the generator works on pixels, or the autoencoder is not trained yet.
     """
-    settings = {
-        latent: effective_settings(run, latent).autoencoder
-        for latent in run.profile.generators
-        if hasattr(run.profile.generator_settings(latent), "autoencoder")
-    }
-    if settings.get(name) is None:
-        return None
-    first = next(latent for latent in settings if settings[latent] is not None)
-    owner = next(latent for latent in settings if settings[latent] == settings[name])
-    return run.paths.autoencoder(None if owner == first else owner, seed)
-
-
-def autoencoder_seconds(run: Run, name: str) -> float:
-    """The duration of the training of a generator's autoencoder.
-
-    Args:
-        run: the run.
-        name: the generator.
-
-    Returns:
-        Seconds; 0 if the generator has no autoencoder, or the autoencoder is not trained yet.
-    """
-    folder = autoencoder_dir(run, name)
-    if folder is None or not (folder / HISTORY).is_file():
+    history = run.paths.autoencoder(seed) / HISTORY
+    if getattr(effective_settings(run, name), "autoencoder", None) is None or not history.is_file():
         return 0.0
-    return float(read_csv(folder / HISTORY)["seconds"].iloc[-1])
+    return float(read_csv(history)["seconds"].iloc[-1])
 
 
 def make_synthetic(run: Run, name: str, progress_bar: bool = True, seed: int = 0) -> LesionSet:
@@ -301,7 +292,9 @@ def install_released_checkpoint(run: Run, name: str) -> bool:
         # Replaces an autoencoder that an interrupted run has begun to train.
         shared = run.paths.autoencoder()
         _write(shared / HISTORY, metadata[AUTOENCODER_HISTORY])
-        write_weights(shared / WEIGHTS, generator.representation.state_dict(), {"released": "true"})
+        training = AutoencoderTraining(generator.settings.autoencoder, generator.image_size)
+        training.autoencoder.load_state_dict(generator.representation.state_dict())
+        write_weights(shared / WEIGHTS, training.state_dict(), {"released": "true"})
     # Written last: the weights say that the folder is complete.
     tensors = {
         key: value.float() if value.is_floating_point() else value

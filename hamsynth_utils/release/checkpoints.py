@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from hamsynth_utils.core.weights import read_metadata, read_weights, sha256_of, 
 from hamsynth_utils.experiment.arms import in_proportion
 from hamsynth_utils.experiment.model_card import checkpoint_card, generator_facts, snapshot_table
 from hamsynth_utils.experiment.run import Run
-from hamsynth_utils.experiment.stages import autoencoder_dir
 from hamsynth_utils.generators.loading import generator_class, load_generator
 from hamsynth_utils.metrics.class_consistency import class_consistency, fit_probe, probe_predictions
 from hamsynth_utils.metrics.features import cached_features
@@ -59,7 +59,7 @@ def release(run: Run, name: str, folder: Path) -> Path:
     for table in generator_class(name).tables:
         path = run.paths.generator(name) / f"{table}.csv"
         metadata[table] = run.require(path, notebook).read_text(encoding="utf-8")
-    if autoencoder_dir(run, name) == run.paths.autoencoder():
+    if json.loads(metadata["settings"]).get("autoencoder"):
         metadata[AUTOENCODER_HISTORY] = (run.paths.autoencoder() / HISTORY).read_text(
             encoding="utf-8"
         )
