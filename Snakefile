@@ -8,6 +8,7 @@ that failed is kept as .partial.ipynb. A job that is tried again may have more m
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,14 @@ def executed(*chapters: str) -> list[str]:
     return [f"notebooks/{chapter}.ipynb" for chapter in chapters]
 
 
+def autoencoder_of(generator: str, seed: int) -> list[str]:
+    return trained("autoencoder", [seed]) if PROFILE[generator].get("autoencoder") else []
+
+
+def trained(network: str, seeds: Iterable[int]) -> list[str]:
+    return [f"logs/training-{network}-{seed}.done" for seed in seeds]
+
+
 def images_of_arm(wildcards: Any) -> list[str]:
     return executed(GENERATORS.get(generator_of(wildcards.arm), "01_dataset"))
 
@@ -74,7 +83,7 @@ class Chapter(NamedTuple):
 CHAPTERS = [
     Chapter("dataset", "01_dataset", [], 2500, 60, more=SKIP_BROKEN),
     *(
-        Chapter(name, chapter, executed("01_dataset"), 3500, 1440, priority=2 if "autoencoder" in PROFILE[name] else 1)
+        Chapter(name, chapter, [*executed("01_dataset"), *autoencoder_of(name, 0), *trained(name, PROFILE["generator_seeds"][1:])], 3500, 1440, priority=1)
         for name, chapter in GENERATORS.items()
     ),
     Chapter("classifier", "06_vit-{arm}-{classifier_seed}", images_of_arm, 4096, 720, more=ARM),
@@ -101,6 +110,8 @@ workdir: RUNS / RUN
 wildcard_constraints:
     arm="|".join({*PROFILE["arms"], *PROFILE["other_split_arms"]}),
     classifier_seed=r"\d+",
+    network="|".join(["autoencoder", *GENERATORS]),
+    generator_seed=r"\d+",
     split_by=OTHER_SPLIT,
 
 
@@ -111,6 +122,33 @@ if workflow.is_main_process:
 
 onerror:
     print_failures(RUNS / RUN)
+
+
+def inputs_of_training(wildcards: Any) -> list[str]:
+    own = wildcards.network == "autoencoder"
+    return executed("01_dataset") if own else autoencoder_of(wildcards.network, wildcards.generator_seed)
+
+
+# The autoencoder, which all chapters of the generators wait for, and the further seeds of the generators.
+rule training:
+    input:
+        inputs_of_training,
+    output:
+        touch("logs/training-{network}-{generator_seed}.done"),
+    log:
+        "logs/training-{network}-{generator_seed}.log",
+    threads: PROFILE["threads"]
+    resources:
+        mem_mb=lambda wildcards, attempt: 3500 * attempt,
+        runtime=1440,
+    priority: 2
+    params:
+        command=lambda wildcards: ["autoencoder"] if wildcards.network == "autoencoder" else ["generator", wildcards.network],
+        options=["--data", config["data"], "--profile", config["profile"], "--run", RUN, "--seed", config["seed"]],
+    shell:
+        "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.cli job"
+        " training-{wildcards.network}-{wildcards.generator_seed} {log} {sys.executable:q} -m hamsynth_utils.cli train"
+        " {params.command:q} --generator-seed {wildcards.generator_seed} {params.options:q}"
 
 
 rule report:

@@ -38,15 +38,22 @@ def ham10000_folder() -> Path:
 TINY = {
     "threads": 1,
     "data": {"phantom_images": 1000},
-    "vae": {
-        "latent_size": 8,
+    "autoencoder": {
+        "channels": 4,
         "width": 8,
-        "fitted_prior": True,
+        "decoder_blocks": 1,
+        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
+    },
+    "vae": {
+        "blocks": 2,
+        "layers": 1,
+        "width": 32,
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
     "gan": {
         "latent_size": 8,
         "width": 8,
+        "discriminator_width": 8,
         "dcgan_demo_steps": 4,
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
@@ -55,11 +62,6 @@ TINY = {
         "dim_mults": [1, 2],
         "timesteps": 50,
         "sampling_steps": 4,
-        "autoencoder": {
-            "channels": 4,
-            "width": 8,
-            "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
-        },
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
     "flow": {
@@ -67,11 +69,6 @@ TINY = {
         "dim_mults": [1, 2],
         "sampling_steps": 2,
         "solver": "euler",
-        "autoencoder": {
-            "channels": 4,
-            "width": 8,
-            "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
-        },
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
     "synthesis": {"minority_fraction": 0.1, "evaluation_images": 80},

@@ -1,103 +1,190 @@
 """Learning curves: distance to held-out images by training time, guidance and sampling steps.
 
-Each point uses few images, so that a curve takes little time. Compare points of one curve with each
-other, but not with the distances of another table.
+The distance is measured in features that no generator was trained on, where they can be had. It is
+also the measure by which snapshot, guidance and steps are chosen, always on validation images: the
+test images and the training's own loss have no say.
 """
 
 from __future__ import annotations
 
 import time
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.core.files import atomic_path, read_csv
+from hamsynth_utils.core.paths import SNAPSHOTS, WEIGHTS
 from hamsynth_utils.core.weights import read_weights, write_weights
-from hamsynth_utils.data.lesion_set import to_uint8
+from hamsynth_utils.data.lesion_set import LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import autoencoder_seconds
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.diffusion import SOLVERS, Diffusion
+from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import checkpoint_metadata, load_generator
-from hamsynth_utils.metrics.features import extract, load_extractor
-from hamsynth_utils.metrics.fidelity import distance_with_interval, subset_std
+from hamsynth_utils.metrics.features import DISTANCE_NAME, cached_features, extract, load_extractor
+from hamsynth_utils.metrics.fidelity import (
+    distance_of_all,
+    precision_recall,
+    subset_std,
+)
+from hamsynth_utils.metrics.power_spectrum import fine_power
+from hamsynth_utils.metrics.privacy.membership_inference import guess_members, per_image_losses
+from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
 from hamsynth_utils.training.loop import TrainingResult
 
 BATCH = 64
 """Images that are sampled at once."""
 
 
-class HeldoutFrechet:
-    """Measures FD-lite0 between images and held-out real images of a run.
+JUDGES = ("vit", "efficientnet_lite0")
+"""The extractors that a curve may use, the preferred one first: no loss contains the ViT."""
+
+
+class HeldoutDistance:
+    """Measures images against held-out real images of a run, in the features of one extractor.
 
     Args:
         run: the run.
 
     Attributes:
-        labels: int64 [N], of the held-out images. N is `synthesis.n_curve_images`, or the size of
-            the validation part if that is smaller.
-        real_baseline: the distance between the held-out images and N training images, which show
-            other lesions.
+        extractor_name: the first of JUDGES that the profile names and whose weights are there.
+        title: what its Fréchet distance is called, such as FD-ViT.
+        held_out: the validation part, H images.
+        labels: int64 [N], in the proportions of the training images; N is
+            `synthesis.n_curve_images`.
+        real_baseline: `distance` of training images, as many as there are held-out ones.
     """
 
     def __init__(self, run: Run) -> None:
-        held_out, train = run.images("validation"), run.images("train")
+        self.run, self.held_out = run, run.images("validation")
+        train = run.images("train")
         rng = torch.Generator().manual_seed(run.seed)
+        order = torch.randperm(len(train), generator=rng)
         n_images = run.profile.synthesis.n_curve_images
-        picked = torch.randperm(len(held_out), generator=rng)[:n_images]
-        others = torch.randperm(len(train), generator=rng)[: len(picked)]
-        self.run, self.labels = run, held_out.labels[picked]
-        self.extractor = load_extractor("efficientnet_lite0", run.device)
-        self.features = extract(held_out.images[picked], self.extractor)
-        self.real_baseline = self.distance(train.images[others])
+        self.labels = train.labels[order[:n_images]]
+        self.extractor_name, self.extractor = self._judge()
+        self.title = DISTANCE_NAME[self.extractor_name]
+        self.features = self._cached(self.held_out.images)
+        self.train_features = self._cached(train.images)
+        others = self.train_features[order[: len(self.held_out)].numpy()]
+        self.real_baseline = self._measured(others)
+        self.real_nearest = nearest_distances(self.features, self.train_features)[0]
+
+    def _judge(self) -> tuple[str, torch.nn.Module]:
+        asked = self.run.profile.evaluation.extractors
+        for name in JUDGES[:-1]:
+            if name in asked:
+                try:
+                    return name, load_extractor(
+                        name, self.run.device, classifier=self.run.profile.classifier
+                    )
+                except InputError:
+                    continue  # run.paths.extractors says why, see the chapter on fidelity
+        return JUDGES[-1], load_extractor(JUDGES[-1], self.run.device)
+
+    def _cached(self, images: Tensor) -> np.ndarray:
+        """Features of real images, kept in the run."""
+        with self.run.stage_dir(self.run.paths.features) as folder:
+            return cached_features(
+                images,
+                self.extractor_name,
+                folder / f"{self.extractor_name}.npz",
+                self.run.device,
+                classifier=self.run.profile.classifier,
+            )
+
+    def _measured(self, features: np.ndarray) -> dict[str, float]:
+        found = distance_of_all(
+            self.features, features, self.run.profile.evaluation.n_subsets, self.run.seed
+        )
+        try:
+            variety = precision_recall(self.features, features[: len(self.features)])
+        except NotMeasured:
+            variety = {}
+        return {**found, **{name: variety.get(name, np.nan) for name in ("recall", "coverage")}}
 
     def distance(self, images: Tensor) -> dict[str, float]:
-        """FD-lite0 between images and the held-out images.
+        """The distance between images and the held-out images, and the images' variety.
 
         Args:
             images: uint8 [N, 3, S, S].
 
         Returns:
-            mean, low, high, n and n_subsets, over subsets of half of the images.
+            mean, low, high, n and n_subsets of `distance_of_all`; recall and coverage of as many
+            images as there are held-out ones; `nearest`, the median distance of an image to the
+            training image nearest to it, as a multiple of that of held-out images.
         """
-        features, run = extract(images, self.extractor), self.run
-        return distance_with_interval(
-            self.features, features, len(features) // 2, run.profile.evaluation.n_subsets, run.seed
-        )
+        features = extract(images, self.extractor)
+        nearest = nearest_distances(features, self.train_features)[0]
+        ratio = float(np.median(nearest) / np.median(self.real_nearest))
+        return {**self._measured(features), "nearest": ratio}
 
     def distance_of(self, generator: Generator, **sampling_kwargs: float | str) -> dict[str, float]:
-        """The distance of synthetic images, one for each of `labels`.
+        """`distance` of synthetic images, one for each of `labels`.
 
         Args:
             generator: draws the images.
             sampling_kwargs: passed on to `generator.sample`.
-
-        Returns:
-            As `distance`.
         """
+        return self.distance(self.samples(generator, **sampling_kwargs))
+
+    def samples(self, generator: Generator, **sampling_kwargs: float | str) -> Tensor:
+        """Synthetic images uint8 [N, 3, S, S], one for each of `labels`."""
         batches = self.labels.split(BATCH)
         images = [
             to_uint8(generator.sample(labels, BATCH * i, **sampling_kwargs)).cpu()
             for i, labels in enumerate(batches)
         ]
-        return self.distance(torch.cat(images))
+        return torch.cat(images)
+
+    def membership(self, generator: Generator) -> float:
+        """How well the generator's loss tells training images from held-out ones, as an AUROC.
+
+        Args:
+            generator: in any mode.
+
+        Returns:
+            0.5 if it does not, 1 if it always does.
+        """
+        settings = self.run.profile.privacy
+        train = self.run.images("train")
+        rng = np.random.default_rng(self.run.seed)
+        n_images = min(settings.n_attacked, len(self.held_out), len(train))
+        parts = [
+            each.subset(np.sort(rng.choice(len(each), n_images, replace=False)))
+            for each in (train, self.held_out)
+        ]
+        scores = [
+            -per_image_losses(generator, part, self.run.seed, settings.noise_levels)[
+                generator.membership_statistic
+            ].to_numpy()
+            for part in parts
+        ]
+        lesions = [part.table["lesion_id"] for part in parts]
+        return guess_members(*scores, *lesions, n_resamples=2, seed=self.run.seed)["value"]
 
 
 def snapshot_distances(
-    run: Run, name: str, training: TrainingResult, evaluator: HeldoutFrechet
+    run: Run, name: str, training: TrainingResult, evaluator: HeldoutDistance
 ) -> pd.DataFrame:
-    """The distance at each snapshot of a training; computed once and kept in the run.
+    """Distance and memorization at each snapshot of a training; computed once, kept in the run.
+
+    The snapshot of the smallest distance becomes the generator of the run, see `choose_snapshot`.
 
     Args:
         run: the run.
         name: the generator.
-        training: its training.
+        training: its training; its module gets the chosen weights.
         evaluator: measures the distance.
 
     Returns:
-        One row per snapshot: step, minutes (with those of the autoencoder), loss, the distance's
-        mean, low, high, n and n_subsets, and real_baseline.
+        One row per snapshot: step, minutes (with those of the autoencoder), loss, the values of
+        `HeldoutDistance.distance`, `membership` (an AUROC), real_baseline, `measure` (the name of
+        the distance) and `chosen`.
     """
     with run.stage_dir(run.paths.generator(name)):
         path = run.paths.snapshot_distances(name)
@@ -106,26 +193,91 @@ def snapshot_distances(
             rows = []
             for step, weights in training.snapshots.items():
                 logged = training.history[training.history["step"] <= step].iloc[-1]
-                found = evaluator.distance_of(
-                    load_generator(weights, name, run.dataset.classes).to(run.device)
-                )
-                minutes = (before + logged["seconds"]) / 60
-                loss, real = logged["loss"], evaluator.real_baseline["mean"]
+                generator = load_generator(weights, name, run.dataset.classes).to(run.device)
                 rows.append(
-                    {"step": step, "minutes": minutes, "loss": loss, **found, "real_baseline": real}
+                    {
+                        "step": step,
+                        "minutes": (before + logged["seconds"]) / 60,
+                        "loss": logged["loss"],
+                        **evaluator.distance_of(generator),
+                        "membership": evaluator.membership(generator),
+                        "real_baseline": evaluator.real_baseline["mean"],
+                        "measure": evaluator.title,
+                    }
                 )
+            table = pd.DataFrame(rows)
+            table["chosen"] = table.index == table["mean"].idxmin()
+            choose_snapshot(run, name, training, int(table.loc[table["chosen"], "step"].iloc[0]))
             with atomic_path(path) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
+                table.to_csv(temporary, index=False)
         return read_csv(path)
+
+
+def choose_snapshot(run: Run, name: str, training: TrainingResult, step: int) -> None:
+    """Make a snapshot the generator of the run; the last weights stay among the snapshots.
+
+    Args:
+        run: the run.
+        name: the generator.
+        training: its training; its module gets the weights, too.
+        step: the snapshot's step.
+    """
+    folder, last = run.paths.generator(name), max(training.snapshots)
+    if step == last:
+        return
+    tensors, metadata = read_weights(folder / WEIGHTS)
+    write_weights(folder / SNAPSHOTS / f"{last}.safetensors", tensors, metadata)
+    tensors, chosen = read_weights(training.snapshots[step])
+    write_weights(folder / WEIGHTS, tensors, {**metadata, "steps": chosen["steps"]})
+    training.module.load_state_dict(tensors)
+
+
+def reconstruction_distances(
+    run: Run, generator: LatentGenerator, evaluator: HeldoutDistance, lesions: LesionSet
+) -> pd.DataFrame:
+    """How much of a latent generator's distance its decoder costs, and how much the rest.
+
+    Held-out images are encoded and decoded: no generator on these latents can do better than that.
+
+    Args:
+        run: the run.
+        generator: the generator.
+        evaluator: measures the distances.
+        lesions: held-out images to encode, other ones than those of the evaluator.
+
+    Returns:
+        Three rows, `images as they are`, `encoded and decoded` and `samples`, with the values of
+        `HeldoutDistance.distance` and `fine`, the power in the finer half of the spectrum as a
+        fraction of that of the images.
+    """
+    with torch.no_grad():
+        decoded = [
+            to_uint8(generator.reconstruct(to_unit_range(images).to(generator.device))).cpu()
+            for images in lesions.images.split(BATCH)
+        ]
+    pictures = {
+        "images as they are": lesions.images,
+        "encoded and decoded": torch.cat(decoded),
+        "samples": evaluator.samples(generator),
+    }
+    rows = [
+        {
+            "images": title,
+            **evaluator.distance(images),
+            "fine": fine_power(images) / fine_power(lesions.images),
+        }
+        for title, images in pictures.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def format_snapshot_distances(distances: pd.DataFrame) -> str:
     """The table of `snapshot_distances` as text to print."""
-    columns = ["step", "minutes", "loss", "mean", "low", "high", "real_baseline", "n"]
-    digits = {"minutes": 1, "loss": 3, "mean": 0, "low": 0, "high": 0, "real_baseline": 0}
-    return (
-        distances[columns].round(digits).rename(columns={"mean": "FD-lite0"}).to_string(index=False)
-    )
+    measure = str(distances["measure"].iloc[0])
+    digits = {"minutes": 1, "loss": 3, "mean": 1, "low": 1, "high": 1, "real_baseline": 1}
+    digits |= {"recall": 2, "coverage": 2, "nearest": 2, "membership": 3}
+    columns = ["step", *digits, "n", "chosen"]
+    return distances[columns].round(digits).rename(columns={"mean": measure}).to_string(index=False)
 
 
 def snapshot_samples(
@@ -153,7 +305,7 @@ def snapshot_samples(
     }
 
 
-def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -> pd.DataFrame:
+def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutDistance) -> pd.DataFrame:
     """The distance by guidance scale, and by solver and steps; computed once and kept in the run.
 
     The function chooses the guidance scale by `chosen_guidance` and writes it into the settings of
@@ -166,8 +318,8 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
 
     Returns:
         One row per point: curve (`guidance` or `steps`), solver, steps, guidance, passes (of the
-        network per image), seconds, the distance's mean, low, high, n and n_subsets, and
-        real_baseline.
+        network per image), seconds, the values of `HeldoutDistance.distance`, real_baseline and
+        measure.
     """
     settings = run.profile.diffusion
     with run.stage_dir(run.paths.generator(diffusion.name)):
@@ -200,19 +352,26 @@ def sampling_curves(run: Run, diffusion: Diffusion, evaluator: HeldoutFrechet) -
 
 
 def chosen_guidance(curve: pd.DataFrame) -> float:
-    """The largest guidance scale within one standard error of the smallest distance.
+    """The largest guidance scale that costs neither distance nor variety.
 
-    More guidance shows the classes more clearly. The distance limits the scale only as far as it
-    can tell two scales apart (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). The
-    distance is computed on subsets of half of the images. Their standard deviation is therefore the
-    standard error of the distance on all images (the delete-half jackknife, Shao & Wu 1989).
+    More guidance shows the classes more clearly, but makes the images more alike. The scale may
+    therefore grow only as long as distance and coverage cannot be told from the best ones: they
+    must lie within one standard error (the one-standard-error rule, Breiman et al. 1984, section
+    3.4.3). That of the distance is the standard deviation over subsets of half of the images (the
+    delete-half jackknife, Shao & Wu 1989), that of the coverage the one of a fraction of n images.
 
     Args:
-        curve: columns guidance, mean, high and n_subsets.
+        curve: columns guidance, mean, high, n_subsets, coverage and n.
     """
     least = curve.loc[curve["mean"].idxmin()]
-    error = subset_std(least["high"], least["mean"], int(least["n_subsets"]))
-    return float(curve.loc[curve["mean"] <= least["mean"] + error, "guidance"].max())
+    near = curve["mean"] <= least["mean"] + subset_std(
+        least["high"], least["mean"], int(least["n_subsets"])
+    )
+    most = curve["coverage"].max()
+    if np.isfinite(most):
+        error = np.sqrt(most * (1 - most) / least["n"])
+        near &= (curve["coverage"] >= most - error) | (curve.index == least.name)
+    return float(curve.loc[near, "guidance"].max())
 
 
 def _set_guidance(diffusion: Diffusion, guidance: float) -> None:
@@ -220,7 +379,7 @@ def _set_guidance(diffusion: Diffusion, guidance: float) -> None:
 
 
 def _point(
-    curve: str, diffusion: Diffusion, evaluator: HeldoutFrechet, **sampling_kwargs: float | str
+    curve: str, diffusion: Diffusion, evaluator: HeldoutDistance, **sampling_kwargs: float | str
 ) -> dict:
     """One row of `sampling_curves`."""
     began = time.monotonic()
@@ -233,4 +392,5 @@ def _point(
         "seconds": time.monotonic() - began,
         **found,
         "real_baseline": evaluator.real_baseline["mean"],
+        "measure": evaluator.title,
     }

@@ -278,6 +278,51 @@ def distance_with_interval(
     return _measured(subset_pairs(real, synthetic, n_images, n_subsets, seed), measure, n_images)
 
 
+def distance_of_all(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    n_subsets: int,
+    seed: int,
+    measure: Measure = frechet_distance,
+) -> dict[str, float]:
+    """A measure of all images of two sets, which may differ in size.
+
+    Its standard error is the standard deviation over pairs of random halves of both sets (the
+    delete-half jackknife, Shao & Wu 1989).
+
+    Args:
+        real: Features [N, D].
+        synthetic: Features [M, D] of the same extractor.
+        n_subsets: Pairs of halves.
+        seed: Of the halves.
+        measure: The measure.
+
+    Returns:
+        mean (the measure itself), low, high, n (M) and n_subsets. `low` to `high` is the 95 %
+        prediction interval (Student) of the measure of other images, as many of each kind.
+
+    Raises:
+        NotMeasured: If a set has fewer than four rows.
+        InputError: As `frechet_distance` does.
+    """
+    if min(len(real), len(synthetic)) < 4:
+        raise NotMeasured("an interval from halves needs at least four images of each kind")
+    value = measure(real, synthetic)
+    halves = [
+        measure(_sample(real, len(real) // 2, rng), _sample(synthetic, len(synthetic) // 2, rng))
+        for rng in _subset_rngs(n_subsets, seed)
+    ]
+    spread = _prediction_factor(n_subsets) * float(np.std(halves, ddof=1))
+    least = 0.0 if measure is frechet_distance else -np.inf
+    return {
+        "mean": value,
+        "low": max(value - spread, least),
+        "high": value + spread,
+        "n": len(synthetic),
+        "n_subsets": n_subsets,
+    }
+
+
 def subset_std(high: float, mean: float, n_subsets: int) -> float:
     """The standard deviation over subsets, from the interval of `distance_with_interval`.
 

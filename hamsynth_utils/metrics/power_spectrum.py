@@ -43,6 +43,19 @@ def radial_power(images: Tensor) -> np.ndarray:
     return (total / radius.bincount())[:, 1 : size // 2 + 1].numpy()
 
 
+def fine_power(images: Tensor) -> float:
+    """Mean power in the upper half of the frequencies, in squares of the images' unit.
+
+    Args:
+        images: [N, 3, S, S], of any range and type.
+
+    Raises:
+        InputError: If the images have another shape.
+    """
+    power = radial_power(images)
+    return float(power[:, power.shape[1] // 2 :].sum(1).mean())
+
+
 def power_ratio(images: LesionSet, real: LesionSet, n_resamples: int, seed: int) -> pd.DataFrame:
     """Mean power of `images` over that of `real`, per frequency.
 
