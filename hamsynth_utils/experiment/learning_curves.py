@@ -158,14 +158,16 @@ class HeldoutDistance:
             each.subset(np.sort(rng.choice(len(each), n_images, replace=False)))
             for each in (train, self.held_out)
         ]
-        scores = [
+        train_scores, held_out_scores = (
             -per_image_losses(generator, part, self.run.seed, settings.noise_levels)[
                 generator.membership_statistic
             ].to_numpy()
             for part in parts
-        ]
-        lesions = [part.table["lesion_id"] for part in parts]
-        return guess_members(*scores, *lesions, n_resamples=2, seed=self.run.seed)["value"]
+        )
+        train_ids, held_out_ids = (part.table["lesion_id"] for part in parts)
+        return guess_members(
+            train_scores, held_out_scores, train_ids, held_out_ids, 2, self.run.seed
+        )["value"]
 
 
 def snapshot_distances(

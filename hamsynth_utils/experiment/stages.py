@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -96,7 +96,7 @@ def _training_data(run: Run, generator: Generator, progress_bar: bool, seed: int
     space = getattr(generator, "representation", None)
     if not isinstance(space, Autoencoder):
         return generator.training_data(lesions)
-    training = train_autoencoder(run, progress_bar, seed).module
+    training = cast(AutoencoderTraining, train_autoencoder(run, progress_bar, seed).module)
     space.load_state_dict(training.autoencoder.state_dict())
     with run.shared_stage_dir(run.paths.autoencoder(seed)) as folder:
         return generator.training_data(lesions, folder / LATENTS)

@@ -5,11 +5,12 @@ from hamsynth_utils.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "autoencoder": "Autoencoder",
         "base": "seeded_noise",
         "diffusion": "Diffusion",
         "flow": "Flow TIME_SCALE",
         "gan": "FINITE_DIFFERENCE_SIGMA augment_differentiably",
-        "latent": "PixelUnshuffle",
+        "representation": "PixelUnshuffle",
         "loading": "build_generator checkpoint_metadata load_generator",
         "perceptual": "feature_maps perceptual_distance",
         "textbook_vae": (

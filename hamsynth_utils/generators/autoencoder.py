@@ -17,10 +17,11 @@ from hamsynth_utils.generators.critic import (
 )
 from hamsynth_utils.generators.layers import ResidualBlock
 from hamsynth_utils.generators.perceptual import perceptual_difference, shift_pair
+from hamsynth_utils.generators.representation import Representation
 from hamsynth_utils.training.module import TrainableModule
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Representation):
     """Images [N, 3, S, S] in [-1, 1] to latents [N, channels, S / factor, S / factor], and back.
 
     Each channel of the latents is normalised to mean 0 and variance 1 over the images, so that a
@@ -28,11 +29,6 @@ class Autoencoder(nn.Module):
 
     Args:
         settings: the section `autoencoder` of a generator's settings.
-
-    Attributes:
-        limit: sampled latents are clipped to [-limit, limit].
-        factor: how many pixels a side one latent position stands for.
-        channels: how many numbers a latent position has.
     """
 
     limit = 5.0

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from denoising_diffusion_pytorch.classifier_free_guidance import Unet
-from torch import Tensor, nn
+from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import LatentSettings, UNetSettings
@@ -24,6 +23,7 @@ from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.generators.autoencoder import Autoencoder
 from hamsynth_utils.generators.base import ExportPart, Generator, seeded_noise
 from hamsynth_utils.generators.latent_data import LatentData, encoded
+from hamsynth_utils.generators.representation import PixelUnshuffle, Representation
 
 Prediction = Callable[[Tensor, float], Tensor]
 """(x, time) -> what the network predicts there, of x's shape."""
@@ -39,27 +39,6 @@ class LinearStep(NamedTuple):
 
     weights: list[float]
     time: float | None
-
-
-class PixelUnshuffle(nn.Module):
-    """Space to depth: every block of factor x factor pixels becomes the channels of one position.
-
-    It has the interface of `Autoencoder`, learns nothing and loses nothing.
-    """
-
-    limit = 1.0
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor, self.channels = factor, 3 * factor**2
-
-    def encode(self, images: Tensor) -> Tensor:
-        """[N, 3, S, S] -> [N, 3 factor^2, S / factor, S / factor]."""
-        return F.pixel_unshuffle(images, self.factor)
-
-    def decode(self, x: Tensor) -> Tensor:
-        """[N, 3 factor^2, S / factor, S / factor] -> [N, 3, S, S]."""
-        return F.pixel_shuffle(x, self.factor)
 
 
 class LatentGenerator(Generator):
@@ -81,7 +60,7 @@ class LatentGenerator(Generator):
 
     def __init__(self, image_size: int, settings: LatentSettings, n_classes: int) -> None:
         super().__init__(image_size, settings, n_classes)
-        self.representation = (
+        self.representation: Representation = (
             PixelUnshuffle(settings.patch)
             if settings.autoencoder is None
             else Autoencoder(settings.autoencoder)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import read_weights, write_weights
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
+from hamsynth_utils.generators.representation import Representation
 from hamsynth_utils.training.batches import BatchFn, TrainingData
 
 BATCH = 256
@@ -46,12 +47,14 @@ class LatentData(TrainingData):
         return make_batch
 
 
-def encoded(lesions: LesionSet, representation: nn.Module, cache: Path | None = None) -> LatentData:
+def encoded(
+    lesions: LesionSet, representation: Representation, cache: Path | None = None
+) -> LatentData:
     """The latents of all flips and turns of all images, computed once and kept in a file.
 
     Args:
         lesions: the images.
-        representation: with a method `encode`, such as an `Autoencoder`.
+        representation: encodes them, such as an `Autoencoder`.
         cache: the file; None to compute without one.
 
     Returns:
@@ -79,7 +82,7 @@ def encoded(lesions: LesionSet, representation: nn.Module, cache: Path | None = 
 
 
 @torch.no_grad()
-def _encode(lesions: LesionSet, representation: nn.Module) -> Tensor:
+def _encode(lesions: LesionSet, representation: Representation) -> Tensor:
     """[N, 8, C, h, w], bfloat16."""
     device = next((each.device for each in representation.parameters()), torch.device("cpu"))
     rows = []
@@ -97,7 +100,7 @@ def flips_and_turns(images: Tensor) -> Iterator[Tensor]:
             yield each.rot90(turns, dims=(2, 3))
 
 
-def _state(representation: nn.Module) -> list[Tensor]:
+def _state(representation: Representation) -> list[Tensor]:
     return [value for _, value in sorted(representation.state_dict().items())]
 
 

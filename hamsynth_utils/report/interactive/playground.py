@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from hamsynth_utils.core.arm_names import ARM_NAMES, GENERATORS
 from hamsynth_utils.core.paths import RunPaths, checkpoint_of
@@ -20,10 +19,10 @@ from hamsynth_utils.core.weights import sha256_of
 from hamsynth_utils.data.dataset_info import HAM10000, PHANTOM, DatasetInfo
 from hamsynth_utils.data.synthetic import NOTICE
 from hamsynth_utils.generators.base import Generator
-from hamsynth_utils.generators.latent import LatentGenerator
+from hamsynth_utils.generators.latent import SolverGenerator
 from hamsynth_utils.generators.loading import load_generator
 
-LIMIT = 25 * 10**6
+LIMIT = 30 * 10**6
 """Bytes that all networks of a page may have together."""
 
 
@@ -88,7 +87,7 @@ def export(generator: Generator, target: Path) -> dict[str, Any]:
 
     Weights are stored in half precision; the arithmetic is in single precision. All parts work on
     one image. `draw` takes noise [1, *shape] and label int64 [1], and gives an image [1, 3, S, S]
-    in [-1, 1]. A `LatentGenerator` has two parts instead: `predict` takes x [1, *shape], time [1],
+    in [-1, 1]. A `SolverGenerator` has two parts instead: `predict` takes x [1, *shape], time [1],
     label and guidance [], and gives the network's output [1, *shape]; `decode` takes x and gives
     the image.
 
@@ -97,9 +96,9 @@ def export(generator: Generator, target: Path) -> dict[str, Any]:
         target: the folder for `<name>-<part>.onnx`.
 
     Returns:
-        What a page must know: title, size, shape; of a `LatentGenerator` also its guidance and
+        What a page must know: title, size, shape; of a `SolverGenerator` also its guidance and
         steps, and `paths`, what the page does for each number of steps, see
-        `LatentGenerator.trace_solver`.
+        `SolverGenerator.trace_solver`.
     """
     target.mkdir(parents=True, exist_ok=True)
     for part, (function, inputs) in generator.export_parts().items():
@@ -109,14 +108,14 @@ def export(generator: Generator, target: Path) -> dict[str, Any]:
         "size": generator.image_size,
         "shape": generator.noise_shape,
     }
-    if isinstance(generator, LatentGenerator):
+    if isinstance(generator, SolverGenerator):
         settings = generator.settings
         about |= {"guidance": settings.guidance, "steps": settings.sampling_steps}
         about["paths"] = {steps: _path(generator, steps) for steps in generator.offered_steps}
     return about
 
 
-def _path(generator: LatentGenerator, steps: int) -> list[dict[str, Any]]:
+def _path(generator: SolverGenerator, steps: int) -> list[dict[str, Any]]:
     """The instructions of `trace_solver` as a page reads them: without a time, the sum is shown."""
     return [
         {"weights": weights} if time is None else {"time": time, "weights": weights}
@@ -136,20 +135,8 @@ class _Part(nn.Module):
         return self.function(*inputs)
 
 
-class _WithInverses(TorchFunctionMode):
-    """Replaces triangular solves, which ONNX lacks, by precomputed inverses of the weights."""
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, arguments: Any = (), named: Any = None
-    ) -> Any:
-        if function is not torch.linalg.solve_triangular:
-            return function(*arguments, **(named or {}))
-        matrix, right = arguments
-        return torch.tensor(function(matrix, torch.eye(len(matrix)), **named).tolist()) @ right
-
-
 def _write(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
-    with warnings.catch_warnings(), torch.no_grad(), _WithInverses():
+    with warnings.catch_warnings(), torch.no_grad():
         # It warns of what the trace holds fixed: one image, and a guidance that is not skipped at
         # 1.
         warnings.simplefilter("ignore")
