@@ -65,6 +65,8 @@ class GANSettings(LatentSettings):
 
     latent_size: Count = 128
     """Numbers of one latent z."""
+    noise_channels: Annotated[int, Field(ge=0)] = 8
+    """Channels of the noise that each position of the synthesis network's last map gets."""
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 128
     """Channels of the synthesis network's last maps; earlier maps have twice as many."""
     discriminator_width: Annotated[int, Field(gt=0, multiple_of=8)] = 96
@@ -73,6 +75,8 @@ class GANSettings(LatentSettings):
     """The discriminator's learning rate, as a multiple of the generator's."""
     r1_r2_gamma: Rate = 1.0
     """Weight gamma of the gradient penalties R1 and R2 on the discriminator."""
+    penalty_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Part of every batch on which R1 and R2 are measured."""
     augmentation_noise: Annotated[float, Field(ge=0)] = 0.1
     """Standard deviation of the noise on all latents that the discriminator sees."""
     dcgan_demo_steps: Count = 1000

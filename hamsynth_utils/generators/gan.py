@@ -45,10 +45,10 @@ class GAN(LatentGenerator):
 
     def __init__(self, image_size: int, settings: GANSettings, n_classes: int) -> None:
         super().__init__(image_size, settings, n_classes)
-        self.noise_shape = (settings.latent_size,)
         self.synthesis = SynthesisNetwork(
-            self.shape, settings.latent_size, settings.width, n_classes
+            self.shape, settings.latent_size, settings.noise_channels, settings.width, n_classes
         )
+        self.noise_shape = (self.synthesis.noise_size,)
         self.discriminator = LatentDiscriminator(
             self.shape, settings.discriminator_width, n_classes
         )
@@ -71,7 +71,14 @@ class GAN(LatentGenerator):
         """
         fake = self.synthesis(self.noise(len(x)), labels)  # [N, *shape]
         real, fake = self.augmented(x), self.augmented(fake)
-        game = pairing_game(self.discriminator, [real], [fake], labels, self.shard)
+        game = pairing_game(
+            self.discriminator,
+            [real],
+            [fake],
+            labels,
+            self.shard,
+            self.settings.penalty_fraction,
+        )
         penalty = 0.5 * self.settings.r1_r2_gamma * game["gradient_penalty"]
         return {
             "loss": game["generator"] + game["discriminator"] + penalty,
@@ -79,15 +86,15 @@ class GAN(LatentGenerator):
         }
 
     def noise(self, count: int) -> Tensor:
-        """z for `count` latents: [count, latent_size]."""
-        return self.shard.randn(count, self.settings.latent_size, device=self.device)
+        """z for `count` latents: [count, noise_size]."""
+        return self.shard.randn(count, *self.noise_shape, device=self.device)
 
     def augmented(self, x: Tensor) -> Tensor:
         """x [N, *shape] with `augmentation_noise`, which makes exact values unrecognisable."""
         return x + self.settings.augmentation_noise * self.shard.randn(*x.shape, device=x.device)
 
     def decode_noise(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """As `Generator.decode_noise`: the synthesis network makes x, the representation decodes it."""
+        """As `Generator.decode_noise`: `synthesis` makes x, which the representation decodes."""
         limit = self.representation.limit
         return self.decode_images(self.synthesis(noise, labels).clamp(-limit, limit))
 
@@ -134,10 +141,17 @@ class SynthesisNetwork(nn.Module):
     style_size = 256
 
     def __init__(
-        self, shape: tuple[int, int, int], latent_size: int, width: int, n_classes: int
+        self,
+        shape: tuple[int, int, int],
+        latent_size: int,
+        noise_channels: int,
+        width: int,
+        n_classes: int,
     ) -> None:
         super().__init__()
         channels, side, _ = shape
+        self.latent_size, self.noise_channels, self.side = latent_size, noise_channels, side
+        self.noise_size = latent_size + noise_channels * side**2
         self.start_side = min(START, side)
         doublings = round(math.log2(side / self.start_side))
         wide = 2 * width
@@ -151,11 +165,15 @@ class SynthesisNetwork(nn.Module):
         # [N, 2 latent] -> [N, 2 width * 16]
         self.start = nn.Linear(2 * latent_size, wide * self.start_side**2)
         self.coarse = ModulatedBlock(wide, wide, self.style_size)  # 4x4
-        self.growing = nn.ModuleList(  # each after an enlargement: [N, C, 2h, 2h] -> [N, C', 2h, 2h]
-            ModulatedBlock(wide, width if i == doublings - 1 else wide, self.style_size)
+        self.growing = nn.ModuleList(  # [N, C, h, h] -> [N, C', 2h, 2h]
+            ModulatedBlock(
+                wide, width if i == doublings - 1 else wide, self.style_size, enlarge=True
+            )
             for i in range(doublings)
         )
         fine = width if doublings else wide
+        if noise_channels:
+            self.grain = nn.Conv2d(noise_channels, fine, 3, padding=1)  # -> [N, width, h, h]
         self.fine = ModulatedBlock(fine, fine, self.style_size)
         self.to_x = nn.Sequential(
             nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, channels, 3, padding=1)
@@ -171,13 +189,16 @@ class SynthesisNetwork(nn.Module):
         Returns:
             [N, C, h, h].
         """
+        latent, grain = latent.split([self.latent_size, self.noise_size - self.latent_size], dim=1)
         code = torch.cat([latent, self.class_embedding(labels)], dim=1)  # [N, 2 latent]
         style = self.style(code)  # [N, 256]
         side = self.start_side
         x = self.start(code).view(len(latent), -1, side, side)  # -> [N, 2 width, 4, 4]
         x = self.coarse(x, style)
         for block in self.growing:
-            x = block(F.interpolate(x, scale_factor=2.0, mode="bilinear"), style)  # size doubled
+            x = block(x, style)  # size doubled
+        if self.noise_channels:
+            x = x + self.grain(grain.view(len(x), self.noise_channels, self.side, self.side))
         return self.to_x(self.fine(x, style)).float()  # [N, width, h, h] -> [N, C, h, h]
 
 
@@ -188,9 +209,13 @@ class ModulatedBlock(nn.Module):
         channels_in: C, a multiple of 8.
         channels_out: C', a multiple of 8.
         style_size: length of the style.
+        enlarge: whether the side is doubled between the convolutions. The enlargement is smooth: a
+            repeated position leaves a grid that later layers must remove.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, style_size: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, style_size: int, enlarge: bool = False
+    ) -> None:
         super().__init__()
         self.modulations = nn.ModuleList(
             nn.Linear(style_size, 2 * channels) for channels in (channels_in, channels_out)
@@ -202,6 +227,7 @@ class ModulatedBlock(nn.Module):
             nn.Conv2d(channels, channels_out, 3, padding=1)
             for channels in (channels_in, channels_out)
         )
+        self.enlarge = nn.Upsample(scale_factor=2, mode="bilinear") if enlarge else nn.Identity()
         self.skip = (
             nn.Identity()
             if channels_in == channels_out
@@ -216,15 +242,16 @@ class ModulatedBlock(nn.Module):
             style: [N, style_size].
 
         Returns:
-            [N, C', h, h].
+            [N, C', h, h], or [N, C', 2h, 2h] if it enlarges.
         """
-        hidden = x
-        for modulation, norm, convolution in zip(
-            self.modulations, self.norms, self.convolutions, strict=True
-        ):
-            scale, shift = modulation(style)[:, :, None, None].chunk(2, dim=1)  # [N, C, 1, 1]
-            hidden = convolution(F.silu(norm(hidden) * (1 + scale) + shift))  # -> [N, C', h, h]
-        return self.skip(x) + hidden
+        hidden = self.enlarge(self._transformed(0, x, style))  # -> [N, C', h', h']
+        return self.enlarge(self.skip(x)) + self._transformed(1, hidden, style)
+
+    def _transformed(self, number: int, x: Tensor, style: Tensor) -> Tensor:
+        """One normalisation, modulation and convolution: [N, C, h, h] -> [N, C', h, h]."""
+        modulation = self.modulations[number](style)[:, :, None, None]  # [N, 2C, 1, 1]
+        scale, shift = modulation.chunk(2, dim=1)  # [N, C, 1, 1] each
+        return self.convolutions[number](F.silu(self.norms[number](x) * (1 + scale) + shift))
 
 
 class LatentDiscriminator(nn.Module):

@@ -1,5 +1,7 @@
 """A game that one player always wins stops the training, and its last good weights stay."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ LESIONS = make_phantom(60, seed=0)
 class Game(TrainableModule):
     """The loss of its player `discriminator` at each step is given."""
 
-    loss_floors = {"discriminator": 0.05}
+    loss_floors: ClassVar = {"discriminator": 0.05}
 
     def __init__(self, losses: list[float]) -> None:
         super().__init__()
