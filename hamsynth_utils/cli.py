@@ -489,6 +489,34 @@ def check(
     print(f"all {found['recomputed'].sum():,} rows that follow from the predictions agree")
 
 
+@example("hamsynth reference generators --data path/to/ham10000", to=reference_app)
+def generators(
+    data: Annotated[str, typer.Option(help="the data set that they were trained on")],
+    profile: Profile = "cpu",
+) -> None:
+    """Measure the released generators: distance, variety, classes and spectrum, with verdicts.
+
+    Images are sampled anew from the committed weights. The exit code is 0 even if a target is
+    missed: the table says which.
+    """
+    import tempfile
+
+    from hamsynth_utils.core.arm_names import GENERATORS
+    from hamsynth_utils.core.paths import absolute_path, checkpoint_of
+    from hamsynth_utils.core.profile import load_profile
+    from hamsynth_utils.experiment.run import Run
+    from hamsynth_utils.release.generator_quality import quality_table
+
+    paths = {name: checkpoint_of(name) for name in GENERATORS if checkpoint_of(name).is_file()}
+    if not paths:
+        raise InputError("no checkpoint is released: there is nothing to measure")
+    source = data if data == "phantom" else absolute_path(data)
+    with tempfile.TemporaryDirectory(prefix="hamsynth-") as folder:
+        made = Run(Path(folder), load_profile(profile), source, 0)
+        table = quality_table(made, paths)
+    print(table.to_string(index=False, float_format="{:.3g}".format))
+
+
 @example("hamsynth build trial")
 def build(run: RunFolder) -> None:
     """Build the HTML report of executed chapters.

@@ -12,7 +12,7 @@ Extractor = Literal["inception", "vit", "efficientnet_lite0"]
 """The feature extractors, see `metrics.features`."""
 
 
-ImageSize = Literal[32, 64, 128]
+ImageSize = Literal[32, 64, 128, 256]
 
 
 IMAGE_SIZES = get_args(ImageSize)
