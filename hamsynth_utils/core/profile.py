@@ -199,7 +199,8 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
     """Read and check a profile.
 
     Args:
-        name_or_path: the stem of a file in `profiles`, or the path of a .yaml file.
+        name_or_path: the stem of a file in `profiles`, or the path of a .yaml file. With a key
+            `base`, the file holds only what differs from the profile of that name beside it.
         profiles: the folder of profiles; `profiles/` of the project by default.
 
     Returns:
@@ -216,7 +217,7 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise InputError(f"no profile at {path}" + (f"; known there: {known}" if known else ""))
-    content = _read_settings(path)
+    content = _with_base(path)
     if "name" in content:
         raise InputError(f"{path}: name is not a setting: the file's own name is the profile's")
     try:
@@ -241,6 +242,28 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                     problem=f"the key {key} is written twice", problem_mark=node.start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    """The settings of a file laid over those of the profile beside it that its key `base` names."""
+    content = _read_settings(path)
+    if "base" not in content:
+        return content
+    base = path.parent / f"{content.pop('base')}.yaml"
+    if base in (path, *above):
+        raise InputError(f"{path}: base leads back to {base}: a profile cannot build on itself")
+    if not base.is_file():
+        raise InputError(f"{path}: base names {base}, which is not there")
+    return _laid_over(_with_base(base, (path, *above)), content)
+
+
+def _laid_over(below: dict[Any, Any], above: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of both, section by section; what is above counts."""
+    both = below | above
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            both[key] = _laid_over(below[key], above[key])
+    return both
 
 
 def _read_settings(path: Path) -> dict[Any, Any]:
