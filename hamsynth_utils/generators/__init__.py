@@ -7,9 +7,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "autoencoder": "Autoencoder",
         "base": "seeded_noise",
+        "critic": "FINITE_DIFFERENCE_SIGMA augment_differentiably",
         "diffusion": "Diffusion",
         "flow": "Flow TIME_SCALE",
-        "gan": "FINITE_DIFFERENCE_SIGMA augment_differentiably",
         "representation": "PixelUnshuffle",
         "loading": "build_generator checkpoint_metadata load_generator",
         "perceptual": "feature_maps perceptual_distance",

@@ -57,8 +57,10 @@ def pairing_game(
     """
     both = [torch.cat([x, y.detach()]) for x, y in zip(real, fake, strict=True)]  # [2N, ...]
     measured = max(1, round(penalty_fraction * len(labels)))  # M
-    some = [torch.cat([x[:measured], y[:measured].detach()]) for x, y in zip(real, fake)]
-    perturbed = [  # [2M, ...]
+    some = [  # [2M, ...]
+        torch.cat([x[:measured], y[:measured].detach()]) for x, y in zip(real, fake, strict=True)
+    ]
+    perturbed = [
         each + FINITE_DIFFERENCE_SIGMA * shard.randn(*each.shape, device=each.device)
         for each in some
     ]

@@ -4,8 +4,8 @@ The textbook minimax game (Goodfellow et al. 2014) is replaced by the relativist
 zero-centred gradient penalties on real and on generated latents (R3GAN, Huang et al. 2024), for
 which the game converges locally. Both networks see latents only, as in GAT (Hyun et al. 2025):
 these are much smaller than images, and the decoder supplies the texture. The class reaches the
-discriminator by a projection (Miyato & Koyama 2018). Small shifts and a little noise on all latents
-keep the discriminator from memorising a small data set (Zhao et al. 2020).
+discriminator by a projection (Miyato & Koyama 2018). Noise on all latents that it sees keeps the
+discriminator from recognising the few real ones.
 """
 
 from __future__ import annotations

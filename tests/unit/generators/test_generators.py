@@ -13,7 +13,6 @@ from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.dataset_info import HAM10000, ClassList
 from hamsynth_utils.generators.base import Generator, seeded_noise
-from hamsynth_utils.generators.gan import FINITE_DIFFERENCE_SIGMA, GAN, augment_differentiably
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import (
     FORMAT,
@@ -110,35 +109,6 @@ def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     assert high - low > 0.3, f"{low:.2f} and {high:.2f}, but -0.6 and 0.6 were taught"
 
 
-@pytest.mark.slow
-def test_the_gan_learns_which_class_is_striped_which_way(edited_tiny):
-    """Its critic sees shapes rather than flat colours: upright stripes for one class, level ones for another."""
-    torch.manual_seed(0)
-    change = {"gan": {"width": 16, "r1_r2_gamma": 2.0, "mode_seeking": 0.0}}
-    gan = build_generator("gan", load_profile(edited_tiny(change)), n_classes=7).train()
-    wave = 0.7 * torch.sin(torch.arange(64) * 2 * torch.pi / 16)
-    labels = torch.arange(8) % 2 + 2
-    images = torch.where(
-        labels.view(-1, 1, 1, 1) == 2, wave.view(1, 1, 1, 64), wave.view(1, 1, 64, 1)
-    )
-    images = images.expand(-1, 3, 64, 64).contiguous()
-    optimizer = torch.optim.Adam(gan.parameter_groups(2e-3), betas=gan.betas)
-    asked, found = torch.tensor([2] * 8 + [3] * 8), []
-    for step in range(100):
-        optimizer.zero_grad()
-        gan(images, labels)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(gan.parameters(), 1.0)
-        optimizer.step()
-        if step >= 40 and step % 10 == 9:  # the game circles around its end: look at six moments
-            samples = gan.sample(asked, seed=step)
-            across, down = (samples.diff(dim=d).abs().mean((1, 2, 3)) for d in (3, 2))
-            found.append(
-                [float((across - down)[labels_of].mean()) for labels_of in (asked == 2, asked == 3)]
-            )
-    upright, level = torch.tensor(found).mean(0).tolist()
-    assert upright - level > 0.1, f"{upright:.2f} and {level:.2f}, but 0.17 and -0.17 were taught"
-
-
 def test_the_kl_term_is_torchs():
     mean, log_variance = torch.randn(5, 4), torch.randn(5, 4)
     expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
@@ -181,73 +151,6 @@ def test_the_vaes_fitted_prior_learns_the_latents_it_is_shown(edited_tiny):
     drawn = vae.noise_to_prior_sample(torch.randn(50_000, 3, generator=rng), many).detach()
     torch.testing.assert_close(drawn.mean(0), means[4], atol=0.1, rtol=0)
     torch.testing.assert_close(torch.cov(drawn.T), root @ root.T, atol=0.08, rtol=0)
-
-
-def test_the_gans_penalty_is_the_mean_squared_gradient(profile):
-    """Finite differences against autograd, on a discriminator that is smooth in its input."""
-    torch.manual_seed(0)
-    weight = torch.randn(3 * 64 * 64) / 50
-    images = torch.randn(400, 3, 64, 64)
-    perturbed = images + FINITE_DIFFERENCE_SIGMA * torch.randn_like(images)
-    score = torch.tanh(images.flatten(1) @ weight)
-    measured = (
-        (torch.tanh(perturbed.flatten(1) @ weight) - score) ** 2
-    ).mean() / FINITE_DIFFERENCE_SIGMA**2
-    exact = ((1 - score**2) ** 2).mean() * weight.square().sum()
-    assert abs(measured / exact - 1) < 0.2
-
-
-def test_the_gans_players_get_their_own_gradients_only(profile):
-    gan = build_generator("gan", profile, n_classes=7)
-    assert isinstance(gan, GAN)
-    images = torch.rand(8, 3, 64, 64) * 2 - 1
-    torch.manual_seed(5)
-    gan(images, torch.arange(8) % 7)["loss"].backward()
-    joint = {name: p.grad.clone() for name, p in gan.synthesis.named_parameters()}
-    gan.zero_grad()
-    torch.manual_seed(5)  # the same draws, up to the generator's own loss
-    latent = torch.randn(8, gan.settings.latent_size)
-    labels = torch.arange(8) % 7
-    fake = gan.synthesis(latent, labels)
-    real_inputs, fake_inputs = (gan.augmented_inputs(x) for x in (images, fake))
-    for real, fake_input in zip(real_inputs, fake_inputs, strict=True):
-        torch.randn(torch.cat([real, fake_input]).shape)
-    real_score = gan.discriminator(real_inputs, labels).detach()
-    fooling = F.softplus(real_score - gan.discriminator(fake_inputs, labels)).mean()
-    (fooling + gan.settings.mode_seeking * gan.mode_seeking_loss(latent, fake, labels)).backward()
-    for name, parameter in gan.synthesis.named_parameters():
-        torch.testing.assert_close(joint[name], parameter.grad, atol=1e-5, rtol=1e-3)
-
-
-def test_mode_seeking_is_the_quotient_of_distances_and_highest_for_a_collapsed_generator(profile):
-    gan = build_generator("gan", profile, n_classes=7)
-    torch.manual_seed(0)
-    latent, labels = torch.randn(6, gan.settings.latent_size), torch.arange(6)
-    with torch.no_grad():
-        fake = gan.synthesis(latent, labels)
-        torch.manual_seed(1)
-        found = gan.mode_seeking_loss(latent, fake, labels)
-        torch.manual_seed(1)
-        other = torch.randn(3, gan.settings.latent_size)
-        apart = F.interpolate(gan.synthesis(other, labels[:3]), scale_factor=0.25, mode="area")
-        apart = (
-            (apart - F.interpolate(fake[:3], scale_factor=0.25, mode="area")).abs().mean((1, 2, 3))
-        )
-        expected = ((other - latent[:3]).abs().mean(1) / (apart + 0.02)).mean()
-        gan.synthesis = CollapsedNetwork()
-        collapsed = gan.mode_seeking_loss(latent, gan.synthesis(latent, labels), labels)
-    torch.testing.assert_close(found, expected)
-    assert collapsed > 40 and collapsed > 2 * found
-
-
-class CollapsedNetwork(torch.nn.Module):
-    def forward(self, latent, labels):
-        return torch.zeros(len(latent), 3, 64, 64)
-
-
-def test_differentiable_augmentation_shows_no_black_border():
-    images = augment_differentiably(torch.full((32, 3, 64, 64), 0.5), torch.rand(32, 5))
-    assert images.amin() > 0 and (images.amax((2, 3)) - images.amin((2, 3))).max() < 1e-5
 
 
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
