@@ -27,7 +27,7 @@ MADE_WITH = ("hamsynth", "torch", "denoising-diffusion-pytorch")
 """The packages whose versions a checkpoint records."""
 
 
-FORMAT = "2"
+FORMAT = "3"
 """The checkpoint format. It is raised when older files no longer mean what they meant."""
 
 
