@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,11 +28,19 @@ from torch import Tensor
 
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.settings import TrainingSettings
+from hamsynth_utils.data.augmentation import flip_and_turn
 from hamsynth_utils.data.lesion_set import LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.experiment.run import Run
-from hamsynth_utils.experiment.stages import flip_and_turn
+from hamsynth_utils.generators.autoencoder import Autoencoder, AutoencoderTraining
+from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.loading import build_generator
-from hamsynth_utils.metrics.features import cached_features, extract, load_extractor
+from hamsynth_utils.metrics.features import (
+    DISTANCE_NAME,
+    KERNEL_NAME,
+    cached_features,
+    extract,
+    load_extractor,
+)
 from hamsynth_utils.metrics.fidelity import (
     Measure,
     distance_with_interval,
@@ -40,11 +49,16 @@ from hamsynth_utils.metrics.fidelity import (
     precision_recall,
     real_baseline,
 )
+from hamsynth_utils.training.batches import ImageData, TrainingData
 from hamsynth_utils.training.loop import train
 from hamsynth_utils.training.module import TrainableModule
 
 README = Path(__file__).with_name("README.md")
 REPEATS = 5
+EXTRACTORS = ("vit", "efficientnet_lite0")
+"""The judges: the ViT's features are in no loss, lite0's are in that of our autoencoder."""
+AUTOENCODER_SHARE = 0.4
+"""How much of a latent generator's minutes its autoencoder gets."""
 CORES = int(os.environ.get("HAMSYNTH_THREADS") or os.cpu_count() or 1)
 SIDE_THREADS = max(1, CORES // 2)
 TRIAL_STEPS = 20
@@ -141,7 +155,7 @@ def asked(lesions: LesionSet, options: argparse.Namespace) -> Tensor:
 
 def train_for(
     module: TrainableModule,
-    lesions: LesionSet,
+    data: TrainingData,
     settings: TrainingSettings,
     minutes: float,
     seed: int,
@@ -156,7 +170,7 @@ def train_for(
         with TemporaryDirectory() as folder:
             began = time.monotonic()
             asked = settings.model_copy(update={"steps": steps, "epochs": None})
-            train(module, lesions, asked, Path(folder), seed=seed, augment=flip_and_turn)
+            train(module, data, asked, Path(folder), seed=seed)
             return time.monotonic() - began
 
     steps = max(1, round(minutes * 60 * TRIAL_STEPS / seconds_of(TRIAL_STEPS)))
@@ -164,15 +178,40 @@ def train_for(
     return seconds_of(steps), steps * settings.batch_size
 
 
+def trained_generator(
+    title: str, ours: Generator, lesions: LesionSet, options: argparse.Namespace
+) -> Contestant:
+    """A generator of the package, its autoencoder first if it has one, trained and sampled."""
+    seconds, minutes = 0.0, options.minutes
+    space = getattr(ours, "representation", None)
+    if isinstance(space, Autoencoder):
+        training = AutoencoderTraining(ours.settings.autoencoder, lesions.image_size)
+        seconds, _ = train_for(
+            training,
+            ImageData(lesions, flip_and_turn),
+            ours.settings.autoencoder.training,
+            AUTOENCODER_SHARE * minutes,
+            options.seed,
+        )
+        minutes -= seconds / 60
+        space.load_state_dict(training.autoencoder.state_dict())
+    began = time.monotonic()
+    data = ours.training_data(lesions)
+    seconds += time.monotonic() - began
+    more, images = train_for(ours, data, ours.settings.training, minutes, options.seed)
+    print(f"{title}: {seconds / 60:.1f} min of autoencoder, then {images / more:.1f} images/s")
+    options.trained.touch()
+    # As many images as the speed of the generator alone would be in all these seconds.
+    whole = seconds + more
+    return sampled(title, whole, round(images * whole / more), ours.sample, lesions, options)
+
+
 def trained_side(title: str, name: str, options: argparse.Namespace) -> Contestant:
-    """The package's VAE or GAN with the profile's settings, trained for the minutes and sampled."""
+    """A generator of the package with the profile's settings, trained for the minutes."""
     run = open_run(options)
-    lesions, settings = run.images("train"), run.profile.generator_settings(name)
     torch.manual_seed(options.seed)
     ours = build_generator(name, run.profile, len(run.dataset.classes))
-    seconds, images = train_for(ours, lesions, settings.training, options.minutes, options.seed)
-    options.trained.touch()
-    return sampled(title, seconds, images, ours.sample, lesions, options)
+    return trained_generator(title, ours, run.images("train"), options)
 
 
 def batches_for(
@@ -193,46 +232,53 @@ def compare(options: argparse.Namespace, contestants: list[Contestant]) -> pd.Da
     """One row a contestant, and one for the floor, measured against the real training images."""
     run = open_run(options, CORES)
     n, lesions = options.samples, run.images("train")
-    name, rows = "efficientnet_lite0", []
-    with run.stage_dir("features") as folder:
-        real = cached_features(lesions.images, name, folder / f"{name}.npz", run.device)
-    extractor, picked = load_extractor(name, run.device), asked(lesions, options).numpy()
-    for one in contestants:
-        features = extract(torch.from_numpy(one.samples), extractor)
-
-        def against_real(measure: Measure, features: np.ndarray = features) -> dict[str, float]:
-            return distance_with_interval(real, features, n, REPEATS, options.seed, measure)
-
-        shares = precision_recall(real[picked], features)
-        rows.append(
-            {
-                "model": one.name,
-                "minutes": one.seconds / 60,
-                "training images/s": one.images / one.seconds,
-                "samples/s": n / one.sampling_seconds,
-                **_columns(against_real),
-                **shares,
-            }
-        )
+    picked = asked(lesions, options).numpy()
     most = int(0.45 * len(lesions))
-    rows.append(
+    rows: list[dict[str, Any]] = [
         {
-            "model": f"real against real, n = {min(n, most)}",
-            **_columns(
-                lambda measure: real_baseline(
-                    real, lesions.table["lesion_id"], min(n, most), REPEATS, options.seed, measure
-                )
-            ),
+            "model": one.name,
+            "minutes": one.seconds / 60,
+            "training images/s": one.images / one.seconds,
+            "samples/s": n / one.sampling_seconds,
         }
-    )
-    return pd.DataFrame(rows)
+        for one in contestants
+    ]
+    floor: dict[str, Any] = {"model": f"real against real, n = {min(n, most)}"}
+    for name in EXTRACTORS:
+        with run.stage_dir("features") as folder:
+            real = cached_features(
+                lesions.images,
+                name,
+                folder / f"{name}.npz",
+                run.device,
+                classifier=run.profile.classifier,
+            )
+        extractor = load_extractor(name, run.device, classifier=run.profile.classifier)
+        for one, row in zip(contestants, rows, strict=True):
+            features = extract(torch.from_numpy(one.samples), extractor)
+
+            def against_real(measure: Measure, real=real, features=features) -> dict[str, float]:
+                return distance_with_interval(real, features, n, REPEATS, options.seed, measure)
+
+            row |= _columns(name, against_real)
+            if name == EXTRACTORS[0]:
+                row |= precision_recall(real[picked], features)
+        floor |= _columns(
+            name,
+            lambda measure, real=real: real_baseline(
+                real, lesions.table["lesion_id"], min(n, most), REPEATS, options.seed, measure
+            ),
+        )
+    return pd.DataFrame([*rows, floor])
 
 
-def _columns(value_of: Callable[[Measure], dict[str, float]]) -> dict[str, float | str]:
+def _columns(
+    extractor: str, value_of: Callable[[Measure], dict[str, float]]
+) -> dict[str, float | str]:
     columns: dict[str, float | str] = {}
     for name, measure, digits in (
-        ("FD-lite0", frechet_distance, 1),
-        ("KD-lite0", kernel_distance, 3),
+        (DISTANCE_NAME[extractor], frechet_distance, 1),
+        (KERNEL_NAME[extractor], kernel_distance, 3),
     ):
         found = value_of(measure)
         columns[name] = found["mean"]

@@ -19,50 +19,11 @@ from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 from torch import Tensor
 from torchvision.utils import save_image
 
-from hamsynth_utils.core.generator_settings import DiffusionSettings
-from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.generators.autoencoder import Autoencoder
-from hamsynth_utils.generators.diffusion import Diffusion
-
 RIVAL_STEPS = 15
-AUTOENCODER_SHARE = 0.35
-"""How much of our time the autoencoder gets."""
-
-
-def trained_diffusion(
-    title: str, options: argparse.Namespace, settings: DiffusionSettings, lesions: LesionSet
-) -> contest.Contestant:
-    """The package's diffusion model, its autoencoder first if it has one, trained and sampled."""
-    torch.manual_seed(options.seed)
-    ours = Diffusion(lesions.image_size, settings, len(lesions.classes))
-    seconds, minutes = 0.0, options.minutes
-    if isinstance(ours.representation, Autoencoder) and settings.autoencoder is not None:
-        seconds, _ = contest.train_for(
-            ours.representation,
-            lesions,
-            settings.autoencoder.training,
-            AUTOENCODER_SHARE * minutes,
-            options.seed,
-        )
-        minutes -= seconds / 60
-    more, images = contest.train_for(ours, lesions, settings.training, minutes, options.seed)
-    print(f"{title}: {seconds / 60:.1f} min of autoencoder, then {images / more:.1f} images/s")
-    # As many images as the speed of the diffusion model alone would be in all these seconds.
-    return contest.sampled(
-        title,
-        seconds + more,
-        round(images * (seconds + more) / more),
-        ours.sample,
-        lesions,
-        options,
-    )
 
 
 def our_side(options: argparse.Namespace) -> contest.Contestant:
-    run = contest.open_run(options)
-    return trained_diffusion(
-        "HamSynth diffusion", options, run.profile.diffusion, run.images("train")
-    )
+    return contest.trained_side("HamSynth diffusion", "diffusion", options)
 
 
 def readme_side(options: argparse.Namespace) -> contest.Contestant:

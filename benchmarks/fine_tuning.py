@@ -23,7 +23,7 @@ import pandas as pd
 from hamsynth_utils.classifier.predict import predict
 from hamsynth_utils.classifier.pretrained import build_classifier
 from hamsynth_utils.classifier.token_cache import CachedTokenData, cached_tokens
-from hamsynth_utils.experiment.stages import flip_and_turn
+from hamsynth_utils.data.augmentation import flip_and_turn
 from hamsynth_utils.metrics import comparison
 from hamsynth_utils.training.loop import train
 

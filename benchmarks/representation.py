@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 
 import contest
-from diffusion import trained_diffusion
+import torch
 
 from hamsynth_utils.core.generator_settings import DiffusionSettings
+from hamsynth_utils.generators.diffusion import Diffusion
 
 
 def folded(settings: DiffusionSettings) -> DiffusionSettings:
@@ -29,16 +30,20 @@ def folded(settings: DiffusionSettings) -> DiffusionSettings:
     return settings.model_copy(update={**change, "schedule_shift": 2.0, "training": training})
 
 
-def latent_side(options: argparse.Namespace) -> contest.Contestant:
+def side(title: str, options: argparse.Namespace, folds: bool) -> contest.Contestant:
     run = contest.open_run(options)
-    return trained_diffusion("latents", options, run.profile.diffusion, run.images("train"))
+    settings = folded(run.profile.diffusion) if folds else run.profile.diffusion
+    torch.manual_seed(options.seed)
+    model = Diffusion(run.profile.data.image_size, settings, len(run.dataset.classes))
+    return contest.trained_generator(title, model, run.images("train"), options)
+
+
+def latent_side(options: argparse.Namespace) -> contest.Contestant:
+    return side("latents", options, folds=False)
 
 
 def folded_side(options: argparse.Namespace) -> contest.Contestant:
-    run = contest.open_run(options)
-    return trained_diffusion(
-        "folded pixels", options, folded(run.profile.diffusion), run.images("train")
-    )
+    return side("folded pixels", options, folds=True)
 
 
 def main() -> None:
