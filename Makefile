@@ -75,5 +75,5 @@ clean:
 		echo 'make $(or $(firstword $(MAKECMDGOALS)),report) PYTHON=python3.12'; exit 1; }
 	@echo 'setting up .venv, a few minutes'
 	@$(PYTHON) -m venv .venv || { echo 'on Debian and Ubuntu, apt install python3-venv may be missing'; exit 1; }
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
