@@ -63,13 +63,11 @@ class LatentSettings(Settings):
 class GANSettings(LatentSettings):
     """The class-conditional GAN."""
 
-    latent_size: Count = 128
-    """Numbers of one latent z."""
-    noise_channels: Annotated[int, Field(ge=0)] = 8
-    """Channels of the noise that each position of the synthesis network's last map gets."""
-    width: Annotated[int, Field(gt=0, multiple_of=8)] = 128
-    """Channels of the synthesis network's last maps; earlier maps have twice as many."""
-    discriminator_width: Annotated[int, Field(gt=0, multiple_of=8)] = 96
+    latent_size: Count = 512
+    """Numbers of one latent z; also of principal components that the generator starts from."""
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 96
+    """Channels of the synthesis network's maps of full size; smaller maps have twice as many."""
+    discriminator_width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
     """Channels of the discriminator's first maps; later maps have twice as many."""
     discriminator_rate_factor: Rate = 1.0
     """The discriminator's learning rate, as a multiple of the generator's."""

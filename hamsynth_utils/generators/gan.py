@@ -11,6 +11,7 @@ discriminator from recognising the few real ones.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,13 +20,18 @@ from torch import Tensor, nn
 
 from hamsynth_utils.core.generator_settings import GANSettings
 from hamsynth_utils.core.settings import Settings
+from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.generators.critic import pairing_game
 from hamsynth_utils.generators.latent import LatentGenerator
+from hamsynth_utils.generators.latent_data import LatentData
 from hamsynth_utils.generators.layers import ResidualBlock
 
-START = 4
-"""Positions a side of the synthesis network's first map and of the discriminator's last, unless x
-has fewer."""
+PARTS = 4
+"""Parts a side of x that the discriminator scores, unless x has fewer positions."""
+
+
+START_SAMPLES = 8192
+"""The synthesis network's start is fitted to so many latents at most."""
 
 
 class GAN(LatentGenerator):
@@ -45,13 +51,27 @@ class GAN(LatentGenerator):
 
     def __init__(self, image_size: int, settings: GANSettings, n_classes: int) -> None:
         super().__init__(image_size, settings, n_classes)
+        self.noise_shape = (settings.latent_size,)
         self.synthesis = SynthesisNetwork(
-            self.shape, settings.latent_size, settings.noise_channels, settings.width, n_classes
+            self.shape, settings.latent_size, settings.width, n_classes
         )
-        self.noise_shape = (self.synthesis.noise_size,)
         self.discriminator = LatentDiscriminator(
             self.shape, settings.discriminator_width, n_classes
         )
+
+    def training_data(self, lesions: LesionSet, cache: Path | None = None) -> LatentData:
+        """As `LatentGenerator.training_data`; the synthesis network's start is fitted to it."""
+        data = super().training_data(lesions, cache)
+        self.fit_start(data)
+        return data
+
+    def fit_start(self, data: LatentData) -> None:
+        """Fit the distribution from which the synthesis network starts."""
+        latents = data.latents.flatten(0, 1)  # [N, 8, *shape] -> [8N, *shape]
+        labels = data.lesions.labels.repeat_interleave(data.latents.shape[1])
+        rng = torch.Generator().manual_seed(0)
+        some = torch.randperm(len(latents), generator=rng)[:START_SAMPLES]
+        self.synthesis.fit_start(latents[some].to(self.device), labels[some].to(self.device))
 
     def training_step(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the losses of both players, from the same generated batch of the same classes.
@@ -86,8 +106,8 @@ class GAN(LatentGenerator):
         }
 
     def noise(self, count: int) -> Tensor:
-        """z for `count` latents: [count, noise_size]."""
-        return self.shard.randn(count, *self.noise_shape, device=self.device)
+        """z for `count` latents: [count, latent_size]."""
+        return self.shard.randn(count, self.settings.latent_size, device=self.device)
 
     def augmented(self, x: Tensor) -> Tensor:
         """x [N, *shape] with `augmentation_noise`, which makes exact values unrecognisable."""
@@ -128,56 +148,81 @@ class GAN(LatentGenerator):
 class SynthesisNetwork(nn.Module):
     """(z [N, latent], y [N]) -> x [N, C, h, h].
 
-    z and the class make the first 4x4 feature maps. They also set the scale and shift of every
-    later map (Perez et al. 2018).
+    z first makes a sample of a normal distribution with the mean of the class and the principal
+    components of real x, which `fit_start` measures. This sample has the right colours and sizes,
+    but not the right shapes. A small U-Net (Ronneberger et al. 2015) turns it into x. Its last
+    convolution begins with zeros, so the game starts from the normal distribution and not from
+    nothing. z and the class scale and shift all feature maps (Perez et al. 2018).
 
     Args:
         shape: [C, h, h] of x; h is a power of two.
-        latent_size: length of z.
-        width: channels of the maps of full size; the maps before have twice as many.
+        latent_size: length of z, and the largest number of principal components.
+        width: channels of the maps of full size; the maps of half the size have twice as many.
         n_classes: K, the number of classes.
+
+    Attributes:
+        means: of each class, [K, C * h * h].
+        components: the principal directions, each as long as the deviation along it,
+            [latent, C * h * h].
     """
 
     style_size = 256
+    means: Tensor
+    components: Tensor
 
     def __init__(
-        self,
-        shape: tuple[int, int, int],
-        latent_size: int,
-        noise_channels: int,
-        width: int,
-        n_classes: int,
+        self, shape: tuple[int, int, int], latent_size: int, width: int, n_classes: int
     ) -> None:
         super().__init__()
-        channels, side, _ = shape
-        self.latent_size, self.noise_channels, self.side = latent_size, noise_channels, side
-        self.noise_size = latent_size + noise_channels * side**2
-        self.start_side = min(START, side)
-        doublings = round(math.log2(side / self.start_side))
-        wide = 2 * width
-        self.class_embedding = nn.Embedding(n_classes, latent_size)  # [N] -> [N, latent]
+        self.shape, wide, values = shape, 2 * width, math.prod(shape)
+        self.register_buffer("means", torch.zeros(n_classes, values))
+        self.register_buffer("components", torch.randn(latent_size, values) / latent_size**0.5)
+        self.class_embedding = nn.Embedding(n_classes, self.style_size)  # [N] -> [N, 256]
+        self.from_latent = nn.Linear(latent_size, self.style_size)  # [N, latent] -> [N, 256]
         self.style = nn.Sequential(
-            nn.Linear(2 * latent_size, self.style_size),  # [N, 2 latent] -> [N, 256]
-            nn.SiLU(),
-            nn.Linear(self.style_size, self.style_size),
-            nn.SiLU(),
+            nn.SiLU(), nn.Linear(self.style_size, self.style_size), nn.SiLU()
         )
-        # [N, 2 latent] -> [N, 2 width * 16]
-        self.start = nn.Linear(2 * latent_size, wide * self.start_side**2)
-        self.coarse = ModulatedBlock(wide, wide, self.style_size)  # 4x4
-        self.growing = nn.ModuleList(  # [N, C, h, h] -> [N, C', 2h, 2h]
-            ModulatedBlock(
-                wide, width if i == doublings - 1 else wide, self.style_size, enlarge=True
-            )
-            for i in range(doublings)
+        style = self.style_size
+        self.enter = nn.Conv2d(shape[0], width, 3, padding=1)  # [N, C, h, h] -> [N, width, h, h]
+        self.before = ModulatedBlock(width, style)
+        self.down = nn.Conv2d(width, wide, 4, stride=2, padding=1)  # -> [N, 2 width, h/2, h/2]
+        self.middle = ModulatedBlock(wide, style)
+        # The enlargement is smooth: a repeated position leaves a grid.
+        self.up = nn.Sequential(  # -> [N, width, h, h]
+            nn.Conv2d(wide, width, 3, padding=1), nn.Upsample(scale_factor=2, mode="bilinear")
         )
-        fine = width if doublings else wide
-        if noise_channels:
-            self.grain = nn.Conv2d(noise_channels, fine, 3, padding=1)  # -> [N, width, h, h]
-        self.fine = ModulatedBlock(fine, fine, self.style_size)
-        self.to_x = nn.Sequential(
-            nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, channels, 3, padding=1)
+        self.after = ModulatedBlock(width, style)
+        self.leave = nn.Sequential(  # -> [N, C, h, h]
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, shape[0], 3, padding=1)
         )
+        for parameter in self.leave[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def fit_start(self, x: Tensor, labels: Tensor) -> None:
+        """Measure the means of the classes and the principal components around them.
+
+        Args:
+            x: real ones, [N, C, h, h].
+            labels: y, int64 [N]; a class that does not occur gets the mean of all.
+        """
+        flat = x.flatten(1).float()  # [N, C * h * h]
+        self.means.copy_(flat.mean(0))
+        for label in labels.unique():
+            self.means[label] = flat[labels == label].mean(0)
+        rest = flat - self.means[labels]
+        n_components = min(len(self.components), *rest.shape)
+        with torch.random.fork_rng([]):  # the decomposition draws random directions
+            torch.manual_seed(0)
+            _, deviations, directions = torch.svd_lowrank(rest, n_components, niter=2)
+        scaled = (directions * (deviations / len(rest) ** 0.5)).T  # [n_components, C * h * h]
+        self.components.zero_()
+        self.components[:n_components] = scaled
+
+    def start(self, latent: Tensor, labels: Tensor) -> Tensor:
+        """The sample [N, C, h, h] of the normal distribution that z [N, latent] stands for."""
+        flat = self.means[labels] + latent @ self.components  # [N, C * h * h]
+        return flat.view(-1, *self.shape)
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
         """Generate x.
@@ -189,49 +234,28 @@ class SynthesisNetwork(nn.Module):
         Returns:
             [N, C, h, h].
         """
-        latent, grain = latent.split([self.latent_size, self.noise_size - self.latent_size], dim=1)
-        code = torch.cat([latent, self.class_embedding(labels)], dim=1)  # [N, 2 latent]
-        style = self.style(code)  # [N, 256]
-        side = self.start_side
-        x = self.start(code).view(len(latent), -1, side, side)  # -> [N, 2 width, 4, 4]
-        x = self.coarse(x, style)
-        for block in self.growing:
-            x = block(x, style)  # size doubled
-        if self.noise_channels:
-            x = x + self.grain(grain.view(len(x), self.noise_channels, self.side, self.side))
-        return self.to_x(self.fine(x, style)).float()  # [N, width, h, h] -> [N, C, h, h]
+        style = self.style(self.from_latent(latent) + self.class_embedding(labels))  # [N, 256]
+        start = self.start(latent, labels)  # [N, C, h, h]
+        fine = self.before(self.enter(start), style)  # [N, width, h, h]
+        coarse = self.middle(self.down(fine), style)  # [N, 2 width, h/2, h/2]
+        x = self.after(fine + self.up(coarse), style)  # [N, width, h, h]
+        return (start + self.leave(x)).float()  # -> [N, C, h, h]
 
 
 class ModulatedBlock(nn.Module):
     """A residual block of two 3x3 convolutions, whose inputs are scaled and shifted by the style.
 
     Args:
-        channels_in: C, a multiple of 8.
-        channels_out: C', a multiple of 8.
+        channels: C, a multiple of 8.
         style_size: length of the style.
-        enlarge: whether the side is doubled between the convolutions. The enlargement is smooth: a
-            repeated position leaves a grid that later layers must remove.
     """
 
-    def __init__(
-        self, channels_in: int, channels_out: int, style_size: int, enlarge: bool = False
-    ) -> None:
+    def __init__(self, channels: int, style_size: int) -> None:
         super().__init__()
-        self.modulations = nn.ModuleList(
-            nn.Linear(style_size, 2 * channels) for channels in (channels_in, channels_out)
-        )
-        self.norms = nn.ModuleList(
-            nn.GroupNorm(8, channels, affine=False) for channels in (channels_in, channels_out)
-        )
+        self.norm = nn.GroupNorm(8, channels, affine=False)
+        self.modulations = nn.ModuleList(nn.Linear(style_size, 2 * channels) for _ in range(2))
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels, channels_out, 3, padding=1)
-            for channels in (channels_in, channels_out)
-        )
-        self.enlarge = nn.Upsample(scale_factor=2, mode="bilinear") if enlarge else nn.Identity()
-        self.skip = (
-            nn.Identity()
-            if channels_in == channels_out
-            else nn.Conv2d(channels_in, channels_out, 1)
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)
         )
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -242,16 +266,13 @@ class ModulatedBlock(nn.Module):
             style: [N, style_size].
 
         Returns:
-            [N, C', h, h], or [N, C', 2h, 2h] if it enlarges.
+            [N, C, h, h].
         """
-        hidden = self.enlarge(self._transformed(0, x, style))  # -> [N, C', h', h']
-        return self.enlarge(self.skip(x)) + self._transformed(1, hidden, style)
-
-    def _transformed(self, number: int, x: Tensor, style: Tensor) -> Tensor:
-        """One normalisation, modulation and convolution: [N, C, h, h] -> [N, C', h, h]."""
-        modulation = self.modulations[number](style)[:, :, None, None]  # [N, 2C, 1, 1]
-        scale, shift = modulation.chunk(2, dim=1)  # [N, C, 1, 1] each
-        return self.convolutions[number](F.silu(self.norms[number](x) * (1 + scale) + shift))
+        hidden = x
+        for modulation, convolution in zip(self.modulations, self.convolutions, strict=True):
+            scale, shift = modulation(style)[:, :, None, None].chunk(2, dim=1)  # [N, C, 1, 1] each
+            hidden = convolution(F.silu(self.norm(hidden) * (1 + scale) + shift))
+        return x + hidden
 
 
 class LatentDiscriminator(nn.Module):
@@ -274,7 +295,7 @@ class LatentDiscriminator(nn.Module):
             ResidualBlock(width),
         ]
         current = width
-        while side > START:
+        while side > PARTS:
             # -> [N, 2 width, h/2, h/2]
             layers += [nn.Conv2d(current, wide, 4, stride=2, padding=1), ResidualBlock(wide)]
             current, side = wide, side // 2

@@ -31,7 +31,7 @@ def new_gan(seed: int = 0, training: dict[str, Any] | None = None, **change) -> 
     """A small one on latents [4, 8, 8]."""
     once = {"steps": 1, "batch_size": 4, "learning_rate": 1e-3, **(training or {})}
     how = TrainingSettings(**once)
-    small = {"latent_size": 6, "noise_channels": 2, "width": 8, "discriminator_width": 8, **change}
+    small = {"latent_size": 6, "width": 8, "discriminator_width": 8, **change}
     autoencoder = AutoencoderSettings(channels=4, width=8, training=how)
     torch.manual_seed(seed)
     return GAN(64, GANSettings(autoencoder=autoencoder, training=how, **small), n_classes=7).train()
@@ -66,23 +66,40 @@ def test_image_i_depends_on_seed_plus_i_alone():
     assert (whole[4:5] - gan.sample(LABELS[4:5], seed=15)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("part", ["latent", "noise"])
-def test_every_part_of_the_noise_and_the_class_change_the_sample(part):
-    gan = new_gan()
-    noise, label = torch.randn(1, *gan.noise_shape), LABELS[:1]
-    other = noise.clone()
-    own = slice(6) if part == "latent" else slice(6, None)
-    other[:, own] = torch.randn(other[:, own].shape)
+def test_the_network_itself_knows_the_noise_and_the_class():
+    """Not only the distribution that it starts from, which is the same for all here."""
+    network = new_gan().synthesis
+    network.means.zero_(), network.components.zero_()
+    nn.init.normal_(network.leave[-1].weight)
+    noise, label = torch.randn(1, 6), LABELS[:1]
     with torch.no_grad():
         x, changed, of_class = (
-            gan.synthesis(z, y) for z, y in ((noise, label), (other, label), (noise, label + 1))
+            network(z, y)
+            for z, y in ((noise, label), (torch.randn(1, 6), label), (noise, label + 1))
         )
     assert (x - changed).abs().mean() > 1e-3 and (x - of_class).abs().mean() > 1e-3
 
 
+def test_the_game_starts_from_the_normal_distribution_of_the_latents():
+    """Means of classes and covariance of the start against those of the data."""
+    rng = torch.Generator().manual_seed(0)
+    means = torch.randn(7, 4, 8, 8, generator=rng)
+    root = torch.randn(5, 256, generator=rng)  # five directions of 256
+    labels = torch.arange(4200) % 7
+    x = means[labels] + (torch.randn(4200, 5, generator=rng) @ root).view(-1, 4, 8, 8)
+    gan = new_gan()
+    gan.synthesis.fit_start(x, labels)
+    many = torch.full((20_000,), 3)
+    with torch.no_grad():
+        drawn = gan.synthesis(torch.randn(20_000, 6, generator=rng), many)
+    torch.testing.assert_close(drawn.mean(0), means[3], atol=0.3, rtol=0)
+    truth = root.T @ root
+    assert (torch.cov(drawn.flatten(1).T) - truth).norm() < 0.1 * truth.norm()
+
+
 def test_samples_are_clipped_where_the_decoder_knows_nothing():
     gan = new_gan().eval()
-    nn.init.constant_(gan.synthesis.to_x[-1].bias, 50.0)
+    nn.init.constant_(gan.synthesis.leave[-1].bias, 50.0)
     seen = []
     gan.decode_images = lambda x: seen.append(x) or x
     gan.sample(LABELS, seed=0)
@@ -198,6 +215,24 @@ def known_latents(n: int = 280) -> LatentData:
     table["dx"] = np.array(HAM10000.classes.names)[labels]
     images = torch.zeros(n, 3, 64, 64, dtype=torch.uint8)
     return LatentData(LesionSet(images, labels, table, HAM10000.classes), latents.bfloat16())
+
+
+def test_the_start_is_fitted_to_all_flips_of_all_images_and_stored_with_the_weights():
+    gan, data = new_gan(), known_latents()
+    gan.fit_start(data)
+    labels = data.lesions.labels
+    for k in range(7):
+        expected = data.latents[labels == k].float().mean((0, 1)).flatten()
+        torch.testing.assert_close(gan.synthesis.means[k], expected, atol=1e-3, rtol=0)
+    other = new_gan(seed=1)
+    other.load_state_dict(gan.state_dict())
+    assert torch.equal(other.sample(LABELS, seed=3), gan.sample(LABELS, seed=3))
+
+
+def test_a_class_without_images_starts_from_the_mean_of_all():
+    network, x = new_gan().synthesis, torch.randn(12, 4, 8, 8)
+    network.fit_start(x, torch.zeros(12, dtype=torch.long))
+    torch.testing.assert_close(network.means[5], x.mean(0).flatten())
 
 
 def moments(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
