@@ -8,6 +8,7 @@ test images and the training's own loss have no say.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from torch import Tensor
 from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.core.files import atomic_path, read_csv
 from hamsynth_utils.core.paths import SNAPSHOTS, WEIGHTS
-from hamsynth_utils.core.weights import read_weights, write_weights
+from hamsynth_utils.core.weights import read_metadata, read_weights, write_weights
 from hamsynth_utils.data.lesion_set import LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import autoencoder_seconds
@@ -56,7 +57,7 @@ class HeldoutDistance:
         held_out: the validation part, H images.
         labels: int64 [N], in the proportions of the training images; N is
             `synthesis.n_curve_images`.
-        real_baseline: `distance` of training images, as many as there are held-out ones.
+        real_baseline: `distance` of N training images, which show other lesions.
     """
 
     def __init__(self, run: Run) -> None:
@@ -70,7 +71,7 @@ class HeldoutDistance:
         self.title = DISTANCE_NAME[self.extractor_name]
         self.features = self._cached(self.held_out.images)
         self.train_features = self._cached(train.images)
-        others = self.train_features[order[: len(self.held_out)].numpy()]
+        others = self.train_features[order[:n_images].numpy()]
         self.real_baseline = self._measured(others)
         self.real_nearest = nearest_distances(self.features, self.train_features)[0]
 
@@ -193,7 +194,7 @@ def snapshot_distances(
         if not path.is_file():
             before = autoencoder_seconds(run, name)
             rows = []
-            for step, weights in training.snapshots.items():
+            for step, weights in snapshot_files(run, name, training).items():
                 logged = training.history[training.history["step"] <= step].iloc[-1]
                 generator = load_generator(weights, name, run.dataset.classes).to(run.device)
                 rows.append(
@@ -215,6 +216,27 @@ def snapshot_distances(
         return read_csv(path)
 
 
+def snapshot_files(run: Run, name: str, training: TrainingResult) -> dict[int, Path]:
+    """The weights at the snapshots of a training, also after one of them was chosen.
+
+    Args:
+        run: the run.
+        name: the generator.
+        training: its training.
+
+    Returns:
+        Files by step, the end of the training last. A released checkpoint has only the chosen one.
+    """
+    folder, last = run.paths.generator(name), max(training.snapshots)
+    chosen = int(read_metadata(folder / WEIGHTS).get("steps", last))
+    if chosen == last:
+        return training.snapshots
+    at_end = folder / SNAPSHOTS / f"{last}.safetensors"
+    if at_end.is_file():
+        return {**training.snapshots, last: at_end}
+    return {chosen: folder / WEIGHTS}
+
+
 def choose_snapshot(run: Run, name: str, training: TrainingResult, step: int) -> None:
     """Make a snapshot the generator of the run; the last weights stay among the snapshots.
 
@@ -228,7 +250,9 @@ def choose_snapshot(run: Run, name: str, training: TrainingResult, step: int) ->
     if step == last:
         return
     tensors, metadata = read_weights(folder / WEIGHTS)
-    write_weights(folder / SNAPSHOTS / f"{last}.safetensors", tensors, metadata)
+    at_end = folder / SNAPSHOTS / f"{last}.safetensors"
+    if not at_end.is_file():  # else an interrupted call has written it
+        write_weights(at_end, tensors, metadata)
     tensors, chosen = read_weights(training.snapshots[step])
     write_weights(folder / WEIGHTS, tensors, {**metadata, "steps": chosen["steps"]})
     training.module.load_state_dict(tensors)
@@ -303,7 +327,7 @@ def snapshot_samples(
         .to(run.device)
         .sample(labels, run.seed)
         .cpu()
-        for step, weights in training.snapshots.items()
+        for step, weights in snapshot_files(run, name, training).items()
     }
 
 
