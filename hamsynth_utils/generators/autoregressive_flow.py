@@ -56,12 +56,12 @@ class AutoregressiveFlow(nn.Module):
         """The blocks from x to noise."""
         return cast("list[AutoregressiveBlock]", list(self.blocks))
 
-    def to_noise(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def to_noise(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """The noise from which `to_x` makes x, for all positions at once.
 
         Args:
             x: [N, C, h, w].
-            labels: int64 [N].
+            classes: weights of the class embeddings, [N, K]; 1 for the class and 0 else.
 
         Returns:
             The noise [N, C, h, w], and log |det d noise / d x| [N].
@@ -69,37 +69,37 @@ class AutoregressiveFlow(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)  # [N, C, h, w] -> [N, T, C]
         log_determinant = torch.zeros(len(x), device=x.device)
         for block in self.in_order:
-            tokens, change = block.to_noise(tokens, labels)
+            tokens, change = block.to_noise(tokens, classes)
             log_determinant = log_determinant + change
             tokens = tokens.flip(1)  # the next block goes the other way
         return tokens.transpose(1, 2).reshape(-1, *self.shape), log_determinant
 
-    def to_x(self, noise: Tensor, labels: Tensor) -> Tensor:
+    def to_x(self, noise: Tensor, classes: Tensor) -> Tensor:
         """The inverse of `to_noise`, one position after the other.
 
         Args:
             noise: [N, C, h, w].
-            labels: int64 [N].
+            classes: weights of the class embeddings, [N, K]; 1 for the class and 0 else.
 
         Returns:
             x [N, C, h, w].
         """
         tokens = noise.flatten(2).transpose(1, 2)  # [N, C, h, w] -> [N, T, C]
         for block in reversed(self.in_order):
-            tokens = block.to_x(tokens.flip(1), labels)
+            tokens = block.to_x(tokens.flip(1), classes)
         return tokens.transpose(1, 2).reshape(-1, *self.shape)
 
-    def negative_log_likelihood(self, x: Tensor, labels: Tensor) -> Tensor:
+    def negative_log_likelihood(self, x: Tensor, classes: Tensor) -> Tensor:
         """-log p(x | y): that of the noise, minus the logarithm of the change of volume.
 
         Args:
             x: [N, C, h, w].
-            labels: int64 [N].
+            classes: weights of the class embeddings, [N, K]; 1 for the class and 0 else.
 
         Returns:
             Nats [N].
         """
-        noise, log_determinant = self.to_noise(x, labels)
+        noise, log_determinant = self.to_noise(x, classes)
         constant = 0.5 * math.log(2 * math.pi) * noise[0].numel()
         return 0.5 * noise.square().flatten(1).sum(1) + constant - log_determinant
 
@@ -144,38 +144,33 @@ class AutoregressiveBlock(nn.Module):
         """The transformer's layers."""
         return cast("list[TransformerLayer]", list(self.layers))
 
-    def to_noise(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def to_noise(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """All positions at once.
 
         Args:
             x: [N, T, C].
-            labels: int64 [N].
+            classes: weights of the class embeddings, [N, K]; 1 for the class and 0 else.
 
         Returns:
             z [N, T, C], and log |det dz / dx| [N].
         """
-        padded = F.pad(x, (0, 0, max(self.offsets), 0))  # zeros before the first position
-        before = [padded[:, max(self.offsets) - k :][:, : self.positions] for k in self.offsets]
-        hidden = self.embed(torch.cat(before, dim=2)) + self.position  # [N, T, width]
-        for layer in self.in_order:
-            hidden = layer(hidden, layer.condition(labels[:, None]))
-        mean, factor = self.conditional(hidden)
+        mean, factor = self.conditional(self.hidden(x, classes))
         difference = (x.float() - mean)[..., None]  # [N, T, C, 1]
         z = torch.linalg.solve_triangular(factor, difference, upper=False)[..., 0]
         log_deviations = factor.diagonal(dim1=2, dim2=3).log()  # [N, T, C]
         return z, -log_deviations.sum((1, 2))
 
-    def to_x(self, z: Tensor, labels: Tensor) -> Tensor:
+    def to_x(self, z: Tensor, classes: Tensor) -> Tensor:
         """One position after the other, with the keys and values of the positions before at hand.
 
         Args:
             z: [N, T, C].
-            labels: int64 [N].
+            classes: weights of the class embeddings, [N, K]; 1 for the class and 0 else.
 
         Returns:
             x [N, T, C].
         """
-        conditions = [layer.condition(labels) for layer in self.in_order]
+        conditions = [layer.condition(classes) for layer in self.in_order]
         caches: list[Cache | None] = [None] * len(self.layers)
         nothing = torch.zeros_like(z[:, 0])  # [N, C]
         x: list[Tensor] = []
@@ -187,6 +182,15 @@ class AutoregressiveBlock(nn.Module):
             mean, factor = self.conditional(hidden)
             x.append(mean + (factor * z[:, t, None, :]).sum(2))  # [N, C, C] -> [N, C]
         return torch.stack(x, dim=1)
+
+    def hidden(self, x: Tensor, classes: Tensor) -> Tensor:
+        """The transformer's output [N, T, width] at all positions of x [N, T, C]."""
+        padded = F.pad(x, (0, 0, max(self.offsets), 0))  # zeros before the first position
+        before = [padded[:, max(self.offsets) - k :][:, : self.positions] for k in self.offsets]
+        hidden = self.embed(torch.cat(before, dim=2)) + self.position  # [N, T, width]
+        for layer in self.in_order:
+            hidden = layer(hidden, layer.condition(classes[:, None]))
+        return hidden
 
     def conditional(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [..., C] and Cholesky factor [..., C, C] from the transformer's output [..., width].
@@ -214,17 +218,18 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.heads = width // HEAD_WIDTH
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.classes = nn.Embedding(n_classes, 4 * width)
+        self.classes = nn.Linear(n_classes, 4 * width)  # an embedding that can be mixed
         nn.init.normal_(self.classes.weight, std=0.02)
+        nn.init.zeros_(self.classes.bias)
         self.attention_in = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.perceptron = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """Labels int64 [...] -> scale and shift of both norms, four times [..., width]."""
-        return self.classes(labels).chunk(4, dim=-1)
+    def condition(self, classes: Tensor) -> tuple[Tensor, ...]:
+        """Weights of the classes [..., K] -> scale and shift of both norms, each [..., width]."""
+        return self.classes(classes).chunk(4, dim=-1)
 
     def forward(self, hidden: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         """All positions at once: hidden [N, T, width] -> [N, T, width]."""

@@ -8,16 +8,21 @@ longer change: a flow, as in VLAE (Chen et al. 2017).
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import VAESettings
 from hamsynth_utils.core.settings import Settings
+from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.generators.autoregressive_flow import AutoregressiveFlow
 from hamsynth_utils.generators.base import seeded_noise
 from hamsynth_utils.generators.latent import LatentGenerator
+from hamsynth_utils.generators.latent_data import LatentData
 
 
 class VAE(LatentGenerator):
@@ -31,6 +36,14 @@ class VAE(LatentGenerator):
     The flow is invertible: every image has its noise, see `encode_noise`, and the density of every
     code is known.
 
+    A class says little about an image, so that maximum likelihood alone teaches the prior too small
+    a difference between classes. Sampling enlarges it: `guidance` moves the embedding of a class
+    away from the mean embedding of the training images. Its cousin is the classifier-free guidance
+    of diffusion models (Ho & Salimans 2022), which moves the network's output.
+
+    Attributes:
+        class_frequencies: [K], of the training images.
+
     Args:
         image_size: S, height and width in pixels.
         settings: the profile's section `vae`.
@@ -40,8 +53,9 @@ class VAE(LatentGenerator):
     name: ClassVar[str] = "vae"
     settings_class: ClassVar[type[Settings]] = VAESettings
     membership_statistic: ClassVar[str] = "kl"
-    sampling_options: ClassVar[tuple[str, ...]] = ("temperature",)
+    sampling_options: ClassVar[tuple[str, ...]] = ("guidance", "temperature")
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
+    class_frequencies: Tensor
 
     def __init__(self, image_size: int, settings: VAESettings, n_classes: int) -> None:
         super().__init__(image_size, settings, n_classes)
@@ -49,6 +63,28 @@ class VAE(LatentGenerator):
         self.prior = AutoregressiveFlow(
             self.shape, n_classes, settings.blocks, settings.layers, settings.width
         )
+        self.register_buffer("class_frequencies", torch.full((n_classes,), 1 / n_classes))
+
+    def training_data(self, lesions: LesionSet, cache: Path | None = None) -> LatentData:
+        """As `LatentGenerator.training_data`; the frequencies of the classes are noted."""
+        counts = torch.bincount(lesions.labels, minlength=self.n_classes)
+        self.class_frequencies.copy_(counts / counts.sum())
+        return super().training_data(lesions, cache)
+
+    def class_weights(self, labels: Tensor, guidance: float = 1.0) -> Tensor:
+        """How much of each class's embedding the prior uses.
+
+        mean + guidance * (embedding of the class - mean), with the mean of the training images.
+
+        Args:
+            labels: int64 [N].
+            guidance: 1 for none.
+
+        Returns:
+            [N, K].
+        """
+        own = F.one_hot(labels, self.n_classes).float()
+        return guidance * own + (1 - guidance) * self.class_frequencies
 
     def training_step(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the KL divergence between the posterior and the prior.
@@ -78,26 +114,41 @@ class VAE(LatentGenerator):
         """
         deviation = self.settings.posterior_std
         entropy = x[0].numel() * (0.5 * math.log(2 * math.pi * math.e) + math.log(deviation))
-        return self.prior.negative_log_likelihood(x + deviation * noise, labels) - entropy
+        code = x + deviation * noise
+        return self.prior.negative_log_likelihood(code, self.class_weights(labels)) - entropy
 
     def decode_noise(
-        self, noise: Tensor, labels: Tensor, temperature: float | None = None
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        guidance: float | None = None,
+        temperature: float | None = None,
     ) -> Tensor:
-        """As `Generator.decode_noise`, with the noise scaled by `temperature`.
+        """As `Generator.decode_noise`, with guidance, and with the noise scaled by `temperature`.
 
         Args:
             noise: standard normal, [N, *shape].
             labels: int64 [N].
-            temperature: None for the settings'. Below 1, images are more typical and vary less.
+            guidance: 1 (none) or more; None for the settings'.
+            temperature: above 0 and at most 1; None for the settings'. Below 1, images are more
+                typical and vary less.
+
+        Raises:
+            InputError: guidance or temperature is out of range.
         """
-        scale = self.settings.temperature if temperature is None else temperature
-        code = self.prior.to_x(scale * noise, labels)
+        guidance = self.settings.guidance if guidance is None else guidance
+        temperature = self.settings.temperature if temperature is None else temperature
+        if not 1 <= guidance < math.inf:
+            raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
+        if not 0 < temperature <= 1:
+            raise InputError(f"temperature must lie above 0 and at most at 1, but is {temperature}")
+        code = self.prior.to_x(temperature * noise, self.class_weights(labels, guidance))
         limit = self.representation.limit
         return self.decode_images(code.clamp(-limit, limit))
 
     @torch.no_grad()
     def encode_noise(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The noise from which `decode_noise` makes the reconstructions of images.
+        """The noise from which `decode_noise`, as set, makes the reconstructions of images.
 
         Args:
             images: float [N, 3, S, S] in [-1, 1].
@@ -106,7 +157,8 @@ class VAE(LatentGenerator):
         Returns:
             [N, *shape].
         """
-        noise, _ = self.prior.to_noise(self.representation.encode(images), labels)
+        classes = self.class_weights(labels, self.settings.guidance)
+        noise, _ = self.prior.to_noise(self.representation.encode(images), classes)
         return noise / self.settings.temperature
 
     def membership_losses(
