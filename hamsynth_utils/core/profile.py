@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any
@@ -217,13 +218,15 @@ def load_profile(name_or_path: str, profiles: Path | None = None) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise InputError(f"no profile at {path}" + (f"; known there: {known}" if known else ""))
-    content = _with_base(path)
-    if "name" in content:
-        raise InputError(f"{path}: name is not a setting: the file's own name is the profile's")
+    files = _with_bases(path)
+    for file, settings in files.items():
+        if "name" in settings:
+            raise InputError(f"{file}: name is not a setting: the file's own name is the profile's")
+    content = reduce(_laid_over, reversed(files.values()))
     try:
         return parse_profile({"name": path.stem, **content})
     except ValidationError as error:
-        raise InputError(f"{path}: {_explain_all(error)}") from error
+        raise InputError(_explain_by_file(error, files)) from error
 
 
 MAX_VALUES = 10_000
@@ -244,17 +247,18 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
-    """The settings of a file laid over those of the profile beside it that its key `base` names."""
+def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[Path, dict[Any, Any]]:
+    """The settings of a file, and of the profiles beside it that it builds on (key `base`)."""
     content = _read_settings(path)
     if "base" not in content:
-        return content
-    base = path.parent / f"{content.pop('base')}.yaml"
-    if base in (path, *above):
+        return {path: content}
+    base = path.parent / f"{shorten(str(content.pop('base')), 80, placeholder='...')}.yaml"
+    seen = (path, *above)
+    if base.resolve() in [each.resolve() for each in seen]:
         raise InputError(f"{path}: base leads back to {base}: a profile cannot build on itself")
     if not base.is_file():
         raise InputError(f"{path}: base names {base}, which is not there")
-    return _laid_over(_with_base(base, (path, *above)), content)
+    return {path: content, **_with_bases(base, seen)}
 
 
 def _laid_over(below: dict[Any, Any], above: dict[Any, Any]) -> dict[Any, Any]:
@@ -408,8 +412,43 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _explain_by_file(error: ValidationError, files: dict[Path, dict[Any, Any]]) -> str:
+    """All errors, each after the file that it is in; `files` begins with the profile's own."""
+    by_file: dict[Path, list[Any]] = {file: [] for file in files}
+    for each in _own_errors(error):
+        by_file[_file_of(each["loc"], files)].append(each)
+    return "; ".join(f"{file}: {_joined(errors)}" for file, errors in by_file.items() if errors)
+
+
+def _file_of(keys: Sequence[Any], files: dict[Path, dict[Any, Any]]) -> Path:
+    """The file whose value under these keys counts; the first if no file has one."""
+    return next((file for file, each in files.items() if _has(each, keys)), next(iter(files)))
+
+
+def _has(settings: Any, keys: Sequence[Any]) -> bool:
+    """Whether settings have a value under these keys; what is in a list belongs to the list."""
+    if not keys or not isinstance(settings, dict):
+        return True
+    return keys[0] in settings and _has(settings[keys[0]], keys[1:])
+
+
 def _explain_all(error: ValidationError) -> str:
-    return " ".join("; ".join(_explain(e) for e in error.errors()).split())
+    return _joined(_own_errors(error))
+
+
+def _joined(errors: list[Any]) -> str:
+    return " ".join("; ".join(_explain(e) for e in errors).split())
+
+
+def _own_errors(error: ValidationError) -> list[Any]:
+    """The errors without those that generators repeat because they share the autoencoder."""
+    errors = error.errors()
+    places = {each["loc"] for each in errors}
+    return [
+        each
+        for each in errors
+        if not (each["loc"][1:2] == ("autoencoder",) and each["loc"][1:] in places)
+    ]
 
 
 def _explain(error: Any) -> str:

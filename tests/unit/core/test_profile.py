@@ -34,11 +34,22 @@ def test_every_profile_that_ships_is_valid(name):
     assert load_profile(name).name == name
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu"])
-def test_flow_matching_works_on_the_latents_of_the_diffusion_model(name):
+@pytest.mark.parametrize("name", SHIPPED)
+def test_all_generators_of_a_shipped_profile_work_on_the_same_latents(name):
     profile = load_profile(name)
-    assert profile.flow.autoencoder == profile.diffusion.autoencoder is not None
-    assert profile.flow.training.steps == profile.diffusion.training.steps
+    assert profile.autoencoder is not None
+    for generator in profile.generators:
+        assert getattr(profile, generator).autoencoder == profile.autoencoder
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_flow_matching_and_diffusion_have_the_same_network_and_batches(name):
+    """So that chapter 5 compares two losses and two solvers, not two networks."""
+    profile = load_profile(name)
+    for key in ("width", "dim_mults"):
+        assert getattr(profile.flow, key) == getattr(profile.diffusion, key)
+    for key in ("batch_size", "learning_rate", "class_balance_power"):
+        assert getattr(profile.flow.training, key) == getattr(profile.diffusion.training, key)
 
 
 def test_the_paper_profile_has_the_source_reports_settings():
@@ -76,6 +87,14 @@ def test_a_number_read_as_text_names_the_key_and_the_mending(edited):
     ("key", "text", "message"),
     [
         ("gan.wdith", "32", r"gan\.wdith is not a setting"),
+        ("autoencoder.wdith", "32", r"edited\.yaml: autoencoder\.wdith is not a setting[^;]*$"),
+        (
+            "autoencoder.factor",
+            "5",
+            r"edited\.yaml: autoencoder\.factor: Input should be 4, 8 or 16[^;]*$",
+        ),
+        ("vae.width", "40", r"vae\.width.*multiple of 32"),
+        ("gan.penalty_fraction", "0.0", r"gan\.penalty_fraction.*greater than 0"),
         ("gan.dcgan_demo_steps", "0", r"gan\.dcgan_demo_steps.*greater than or equal to 1.*0"),
         ("threads", "two", r"threads is the text 'two', not a number"),
         ("threads", "1.5", r"threads.*1\.5"),
@@ -160,3 +179,83 @@ def test_pooling_needs_frozen_blocks(edited_tiny):
         InputError, match="token_pool averages tokens behind frozen blocks, but frozen_blocks is 0"
     ):
         load_profile(edited_tiny({"classifier": {"token_pool": 2}}))
+
+
+def write_profiles(folder, **contents: str) -> str:
+    """Profiles by name, each a YAML text; the path of the last one."""
+    for name, text in contents.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return str(folder / f"{name}.yaml")
+
+
+SMOKE = (project_root() / "profiles/smoke.yaml").read_text(encoding="utf-8")
+
+
+def test_a_profile_is_laid_over_its_base_section_by_section(tmp_path):
+    changes = "seeds: [3, 4]\ngan:\n  width: 32\n  training: {steps: 7}\nautoencoder: {width: 24}\n"
+    path = write_profiles(tmp_path, smoke=SMOKE, mine=f"base: smoke\n{changes}")
+    mine, base = load_profile(path), load_profile("smoke")
+    assert mine.name == "mine" and mine.seeds == (3, 4)
+    assert mine.gan.width == 32 and mine.gan.latent_size == base.gan.latent_size
+    training = base.gan.training.model_copy(update={"steps": 7})
+    assert mine.gan.training == training  # a section in a section, too
+    assert mine.autoencoder == base.autoencoder.model_copy(update={"width": 24})
+    for name in mine.generators:  # the generators share what comes out
+        assert getattr(mine, name).autoencoder == mine.autoencoder
+    assert mine.classifier == base.classifier and mine.arms == base.arms
+
+
+def test_a_base_may_build_on_a_base_and_the_uppermost_counts(tmp_path):
+    path = write_profiles(
+        tmp_path,
+        smoke=SMOKE,
+        middle="base: smoke\nthreads: 5\nvae: {layers: 4, width: 64}\n",
+        top="base: middle\nvae: {layers: 2}\ngan: {autoencoder: null}\n",
+    )
+    top = load_profile(path)
+    assert (top.threads, top.vae.layers, top.vae.width) == (5, 2, 64)
+    assert top.gan.autoencoder is None and top.flow.autoencoder == top.autoencoder
+
+
+def test_bases_in_a_circle_or_missing_are_refused(tmp_path):
+    path = write_profiles(tmp_path, a="base: b\n", b="base: c\n", c="base: b\n")
+    for name, back in (("a", "b"), ("b", "b"), ("c", "c")):
+        with pytest.raises(
+            InputError, match=rf"base leads back to .*{back}\.yaml: a profile cannot"
+        ):
+            load_profile(str(tmp_path / f"{name}.yaml"))
+    (tmp_path / "folder").mkdir()
+    for own in ("a", "./a", "folder/../a"):
+        path = write_profiles(tmp_path, a=f"base: {own}\n")
+        with pytest.raises(InputError, match=r"a\.yaml: base leads back to"):
+            load_profile(path)
+    for text in ("other", "null", "[1, 2]", "x" * 300):
+        path = write_profiles(tmp_path, a=f"base: {text}\n")
+        with pytest.raises(InputError, match=r"a\.yaml: base names .*\.yaml, which is not there"):
+            load_profile(path)
+
+
+def test_a_fault_is_named_with_the_file_that_it_is_in(tmp_path):
+    wrong = SMOKE.replace("  dcgan_demo_steps: 60", "  dcgan_demo_steps: 0")
+    assert wrong != SMOKE
+    mine = "base: below\nseeds: [0]\ngan: {latent_size: 32}\n"
+    path = write_profiles(tmp_path, below=wrong, mine=mine)
+    with pytest.raises(InputError, match=r"^\S*below\.yaml: gan\.dcgan_demo_steps: [^;]*$"):
+        load_profile(path)
+    path = write_profiles(tmp_path, below=SMOKE, mine=f"{mine}vae: {{wdith: 8}}\n")
+    with pytest.raises(InputError, match=r"^\S*mine\.yaml: vae\.wdith is not a setting[^;]*$"):
+        load_profile(path)
+    path = write_profiles(tmp_path, below=wrong, mine=f"{mine}threads: 0\n")
+    with pytest.raises(
+        InputError, match=r"mine\.yaml: threads: .*; \S*below\.yaml: gan\.dcgan_demo_steps"
+    ):
+        load_profile(path)
+    # A value that is covered is not the fault of the base.
+    path = write_profiles(tmp_path, below=wrong, mine="base: below\ngan: {dcgan_demo_steps: 9}\n")
+    assert load_profile(path).gan.dcgan_demo_steps == 9
+    path = write_profiles(tmp_path, below=f"name: it\n{SMOKE}", mine="base: below\n")
+    with pytest.raises(InputError, match=r"below\.yaml: name is not a setting"):
+        load_profile(path)
+    path = write_profiles(tmp_path, below="threads: [", mine="base: below\n")
+    with pytest.raises(InputError, match=r"below\.yaml is not readable YAML"):
+        load_profile(path)
