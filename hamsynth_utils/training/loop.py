@@ -111,7 +111,8 @@ def train(
     Raises:
         InputError: the training set is empty, the batch does not divide among the processes or does
             not fit into memory, or a file in `folder` belongs to another model.
-        TrainingDiverged: a loss or a gradient became NaN, infinite or absurdly large.
+        TrainingDiverged: a loss or a gradient became NaN, infinite or absurdly large, or a loss
+            stayed below its floor, see `TrainableModule.loss_floors`.
     """
     if (folder / WEIGHTS).is_file():
         return _load_finished(module, folder)
