@@ -333,6 +333,9 @@ def sample(
     generator: Annotated[
         str | None, typer.Option(help="refuse a checkpoint of another generator")
     ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="refuse a checkpoint of another size, in pixels a side")
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="else the checkpoint's own")] = None,
     steps: Annotated[int | None, typer.Option(help="else the checkpoint's own")] = None,
     solver: Annotated[str | None, typer.Option(help="else the checkpoint's own")] = None,
@@ -354,7 +357,9 @@ def sample(
     counts = dict.fromkeys(names, per_class)
     named: dict[str, Any] = {"guidance": guidance, "steps": steps, "solver": solver}
     options = {key: value for key, value in named.items() if value is not None}
-    lesions = synthesize(checkpoint, counts, seed, out, generator_name=generator, **options)
+    lesions = synthesize(
+        checkpoint, counts, seed, out, generator_name=generator, image_size=image_size, **options
+    )
     print(f"{out}: {len(lesions)} images of {lesions.image_size} pixels, verified")
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.data.phantom.generate import make_phantom
 
 CLASSES = HAM10000.classes.names
 PROBABILITIES = HAM10000.classes.probability_columns
@@ -122,6 +123,12 @@ def edited_tiny(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def lesions() -> LesionSet:
+    """A small phantom."""
+    return make_phantom(150, seed=0)
 
 
 @pytest.fixture

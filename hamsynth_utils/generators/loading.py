@@ -95,7 +95,10 @@ def dataset_of(path: Path, metadata: dict[str, str]) -> DatasetInfo:
 
 
 def load_generator(
-    path: Path, generator_name: str | None = None, classes: Sequence[str] | None = None
+    path: Path,
+    generator_name: str | None = None,
+    classes: Sequence[str] | None = None,
+    image_size: int | None = None,
 ) -> Generator:
     """The trained generator in a .safetensors file, in evaluation mode on the CPU.
 
@@ -103,6 +106,7 @@ def load_generator(
         path: the file.
         generator_name: refuse a file that holds another generator.
         classes: refuse a generator that was trained on other classes.
+        image_size: refuse a generator of images of another size; in pixels a side.
 
     The file may come from anybody. Before any memory is taken for the network that it describes,
     its tensors must fit that network, and must be finite. A change of a finite weight is not
@@ -110,7 +114,7 @@ def load_generator(
 
     Raises:
         InputError: the file is missing or damaged, holds no generator or another one, or has
-            another format, class list or network.
+            another format, class list, image size or network.
     """
     tensors, metadata = read_weights(path)
     _require_readable(path, metadata, generator_name)
@@ -131,10 +135,15 @@ def load_generator(
             f"{path} was made with {made_with}, whose settings this version does not know: "
             f"{unknown}"
         ) from error
-    image_size = metadata.get("image_size", "")
-    if image_size not in map(str, IMAGE_SIZES):
-        raise InputError(f"{path} is damaged: its images would have {image_size!r} pixels a side")
-    network = int(image_size), settings, len(trained_on)
+    stored_size = metadata.get("image_size", "")
+    if stored_size not in map(str, IMAGE_SIZES):
+        raise InputError(f"{path} is damaged: its images would have {stored_size!r} pixels a side")
+    if image_size is not None and image_size != int(stored_size):
+        raise InputError(
+            f"{path} draws images of {stored_size} pixels a side, not of {image_size}: take a "
+            "checkpoint of that size, or train one"
+        )
+    network = int(stored_size), settings, len(trained_on)
     try:
         _require_fit(tensors, cls, network)
     except (RuntimeError, ValueError) as error:

@@ -33,6 +33,7 @@ def synthesize(
     folder: Path,
     batch_size: int = 64,
     generator_name: str | None = None,
+    image_size: int | None = None,
     progress: bool = True,
     **sampling_kwargs: float | str,
 ) -> LesionSet:
@@ -47,6 +48,7 @@ def synthesize(
         folder: where the set goes; it must not exist.
         batch_size: how many images are sampled at once.
         generator_name: refuse a checkpoint of another generator.
+        image_size: refuse a checkpoint of another image size; in pixels a side.
         progress: whether to show a progress bar.
         sampling_kwargs: some of the generator's `sampling_options`.
 
@@ -60,7 +62,8 @@ def synthesize(
     """
     if folder.exists():
         raise InputError(f"{folder} exists already: name a new folder, or delete it")
-    generator, metadata = load_generator(checkpoint, generator_name), read_metadata(checkpoint)
+    generator = load_generator(checkpoint, generator_name, image_size=image_size)
+    metadata = read_metadata(checkpoint)
     dataset = dataset_of(checkpoint, metadata)
     _require_valid_counts(per_class, dataset.classes)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

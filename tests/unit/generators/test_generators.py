@@ -5,7 +5,6 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from hamsynth_utils.core.arm_names import GENERATORS
 from hamsynth_utils.core.errors import InputError
@@ -13,14 +12,13 @@ from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.weights import write_weights
 from hamsynth_utils.data.dataset_info import HAM10000, ClassList
 from hamsynth_utils.generators.base import Generator, seeded_noise
-from hamsynth_utils.generators.latent import LatentGenerator
+from hamsynth_utils.generators.latent import SolverGenerator
 from hamsynth_utils.generators.loading import (
     FORMAT,
     build_generator,
     checkpoint_metadata,
     load_generator,
 )
-from hamsynth_utils.generators.vae import gaussian_negative_log_likelihood, kl_to_standard_normal
 
 CLASSES = HAM10000.classes.names
 
@@ -53,7 +51,7 @@ def test_each_image_depends_on_its_own_seed_only(generator):
     assert torch.equal(whole, generator.sample(LABELS, seed=10))
 
 
-def test_synthetic_sets_leaves_the_global_random_state_alone(generator):
+def test_sampling_leaves_the_global_random_state_alone(generator):
     before = torch.random.get_rng_state()
     generator.sample(LABELS[:2], seed=0)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -68,8 +66,8 @@ def test_labels_that_are_no_class_are_refused(generator, labels):
 
 
 def test_training_gives_every_parameter_a_finite_gradient(generator):
-    images = torch.rand(8, 3, 64, 64) * 2 - 1
-    losses = generator(images, torch.arange(8) % 7)
+    x = generator.train().representation.encode(torch.rand(8, 3, 64, 64) * 2 - 1)
+    losses = generator(x, torch.arange(8) % 7)
     losses["loss"].backward()
     without = [
         name
@@ -83,74 +81,27 @@ def test_training_gives_every_parameter_a_finite_gradient(generator):
 @pytest.mark.parametrize("name", ["vae", "diffusion", "flow"])
 def test_training_on_one_image_a_class_teaches_the_class(name, edited_tiny):
     """Two classes, each one flat colour: after a short training the samples lean to their class's."""
-    change = {"width": 16, "training": {"learning_rate": 3e-3}}
-    extra = {
-        "vae": {"kl_warmup_fraction": 0.0},
-        "diffusion": {"guidance": 1.0, "sampling_steps": 10, "autoencoder": None},
-        "flow": {"guidance": 1.0, "sampling_steps": 5, "autoencoder": None},
+    change = {
+        "vae": {"width": 32},
+        "diffusion": {"width": 16, "guidance": 1.0, "sampling_steps": 10},
+        "flow": {"width": 16, "guidance": 1.0, "sampling_steps": 5},
     }[name]
+    profile = {name: {**change, "autoencoder": None}, "data": {"image_size": 32}}
     torch.manual_seed(0)
-    generator = build_generator(
-        name, load_profile(edited_tiny({name: {**change, **extra}})), n_classes=7
-    ).train()
+    generator = build_generator(name, load_profile(edited_tiny(profile)), n_classes=7).train()
     labels = torch.arange(8) % 2 + 2
-    images = (
-        torch.where(labels == 2, -0.6, 0.6).view(-1, 1, 1, 1).expand(-1, 3, 64, 64).contiguous()
-    )
+    images = torch.where(labels == 2, -0.6, 0.6).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    x = generator.representation.encode(images)
     optimizer = torch.optim.Adam(generator.parameter_groups(3e-3), betas=generator.betas)
     for step in range(100):
         generator.progress = step / 100
         optimizer.zero_grad()
-        generator(images, labels)["loss"].backward()
+        generator(x, labels)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
         optimizer.step()
     samples = generator.eval().sample(torch.tensor([2] * 8 + [3] * 8), seed=0)
     low, high = samples[:8].mean(), samples[8:].mean()
     assert high - low > 0.3, f"{low:.2f} and {high:.2f}, but -0.6 and 0.6 were taught"
-
-
-def test_the_kl_term_is_torchs():
-    mean, log_variance = torch.randn(5, 4), torch.randn(5, 4)
-    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
-    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
-
-
-def test_the_reconstruction_term_is_torchs():
-    images, mean, log_sigma = torch.randn(3, 3, 8, 8), torch.randn(3, 3, 8, 8), torch.tensor(-0.7)
-    expected = -Normal(mean, log_sigma.exp()).log_prob(images).sum(dim=(1, 2, 3))
-    torch.testing.assert_close(gaussian_negative_log_likelihood(images, mean, log_sigma), expected)
-
-
-def test_the_vae_loss_is_reconstruction_kl_and_the_priors_fit_per_pixel_value(profile):
-    vae = build_generator("vae", profile, n_classes=7)
-    losses = vae(torch.rand(4, 3, 64, 64), LABELS[:4])
-    total = losses["reconstruction"] + losses["kl"] + losses["prior"]
-    torch.testing.assert_close(losses["loss"].detach() * 3 * 64 * 64, total)
-
-
-def test_the_vaes_fitted_prior_learns_the_latents_it_is_shown(edited_tiny):
-    """Density and draws of the fitted prior against the distribution that the latents came from."""
-    change = {"vae": {"latent_size": 3}}
-    vae = build_generator("vae", load_profile(edited_tiny(change)), n_classes=7)
-    root = torch.tensor([[0.5, 0.0, 0.0], [0.4, 1.0, 0.0], [-0.3, 0.2, 0.8]])
-    means = torch.arange(7.0)[:, None] * torch.tensor([0.2, -0.1, 0.3])
-    rng = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam([vae.prior_mean, vae.prior_whitening], lr=0.05)
-    for step in range(600):
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 600)
-        labels = torch.randint(7, (256,), generator=rng)
-        latent = means[labels] + torch.randn(256, 3, generator=rng) @ root.T
-        optimizer.zero_grad()
-        vae.fitted_negative_log_likelihood(latent, labels).mean().backward()
-        optimizer.step()
-    truth = MultivariateNormal(torch.zeros(3), scale_tril=root)
-    expected = -truth.log_prob(latent - means[labels])
-    found = vae.fitted_negative_log_likelihood(latent, labels).detach()
-    torch.testing.assert_close(found, expected, atol=0.3, rtol=0.05)
-    many = torch.full((50_000,), 4)
-    drawn = vae.noise_to_prior_sample(torch.randn(50_000, 3, generator=rng), many).detach()
-    torch.testing.assert_close(drawn.mean(0), means[4], atol=0.1, rtol=0)
-    torch.testing.assert_close(torch.cov(drawn.T), root @ root.T, atol=0.08, rtol=0)
 
 
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
@@ -162,7 +113,8 @@ def test_the_diffusion_loss_is_the_librarys(edited_tiny, objective):
     )
     images, labels = torch.rand(6, 3, 64, 64) * 2 - 1, torch.arange(6)
     torch.manual_seed(4)
-    ours = diffusion.training_step(images, labels)
+    x = F.pixel_unshuffle(images, 4)
+    ours = diffusion.training_step(x, labels)
     torch.manual_seed(4)
     times = diffusion.shifted_timesteps(torch.rand(6))
     noise, condition_mask = (
@@ -170,7 +122,7 @@ def test_the_diffusion_loss_is_the_librarys(edited_tiny, objective):
         torch.rand(6) >= diffusion.settings.cond_drop_prob,
     )
     theirs = diffusion.process.p_losses(
-        F.pixel_unshuffle(images, 4),
+        x,
         times,
         classes=labels,
         noise=noise,
@@ -184,8 +136,8 @@ def test_the_perceptual_term_of_a_perfect_prediction_is_nothing(edited_tiny, obj
     change = {"diffusion": {"objective": objective, "perceptual_weight": 1.0, "autoencoder": None}}
     diffusion = build_generator("diffusion", load_profile(edited_tiny(change)), n_classes=7)
     images, labels = torch.rand(6, 3, 64, 64) * 2 - 1, torch.arange(6)
-    assert diffusion.training_step(images, labels)["perceptual"] > 0.05
     folded, noise = F.pixel_unshuffle(images, 4), torch.randn(6, 48, 16, 16)
+    assert diffusion.training_step(folded, labels)["perceptual"] > 0.05
     times = torch.full((6,), 20)
     noisy = diffusion.process.q_sample(folded, times, noise)
     velocity = diffusion.process.predict_v(folded, times, noise)
@@ -334,7 +286,7 @@ def test_bad_checkpoints_are_refused(generator, tmp_path):
         generator.state_dict(),
         {**checkpoint_metadata(generator, HAM10000), "image_size": "128"},
     )
-    if not isinstance(generator, LatentGenerator):  # whose network fits any size
+    if not isinstance(generator, SolverGenerator):  # whose network fits any size
         with pytest.raises(InputError, match=r"does not fit this version's"):
             load_generator(path)
     state = generator.state_dict()
@@ -372,19 +324,29 @@ def test_an_unknown_generator_is_refused(profile):
         build_generator("dream", profile, n_classes=7)
 
 
-def test_the_sizes_64_and_128_both_work(edited_tiny):
-    for size in (64, 128):
-        profile = load_profile(edited_tiny({"data": {"image_size": size}}))
-        for name in GENERATORS:
-            assert build_generator(name, profile, n_classes=7).eval().sample(
-                LABELS[:1], 0
-            ).shape == (
-                1,
-                3,
-                size,
-                size,
-            )
-    assert len(CLASSES) == 7
+@pytest.mark.parametrize(
+    "size", [32, 64, 128, pytest.param(256, marks=pytest.mark.slow)], ids=lambda size: f"{size}px"
+)
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_image_size_is_trained_on_and_drawn(name, size, edited_tiny):
+    profile = load_profile(edited_tiny({"data": {"image_size": size}}))
+    torch.manual_seed(0)
+    generator = build_generator(name, profile, n_classes=7).train()
+    x = generator.representation.encode(torch.rand(2, 3, size, size) * 2 - 1)
+    assert x.shape[1:] == generator.shape == (4, size // 8, size // 8)
+    losses = generator.training_step(x, LABELS[:2])
+    losses["loss"].backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+    images = generator.eval().sample(LABELS[:1], 0)
+    assert images.shape == (1, 3, size, size) and torch.isfinite(images).all()
+
+
+def test_a_checkpoint_of_another_image_size_than_asked_for_is_refused(generator, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, generator.state_dict(), checkpoint_metadata(generator, HAM10000))
+    assert load_generator(path, image_size=64).image_size == 64
+    with pytest.raises(InputError, match=r"draws images of 64 pixels a side, not of 128: take a"):
+        load_generator(path, image_size=128)
 
 
 class OfPairs(Generator):

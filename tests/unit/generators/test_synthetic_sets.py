@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from PIL import Image
 from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
-from hamsynth_utils.core.weights import sha256_of, write_weights
+from hamsynth_utils.core.weights import read_weights, sha256_of, write_weights
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.synthetic import read_manifest, read_synthetic, write_sums
 from hamsynth_utils.experiment.arms import in_proportion, requested_counts, top_up_counts
@@ -221,6 +222,24 @@ def test_the_command_works_without_the_data_set(checkpoint, tmp_path, capsys):
         == 2
     )
     assert "a gan has no steps" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_size_or_format_is_refused_before_anything_is_written(
+    checkpoint, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    arguments = ["sample", "--checkpoint", str(checkpoint), "--per-class", "1", "--classes", "df"]
+    assert main([*arguments, "--out", str(out), "--image-size", "128"]) == 2
+    assert "draws images of 64 pixels a side, not of 128" in capsys.readouterr().err
+    tensors, metadata = read_weights(checkpoint)
+    write_weights(checkpoint, tensors, {**metadata, "format": "2"})
+    assert main([*arguments, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert f"in format 2; this is hamsynth {version('hamsynth')}, which reads format" in said
+    assert "use that version, or train anew" in said and not out.exists()
+    write_weights(checkpoint, tensors, metadata)
+    assert main([*arguments, "--out", str(out), "--image-size", "64"]) == 0
+    assert read_synthetic(out, HAM10000.classes).image_size == 64
 
 
 def test_a_diffusion_models_sampling_is_chosen_by_command_and_recorded(
