@@ -182,7 +182,7 @@ def generator_facts(
     """The facts about a trained generator that every card of it states.
 
     Args:
-        metadata: the metadata of its weights.
+        metadata: the metadata of its weights; `steps` is that of the chosen snapshot.
         history: the table of its losses.
         record: the content of the run's `run.yaml`.
         minutes: minutes of the training, with those of the autoencoder under it.
@@ -191,7 +191,8 @@ def generator_facts(
     Returns:
         The values of the template `generator_facts.md`, and the image size.
     """
-    losses = history.iloc[-1].drop(["step", "seconds"])
+    chosen = int(metadata["steps"])
+    losses = history[history["step"] <= chosen].iloc[-1].drop(["step", "seconds"])
     return {
         "dataset": describe_data(record["data"]),
         "split_by": record["profile"]["data"]["split_by"],
@@ -199,7 +200,8 @@ def generator_facts(
         "size": metadata["image_size"],
         "seed": metadata["seed"],
         "counts": json.loads(metadata["counts"]),
-        "steps": metadata["steps"],
+        "steps": int(history["step"].iloc[-1]),
+        "chosen": chosen,
         "batch_size": json.loads(metadata["settings"])["training"]["batch_size"],
         "minutes": f"{minutes:.0f}",
         "threads": record["threads"],

@@ -96,6 +96,7 @@ def card(run: Run, name: str, path: Path) -> ModelCard:
         metadata["profile"],
         generator_facts(metadata, history, record, minutes, sha256_of(path)),
         snapshots=snapshot_table(distances),
+        distance=distances["measure"].iloc[0],
         extractor=EXTRACTOR,
         n_subsets=run.profile.evaluation.n_subsets,
         **_measurements(run, name),

@@ -94,6 +94,21 @@ def test_each_model_has_one_card_with_the_runs_numbers(run):
             assert f"\n### {heading}\n" in text
 
 
+def test_a_snapshot_that_was_chosen_is_said_with_its_own_losses(run):
+    assert "The weights are those after" not in generator_card(run, GENERATOR)
+    path = run / f"generators/{GENERATOR}/seed-0/weights.safetensors"
+    tensors, metadata = read_weights(path)
+    write_weights(path, tensors, {**metadata, "steps": "4"})
+    rows = [(2, 30.0, 2.5), (4, 60.0, 1.75), (6, 90.0, 1.25)]
+    pd.DataFrame(rows, columns=["step", "seconds", "loss"]).to_csv(
+        path.parent / "history.csv", index=False
+    )
+    text = " ".join(generator_card(run, GENERATOR).split())
+    assert "Training: 6 steps of 8 images" in text
+    assert "The weights are those after 4 steps, whose images were nearest" in text
+    assert "Losses of these weights: loss 1.75." in text
+
+
 def test_what_was_not_measured_is_said(run):
     (run / "metrics/privacy.csv").unlink()
     (run / "metrics/classification.csv").unlink()
