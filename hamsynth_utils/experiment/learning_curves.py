@@ -30,7 +30,7 @@ from hamsynth_utils.metrics.features import DISTANCE_NAME, cached_features, extr
 from hamsynth_utils.metrics.fidelity import (
     distance_of_all,
     precision_recall,
-    subset_std,
+    standard_error,
 )
 from hamsynth_utils.metrics.power_spectrum import fine_power
 from hamsynth_utils.metrics.privacy.membership_inference import guess_members, per_image_losses
@@ -149,15 +149,20 @@ class HeldoutDistance:
             generator: in any mode.
 
         Returns:
-            0.5 if it does not, 1 if it always does.
+            0.5 if it does not, 1 if it always does. Held-out images of lesions that are trained on
+            are left out; NaN if that leaves none, as a split by image may.
         """
         settings = self.run.profile.privacy
         train = self.run.images("train")
+        known = self.held_out.table["lesion_id"].isin(train.table["lesion_id"])
+        unseen = self.held_out.subset(np.flatnonzero(~known))
         rng = np.random.default_rng(self.run.seed)
-        n_images = min(settings.n_attacked, len(self.held_out), len(train))
+        n_images = min(settings.n_attacked, len(unseen), len(train))
+        if n_images == 0:
+            return np.nan
         parts = [
             each.subset(np.sort(rng.choice(len(each), n_images, replace=False)))
-            for each in (train, self.held_out)
+            for each in (train, unseen)
         ]
         train_scores, held_out_scores = (
             -per_image_losses(generator, part, self.run.seed, settings.noise_levels)[
@@ -247,13 +252,14 @@ def choose_snapshot(run: Run, name: str, training: TrainingResult, step: int) ->
         step: the snapshot's step.
     """
     folder, last = run.paths.generator(name), max(training.snapshots)
-    if step == last:
-        return
+    files = snapshot_files(run, name, training)
     tensors, metadata = read_weights(folder / WEIGHTS)
+    if metadata["steps"] == str(step):
+        return
     at_end = folder / SNAPSHOTS / f"{last}.safetensors"
-    if not at_end.is_file():  # else an interrupted call has written it
+    if not at_end.is_file():  # else a snapshot was chosen before
         write_weights(at_end, tensors, metadata)
-    tensors, chosen = read_weights(training.snapshots[step])
+    tensors, chosen = read_weights(files[step])
     write_weights(folder / WEIGHTS, tensors, {**metadata, "steps": chosen["steps"]})
     training.module.load_state_dict(tensors)
 
@@ -390,7 +396,7 @@ def chosen_guidance(curve: pd.DataFrame) -> float:
         curve: columns guidance, mean, high, n_subsets, coverage and n.
     """
     least = curve.loc[curve["mean"].idxmin()]
-    near = curve["mean"] <= least["mean"] + subset_std(
+    near = curve["mean"] <= least["mean"] + standard_error(
         least["high"], least["mean"], int(least["n_subsets"])
     )
     most = curve["coverage"].max()

@@ -299,7 +299,8 @@ def distance_of_all(
 
     Returns:
         mean (the measure itself), low, high, n (M) and n_subsets. `low` to `high` is the 95 %
-        prediction interval (Student) of the measure of other images, as many of each kind.
+        prediction interval (Student) of the measure of other images, as many of each kind: both
+        measures have the standard error.
 
     Raises:
         NotMeasured: If a set has fewer than four rows.
@@ -312,7 +313,7 @@ def distance_of_all(
         measure(_sample(real, len(real) // 2, rng), _sample(synthetic, len(synthetic) // 2, rng))
         for rng in _subset_rngs(n_subsets, seed)
     ]
-    spread = _prediction_factor(n_subsets) * float(np.std(halves, ddof=1))
+    spread = _factor_of_two_draws(n_subsets) * float(np.std(halves, ddof=1))
     least = 0.0 if measure is frechet_distance else -np.inf
     return {
         "mean": value,
@@ -323,15 +324,15 @@ def distance_of_all(
     }
 
 
-def subset_std(high: float, mean: float, n_subsets: int) -> float:
-    """The standard deviation over subsets, from the interval of `distance_with_interval`.
+def standard_error(high: float, mean: float, n_subsets: int) -> float:
+    """The standard error of a measure, from the interval of `distance_of_all`.
 
     Args:
         high: The interval's upper end.
-        mean: The mean over subsets.
-        n_subsets: Subsets behind the mean.
+        mean: The measure.
+        n_subsets: Pairs of halves behind the interval.
     """
-    return (high - mean) / _prediction_factor(n_subsets)
+    return (high - mean) / _factor_of_two_draws(n_subsets)
 
 
 def real_baseline(
@@ -385,6 +386,11 @@ def _interval(values: Sequence[float], least: float, most: float) -> dict[str, f
 def _prediction_factor(n_subsets: int) -> float:
     """Half the width of the prediction interval, in standard deviations over the subsets."""
     return float(stats.t.ppf(0.975, n_subsets - 1) * np.sqrt(1 + 1 / n_subsets))
+
+
+def _factor_of_two_draws(n_subsets: int) -> float:
+    """Half the width of the interval of a second draw around the first, in standard errors."""
+    return float(stats.t.ppf(0.975, n_subsets - 1) * np.sqrt(2))
 
 
 def _sample(features: np.ndarray, n_images: int, rng: np.random.Generator) -> np.ndarray:

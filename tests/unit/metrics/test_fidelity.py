@@ -5,19 +5,21 @@ from prdc import compute_prdc
 from pytorch_fid.fid_score import calculate_frechet_distance
 from torchmetrics.image.kid import poly_mmd
 
-from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.errors import InputError, NotMeasured
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.phantom.generate import make_phantom
 from hamsynth_utils.metrics.features import extract, load_extractor
 from hamsynth_utils.metrics.fidelity import (
     MEASURES,
     all_measures,
+    distance_of_all,
     distance_with_interval,
     frechet_distance,
     kernel_distance,
     precision_recall,
     real_baseline,
     real_subset_pairs,
+    standard_error,
     subset_pairs,
 )
 
@@ -209,3 +211,47 @@ def test_bad_input_is_refused():
         real_baseline(a, [None, *range(19)], n_images=5, n_subsets=2, seed=0)
     with pytest.raises(InputError, match="n_subsets"):
         real_baseline(a, np.arange(20), n_images=5, n_subsets=1, seed=0)
+
+
+def test_the_distance_of_all_images_is_the_frechet_distance_whatever_the_halves():
+    a, b = gaussian(60, 8, 0), gaussian(41, 8, 1)
+    for seed in (0, 1):
+        found = distance_of_all(a, b, n_subsets=4, seed=seed)
+        assert found["mean"] == frechet_distance(a, b)
+        assert 0 <= found["low"] < found["mean"] < found["high"]
+        assert (found["n"], found["n_subsets"]) == (41, 4)
+    assert distance_of_all(a, b, 4, 0) == distance_of_all(a, b, 4, 0)
+    kernel = distance_of_all(a, a[::-1], 4, 0, kernel_distance)  # which may lie below 0
+    assert kernel["mean"] == kernel_distance(a, a[::-1]) and kernel["low"] < 0
+
+
+@pytest.mark.parametrize(("n", "m", "shift", "n_subsets"), [(120, 80, 1.0, 5), (90, 90, 0.0, 10)])
+def test_the_interval_of_a_distance_holds_for_other_draws(n, m, shift, n_subsets):
+    """95 % are promised. An interval of the measure alone, without the other's chance, holds 90 %."""
+    generator = np.random.default_rng(0)
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        return generator.normal(size=(n, 4)), 1.3 * generator.normal(size=(m, 4)) + shift
+
+    times, held, errors, distances = 250, 0, [], []
+    for seed in range(times):
+        found = distance_of_all(*draw(), n_subsets, seed)
+        distances.append(frechet_distance(*draw()))
+        held += found["low"] <= distances[-1] <= found["high"]
+        errors.append(standard_error(found["high"], found["mean"], n_subsets))
+    assert 0.925 <= held / times <= 0.99
+    # And the standard error is the standard deviation over draws. It is larger, if anything: the
+    # distance of halves varies more where both sets are alike.
+    assert 0.8 < np.sqrt(np.mean(np.square(errors))) / np.std(distances) < 1.4
+
+
+def test_an_interval_from_halves_needs_four_images_of_each_kind():
+    a = gaussian(20, 3, 0)
+    for real, synthetic in ((a, a[:3]), (a[:3], a)):
+        with pytest.raises(NotMeasured, match="at least four images of each kind"):
+            distance_of_all(real, synthetic, 4, 0)
+    assert distance_of_all(a, a[:4], 4, 0)["n"] == 4
+    with pytest.raises(InputError, match="at least 2 subsets"):
+        distance_of_all(a, a, 1, 0)
+    with pytest.raises(InputError, match="use one extractor for both"):
+        distance_of_all(a, a[:, :2], 4, 0)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.data.lesion_set import LesionSet
 from hamsynth_utils.data.phantom.generate import make_phantom
-from hamsynth_utils.metrics.power_spectrum import power_ratio, radial_power
+from hamsynth_utils.metrics.power_spectrum import fine_power, power_ratio, radial_power
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,25 @@ def test_same_seed_same_intervals(phantom):
 def test_another_shape_is_refused(shape):
     with pytest.raises(InputError, match=r"images must be \[N, 3, S, S\]"):
         radial_power(torch.zeros(shape))
+
+
+def test_fine_power_is_that_of_the_upper_half_of_the_frequencies():
+    def wave(cycles: int) -> torch.Tensor:
+        return torch.cos(2 * torch.pi * cycles * torch.arange(64) / 64).expand(1, 3, 64, 64)
+
+    coarse, fine = wave(10), wave(24)
+    assert fine_power(fine) > 1000 * fine_power(coarse)
+    # Of 32 frequencies the upper half are 17 to 32; at twice the contrast there is four times the power.
+    assert fine_power(fine) == pytest.approx(radial_power(fine)[0, 16:].sum())
+    assert fine_power(2 * fine) == pytest.approx(4 * fine_power(fine), rel=1e-4)
+    both = torch.cat([coarse, fine])
+    assert fine_power(both) == pytest.approx((fine_power(coarse) + fine_power(fine)) / 2)
+
+
+def test_smooth_images_have_less_fine_power_in_bytes_as_in_floats(phantom):
+    images = phantom.images[:40]
+    smooth = F.avg_pool2d(images.float(), 3, 1, 1)
+    assert fine_power(smooth) < 0.5 * fine_power(images)
+    assert fine_power(images.float()) == pytest.approx(fine_power(images), rel=1e-6)
+    with pytest.raises(InputError):
+        fine_power(images[:, :, :32])
