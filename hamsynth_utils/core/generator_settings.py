@@ -94,7 +94,7 @@ class VAESettings(LatentSettings):
     """Transformer layers of each block."""
     width: Annotated[int, Field(gt=0, multiple_of=32)] = 192
     """Numbers per position in the transformer."""
-    guidance: Annotated[float, Field(ge=1)] = 1.5
+    guidance: Annotated[float, Field(ge=1)] = 2.0
     """How many times as far from the mean embedding a class is in sampling; 1 is no guidance."""
     temperature: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Standard deviation of the noise that samples are made from; below 1 they vary less."""
