@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.core.weights import read_weights
 from hamsynth_utils.data.phantom.generate import make_phantom
-from hamsynth_utils.generators.latent import LatentGenerator
-from hamsynth_utils.generators.loading import build_generator, generator_class
+from hamsynth_utils.generators.loading import build_generator
+from hamsynth_utils.training import loop
 from hamsynth_utils.training.diagnostics import TrainingDiverged
 from hamsynth_utils.training.loop import learning_rate_factor, resolve_precision, train
 from hamsynth_utils.training.module import TrainableModule
@@ -84,6 +85,78 @@ def test_a_loss_gone_wrong_stops_and_keeps_the_last_good_checkpoint(tmp_path, po
     assert not (tmp_path / "weights.safetensors").exists()
 
 
+@pytest.fixture
+def windows_of_four(monkeypatch):
+    """A training of 40 steps whose losses are read four at a time, like those of 800 steps."""
+    monkeypatch.setattr(loop, "LOGGED_ROWS", 10)
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [(float("nan"), "not a finite"), (float("inf"), "not a finite"), (1e12, "usually")],
+)
+def test_a_divergence_within_a_window_is_noticed_at_its_end_and_nothing_bad_is_kept(
+    windows_of_four, tmp_path, poison, reason
+):
+    """The step is named, and no file has seen it."""
+    module = Mean(poison={21: poison})
+    with pytest.raises(TrainingDiverged, match=rf"step 21: .*{reason}.*last good checkpoint is"):
+        fit(module, tmp_path, steps=40, checkpoint_seconds=1e-9)
+    assert module.calls == 24  # to the end of the window, and no further
+    tensors, metadata = read_weights(tmp_path / "checkpoint.safetensors")
+    assert int(metadata["step"]) == 20
+    assert all(torch.isfinite(value).all() for value in tensors.values())
+    assert [row["step"] for row in json.loads(metadata["history"])] == [4, 8, 12, 16, 20]
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert not (tmp_path / "history.csv").exists()
+
+
+def test_a_snapshot_is_never_written_from_a_window_that_diverged(windows_of_four, tmp_path):
+    """The snapshot after 5 steps lies within a window: its losses are read before it is written."""
+    module = Mean(poison={4: float("nan")})
+    with pytest.raises(TrainingDiverged, match=r"step 4: .*last good checkpoint is"):
+        fit(module, tmp_path, steps=40, checkpoint_seconds=1e-9)
+    assert module.calls == 5 and not (tmp_path / "snapshots").exists()
+    assert int(read_weights(tmp_path / "checkpoint.safetensors")[1]["step"]) == 4
+    later = tmp_path / "later"
+    with pytest.raises(TrainingDiverged, match=r"step 6"):
+        fit(Mean(poison={6: float("nan")}), later, steps=40, checkpoint_seconds=1e-9)
+    tensors, metadata = read_weights(later / "snapshots/5.safetensors")
+    assert metadata["steps"] == "5" and torch.isfinite(tensors["value"])
+
+
+def test_a_row_of_the_history_is_the_mean_of_all_losses_since_the_row_before(
+    windows_of_four, tmp_path
+):
+    """Also of those that a snapshot has read, in the middle of a window."""
+
+    class Counting(Mean):
+        def forward(self, images, labels):
+            return {**super().forward(images, labels), "count": torch.tensor(float(self.calls))}
+
+    history = fit(Counting(), tmp_path, steps=40).history
+    assert list(history["step"]) == list(range(4, 41, 4))
+    np.testing.assert_allclose(history["count"], history["step"] - 1.5)
+
+
+def test_a_network_is_compiled_if_the_settings_say_so(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(Mean, "compile", lambda self: compiled.append(self), raising=False)
+    plain, fast = fit(Mean(), tmp_path / "plain"), fit(Mean(), tmp_path / "fast", compile=True)
+    assert compiled == [fast.module] and plain.module is not fast.module
+    assert torch.equal(plain.module.value, fast.module.value)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="needs a C++ compiler")
+def test_a_compiled_training_gives_the_same_weights_and_files_that_anybody_reads(tmp_path):
+    plain = fit(Mean(), tmp_path / "plain", steps=5)
+    fast = fit(Mean(), tmp_path / "fast", steps=5, compile=True)
+    assert read_weights(tmp_path / "fast/weights.safetensors")[0].keys() == {"value"}
+    torch.testing.assert_close(fast.module.value, plain.module.value)
+    assert fit(Mean(), tmp_path / "fast").loaded
+
+
 def test_an_empty_training_set_is_refused(tmp_path):
     with pytest.raises(InputError, match="no images"):
         train(
@@ -137,55 +210,54 @@ def test_auto_precision_is_bfloat16_only_where_the_processor_has_it():
 
 KILLED = textwrap.dedent("""
     import sys
-    from pathlib import Path
     import torch
-    from hamsynth_utils.data.phantom.generate import make_phantom
-    from hamsynth_utils.generators.loading import build_generator
-    from hamsynth_utils.core.profile import load_profile
-    from hamsynth_utils.experiment.stages import flip_and_turn
-    from hamsynth_utils.training.loop import train
+    from hamsynth_utils.experiment.run import Run
+    from hamsynth_utils.experiment.stages import train_autoencoder, train_generator
     torch.set_num_threads(1)
-    profile, name, folder = load_profile(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    settings = profile.generator_settings(name)
-    torch.manual_seed(0)
-    train(build_generator(name, profile, n_classes=7), make_phantom(120, seed=0), settings.training, folder, seed=4,
-          augment=flip_and_turn, progress_bar=False)
+    profile, name, folder = sys.argv[1:]
+    run = Run.open(folder, profile)
+    if name == "autoencoder":
+        train_autoencoder(run, progress_bar=False)
+    else:
+        train_generator(run, name, progress_bar=False)
 """)
 
 
 def slow_but(*quick: str) -> list:
-    """Every generator; all but these are left to the slow tests."""
+    """The autoencoder and every generator; all but these are left to the slow tests."""
     return [
-        name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in GENERATORS
+        name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+        for name in ("autoencoder", *GENERATORS)
     ]
 
 
-@pytest.mark.parametrize("name", slow_but("vae", "gan"))
+@pytest.mark.parametrize("name", slow_but("autoencoder"))
 def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(name, edited_tiny, tmp_path):
     """kill -9 in the middle of training, then start again: the weights of an unbroken run."""
-    profile = edited_tiny({name: {"training": {"steps": 40, "checkpoint_seconds": 1e-9}}})
-    for folder in ("whole", "killed"):
-        (tmp_path / folder).mkdir()
+    training = {"steps": 40, "checkpoint_seconds": 1e-9}
+    change = {name: {"training": training}, "data": {"phantom_images": 300, "image_size": 32}}
+    profile = edited_tiny(change)
     command = [sys.executable, "-c", KILLED, profile, name]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
-    process = subprocess.Popen([*command, str(tmp_path / "killed")])
-    checkpoint = tmp_path / "killed/checkpoint.safetensors"
+    environment = {**os.environ, "HAMSYNTH_RUNS": str(tmp_path)}
+    subprocess.run([*command, "whole"], check=True, env=environment)
+    process = subprocess.Popen([*command, "killed"], env=environment)
+    whole, killed = (
+        tmp_path / folder / f"generators/{name}/seed-0" for folder in ("whole", "killed")
+    )
+    checkpoint = killed / "checkpoint.safetensors"
     while not checkpoint.is_file() or int(read_weights(checkpoint)[1]["step"]) < 5:
         assert process.poll() is None, "training ended before it could be killed"
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     reached = int(read_weights(checkpoint)[1]["step"])
-    assert reached < 40 and not (tmp_path / "killed/weights.safetensors").exists()
-    subprocess.run([*command, str(tmp_path / "killed")], check=True)
-    whole, killed = (
-        read_weights(tmp_path / folder / "weights.safetensors")[0] for folder in ("whole", "killed")
-    )
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+    assert reached < 40 and not (killed / "weights.safetensors").exists()
+    subprocess.run([*command, "killed"], check=True, env=environment)
+    ours, theirs = (read_weights(folder / "weights.safetensors")[0] for folder in (whole, killed))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     histories = [
-        pd.read_csv(tmp_path / folder / "history.csv").drop(columns="seconds")
-        for folder in ("whole", "killed")
+        pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (whole, killed)
     ]
     pd.testing.assert_frame_equal(*histories)
 
@@ -207,9 +279,7 @@ def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
     environment = {**os.environ, "HAMSYNTH_RUNS": str(tmp_path), "ACCELERATE_USE_CPU": "true"}
     for count in ("1", "2"):
         subprocess.run([*launch, count, *command, "--run", count], env=environment, check=True)
-    for part in (
-        ("autoencoder", name) if issubclass(generator_class(name), LatentGenerator) else (name,)
-    ):
+    for part in ("autoencoder", name):
         one, two = (
             pd.read_csv(tmp_path / count / f"generators/{part}/seed-0/history.csv").drop(
                 columns="seconds"
@@ -227,7 +297,7 @@ def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(edited_tiny, tmp_path):
-    profile = load_profile(edited_tiny({}))
+    profile = load_profile(edited_tiny({"vae": {"autoencoder": None}}))
     results = []
     for number, seed in enumerate([0, 0, 1]):
         (tmp_path / str(number)).mkdir()
@@ -235,7 +305,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(edited_tiny, 
         vae = build_generator("vae", profile, n_classes=7)
         train(
             vae,
-            LESIONS,
+            vae.training_data(LESIONS),
             profile.vae.training,
             tmp_path / str(number),
             seed=seed,
