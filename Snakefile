@@ -126,7 +126,8 @@ onerror:
 
 def inputs_of_training(wildcards: Any) -> list[str]:
     own = wildcards.network == "autoencoder"
-    return executed("01_dataset") if own else autoencoder_of(wildcards.network, wildcards.generator_seed)
+    before = [] if own else autoencoder_of(wildcards.network, wildcards.generator_seed)
+    return [*executed("01_dataset"), *before]
 
 
 # The autoencoder, which all chapters of the generators wait for, and the further seeds of the generators.
@@ -144,7 +145,8 @@ rule training:
     priority: 2
     params:
         command=lambda wildcards: ["autoencoder"] if wildcards.network == "autoencoder" else ["generator", wildcards.network],
-        options=["--data", config["data"], "--profile", config["profile"], "--run", RUN, "--seed", config["seed"]],
+        # A function, because Snakemake takes what stands in braces in a text for a wildcard.
+        options=lambda wildcards: ["--data", config["data"], "--profile", config["profile"], "--run", RUN, "--seed", config["seed"]],
     shell:
         "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.cli job"
         " training-{wildcards.network}-{wildcards.generator_seed} {log} {sys.executable:q} -m hamsynth_utils.cli train"

@@ -238,7 +238,8 @@ def _prepare_command(request: Request, seeds: str, arms: str, resources: Resourc
 def _dated_files(folder: Path) -> list[Path]:
     """The files whose times tell Snakemake what is to be executed."""
     root = project_root()
-    made = [*RunPaths(folder).notebooks.glob("*.ipynb"), RunPaths(folder).site_index]
+    paths = RunPaths(folder)
+    made = [*paths.notebooks.glob("*.ipynb"), *paths.logs.glob("*.done"), paths.site_index]
     pages = [root / "_config.yml", root / "_toc.yml", *(root / "book").rglob("*")]
     files = [*made, *(root / "notebooks").glob("*.ipynb"), *pages]
     return [path for path in files if path.is_file()]

@@ -11,6 +11,7 @@ from stand_in import Pipeline
 
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import set_future_times_to_now
+from hamsynth_utils.experiment.pipeline import _dated_files
 
 
 @pytest.fixture
@@ -65,7 +66,9 @@ def test_after_the_mending_a_changed_notebook_is_executed_once_and_kept(pipeline
     pipeline.write("02_vae", "changed")
     notebook = in_two_hours(pipeline.checkout / "notebooks/02_vae.ipynb")
     made = in_two_hours(pipeline.run / "notebooks/01_dataset.ipynb")
-    set_future_times_to_now([notebook, made])
+    trained = in_two_hours(pipeline.run / "logs/training-autoencoder-0.done")
+    assert trained in _dated_files(pipeline.run)
+    set_future_times_to_now([notebook, made, trained])
     code, said = pipeline.finish()
     assert code == 0, said
     assert [name for name, *_ in pipeline.calls()] == ["02_vae"]

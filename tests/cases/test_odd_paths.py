@@ -30,6 +30,7 @@ def test_chapters_are_executed_in_a_folder_with_such_a_name(tmp_path, name):
     calls = pipeline.calls()
     assert [(each, values["data"]) for each, values, *_ in calls] == [
         ("01_dataset", f"/skin/{name}"),
+        ("training-autoencoder-0", f"/skin/{name}"),
         ("02_vae", f"/skin/{name}"),
     ]
     pipeline.write("02_vae", "changed")

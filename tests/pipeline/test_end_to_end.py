@@ -33,10 +33,11 @@ def training(steps: int) -> dict:
 SHORT = merged(
     yaml.safe_load((ROOT / "profiles/smoke.yaml").read_text(encoding="utf-8")),
     {
-        "vae": training(20),
+        "autoencoder": training(20),
+        "vae": {**training(20), "textbook_steps": 20},
         "gan": {**training(20), "dcgan_demo_steps": 20},
-        "diffusion": {**training(20), "autoencoder": training(20)},
-        "flow": {**training(20), "autoencoder": training(20)},
+        "diffusion": training(20),
+        "flow": training(20),
         "dp": {"overfit_steps": 20},
     },
 )

@@ -1,6 +1,7 @@
 """The Snakefile: what is executed, with which parameters, and what a failed or killed run repeats.
 
-Papermill is played by a stand-in that notes each call, so that these tests see the pipeline and not the work.
+Papermill and trainings are played by stand-ins that note each call, so that these tests see the pipeline and not
+the work.
 """
 
 import json
@@ -42,6 +43,7 @@ def test_a_run_fails_is_killed_and_goes_on(pipeline: Pipeline) -> None:
     }
     assert first["01_dataset"] == ({**shared, "skip_broken": "False"}, "1")
     assert first["03_gan"] == (shared, "1")
+    assert first["training-autoencoder-0"] == ({**shared, "generator-seed": "0"}, "1")
     assert not {"06_vit-gan-0", *LAST} & set(first)
 
     pipeline.write("03_gan", "mended")
@@ -55,6 +57,7 @@ def test_a_run_fails_is_killed_and_goes_on(pipeline: Pipeline) -> None:
     assert sorted([*first, *(name for name, *_ in second)]) == sorted(
         [
             "01_dataset",
+            "training-autoencoder-0",
             "02_vae",
             "03_gan",
             "03_gan",
@@ -140,6 +143,77 @@ def test_the_chapter_of_a_generator_is_executed_where_the_profile_has_it(
     assert all(names.index("05_flow") < names.index(name) for name in waiting)
 
 
+def outputs(said: str, folder: str) -> list[str]:
+    """The files of a folder that the jobs of a dry run would write."""
+    return re.findall(rf"output: {folder}/(\S+)\.(?:ipynb|done)", said)
+
+
+def with_profile(pipeline: Pipeline, **change: object) -> None:
+    record = yaml.safe_load((pipeline.run / "run.yaml").read_text(encoding="utf-8"))
+    record["profile"] |= change
+    (pipeline.run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "on_pixels", "expected"),
+    [
+        ([0], [], {"autoencoder-0"}),
+        (
+            [0, 2],
+            [],
+            {"autoencoder-0", "autoencoder-2", "vae-2", "gan-2", "diffusion-2", "flow-2"},
+        ),
+        ([0], ["vae", "gan", "diffusion", "flow"], set()),
+        ([0, 5], ["vae", "gan", "diffusion", "flow"], {"vae-5", "gan-5", "diffusion-5", "flow-5"}),
+    ],
+)
+def test_the_shared_autoencoder_and_further_seeds_are_trained_once_each(
+    pipeline: Pipeline, seeds: list[int], on_pixels: list[str], expected: set[str]
+) -> None:
+    record = yaml.safe_load((pipeline.run / "run.yaml").read_text(encoding="utf-8"))
+    pixels = {name: {**record["profile"][name], "autoencoder": None} for name in on_pixels}
+    with_profile(pipeline, generator_seeds=seeds, **pixels)
+    dry = pipeline.dry_run("--quiet", "progress")
+    assert dry.returncode == 0, dry.stderr
+    said = dry.stdout + dry.stderr
+    trained = outputs(said, "logs")
+    assert len(trained) == len(set(trained))
+    assert {name.removeprefix("training-") for name in trained} == expected
+    # What waits for what, as Snakemake says it of each job.
+    needs = {output: given for given, output in re.findall(r"input: (.*)\n +output: (\S+)", said)}
+    for name in expected:
+        network, seed = name.rsplit("-", 1)
+        given = needs[f"logs/training-{name}.done"]
+        assert "notebooks/01_dataset.ipynb" in given
+        if network != "autoencoder" and not on_pixels:
+            assert f"logs/training-autoencoder-{seed}.done" in given
+    for name, registered in REGISTRY.items():
+        given = needs[f"notebooks/{registered.chapter}.ipynb"]
+        assert ("logs/training-autoencoder-0.done" in given) == (not on_pixels)
+        for seed in seeds[1:]:
+            assert f"logs/training-{name}-{seed}.done" in given
+
+
+def test_trainings_that_are_done_are_not_repeated(pipeline: Pipeline) -> None:
+    """Neither on a second report nor for a chapter that has changed."""
+    with_profile(pipeline, generator_seeds=[0, 2])
+    assert pipeline.finish()[0] == 0
+    first = [name for name, *_ in pipeline.calls()]
+    trained = [name for name in first if name.startswith("training-")]
+    assert sorted(trained) == sorted(
+        ["training-autoencoder-0", "training-autoencoder-2"]
+        + [f"training-{name}-2" for name in REGISTRY]
+    )
+    for name, registered in REGISTRY.items():
+        order = ["01_dataset", "training-autoencoder-2", f"training-{name}-2", registered.chapter]
+        assert sorted(order, key=first.index) == order
+    assert pipeline.finish()[0] == 0 and pipeline.calls() == []
+    pipeline.write("03_gan", "changed")
+    dry = pipeline.dry_run("--quiet", "progress")
+    said = dry.stdout + dry.stderr
+    assert "03_gan" in outputs(said, "notebooks") and outputs(said, "logs") == []
+
+
 @pytest.mark.parametrize("name", ["cpu", "paper"])
 def test_every_job_of_a_profile_too_long_for_tests_is_planned(
     pipeline: Pipeline, name: str
@@ -150,7 +224,8 @@ def test_every_job_of_a_profile_too_long_for_tests_is_planned(
     )
     dry = pipeline.dry_run("--quiet", "progress")
     assert dry.returncode == 0, dry.stderr
-    planned = set(re.findall(r"output: notebooks/(\S+)\.ipynb", dry.stdout + dry.stderr))
+    planned = set(outputs(dry.stdout + dry.stderr, "notebooks"))
+    assert outputs(dry.stdout + dry.stderr, "logs") == ["training-autoencoder-0"]
     arms = [*profile.arms, *(f"{arm}-split" for arm in profile.other_split_arms)]
     classifiers = {
         f"06_vit-{arm.removesuffix('-split')}-{seed}" + ("-image" if arm.endswith("-split") else "")
@@ -169,7 +244,7 @@ def test_jobs_do_not_share_cores_with_memory_for_one(pipeline: Pipeline) -> None
     )
     code, said = pipeline.finish()
     assert code == 0, said
-    assert len(pipeline.calls()) == 4
+    assert len(pipeline.calls()) == 5  # with the data and the autoencoder
 
 
 def test_an_external_set_is_opened_last_and_only_where_one_is_given(pipeline: Pipeline) -> None:
@@ -191,7 +266,7 @@ def test_an_external_set_is_opened_last_and_only_where_one_is_given(pipeline: Pi
     assert pipeline.finish()[0] == 0
     calls = pipeline.calls()
     names = [name for name, *_ in calls]
-    assert names[-2:] == ["15_claims", "16_external"] and len(names) == 20
+    assert names[-2:] == ["15_claims", "16_external"] and len(names) == 21
     assert calls[-1][1] == {
         "data": config["data"],
         "profile": config["profile"],

@@ -1,5 +1,6 @@
 """The pipeline through SLURM, by profiles/slurm, on a cluster of this one machine: see slurm/cluster.sh."""
 
+import json
 import os
 import re
 import shutil
@@ -82,7 +83,7 @@ def test_two_seeds_go_through_slurm_and_a_killed_job_is_queued_again(pipeline: P
     classifiers += [f"06_vit-augment-{seed}-image" for seed in (0, 7)]
     # The guarantee is no part of this target, and the claims were interrupted.
     chapters = [name for name in CHAPTERS if name not in ("11_guarantee", "15_claims")]
-    once = [*chapters, *classifiers]
+    once = [*chapters, *classifiers, "training-autoencoder-0"]
     assert sorted(name for name, *_ in finished) == sorted(once)
     assert len({job for *_, job in before} - {None}) == len(before)
     for name, _, _, _, job in before:
@@ -126,6 +127,10 @@ def test_a_training_whose_job_is_killed_and_queued_again_goes_on_from_its_checkp
     shutil.rmtree(pipeline.folder / "stand in")
     (pipeline.run / "run.yaml").unlink()
     profile = pipeline.folder / "my profile.yaml"
+    config = json.loads((pipeline.folder / "pipeline.json").read_text(encoding="utf-8"))
+    (pipeline.folder / "pipeline.json").write_text(
+        json.dumps({**config, "data": "phantom"}), encoding="utf-8"
+    )
     training = {"steps": 30, "checkpoint_seconds": 1.0e-9}
     profile.write_text(
         yaml.safe_dump(

@@ -1,4 +1,4 @@
-"""The pipeline with a stand-in for papermill that notes each call, so that tests see what is executed."""
+"""The pipeline with stand-ins for papermill and trainings that note each call: tests see what is executed."""
 
 import json
 import os
@@ -41,6 +41,27 @@ while Path(os.environ["CALLS"] + ".slow").exists() and "15_claims" in target:
 """
 
 
+# Python imports this before anything else: a training is noted instead of done.
+NO_TRAINING = """
+import json, os, sys, time
+
+if sys.orig_argv[1:4] == ["-m", "hamsynth_utils.cli", "train"]:
+    network, *options = sys.orig_argv[4:]
+    if network == "generator":
+        network, *options = options
+    values = dict(zip((flag.removeprefix("--") for flag in options[::2]), options[1::2]))
+    name = f"training-{network}-{values['generator-seed']}"
+    with open(os.environ["CALLS"], "a") as calls:
+        threads, job = os.environ["HAMSYNTH_THREADS"], os.environ.get("SLURM_JOB_ID")
+        print(json.dumps([name, values, threads, os.getpid(), job]), file=calls)
+    if os.path.exists(os.environ["CALLS"] + ".alone"):
+        open(os.environ["CALLS"] + ".busy", "x")
+        time.sleep(1)
+        os.remove(os.environ["CALLS"] + ".busy")
+    os._exit(0)
+"""
+
+
 LAST = (
     "09_evaluation",
     "08_fidelity",
@@ -72,6 +93,7 @@ class Pipeline:
         (folder / "stand in/papermill").mkdir(parents=True)
         (folder / "stand in/papermill/__init__.py").touch()
         (folder / "stand in/papermill/__main__.py").write_text(STAND_IN, encoding="utf-8")
+        (folder / "stand in/sitecustomize.py").write_text(NO_TRAINING, encoding="utf-8")
         self.checkout = folder / "check out"
         (self.checkout / "notebooks").mkdir(parents=True)
         (self.checkout / "Snakefile").write_text(
