@@ -49,6 +49,7 @@ TINY = {
         "blocks": 2,
         "layers": 1,
         "width": 32,
+        "textbook_steps": 4,
         "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
     },
     "gan": {
@@ -92,7 +93,11 @@ TINY = {
         "noise_levels": 1,
         "n_sibling_lesions": 10,
         "n_other_images": 0,
-        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
+        "attacked_vae": {
+            "latent_size": 8,
+            "width": 8,
+            "training": {"steps": 6, "batch_size": 8, "learning_rate": 1.0e-3},
+        },
     },
     "dp": {
         "sampling_rate": 0.02,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from hamsynth_utils.core.generator_settings import TextbookVAESettings
 from hamsynth_utils.core.settings import Count, Fraction, Rate, Settings, TrainingSettings
 
 Extractor = Literal["inception", "vit", "efficientnet_lite0"]
@@ -120,8 +121,12 @@ class PrivacySettings(Settings):
     """Lesions with several images, one of which is withheld from the attacked VAE."""
     n_other_images: Annotated[int, Field(ge=0)] | None = None
     """Images of other lesions in its training; None takes all of the training part."""
-    training: TrainingSettings | None = None
-    """The training of the attacked VAE; None takes that of the run's VAE."""
+    attacked_vae: TextbookVAESettings = TextbookVAESettings(
+        width=24,
+        free_nats=8.0,
+        training=TrainingSettings(steps=100, batch_size=32, learning_rate=2.0e-3, ema_decay=0.95),
+    )
+    """The attacked VAE. It works on pixels: an autoencoder would know the withheld images."""
 
 
 class DPSettings(Settings):

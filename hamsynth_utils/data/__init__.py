@@ -5,7 +5,7 @@ from hamsynth_utils.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "augmentation": "augment views",
+        "augmentation": "augment flip_and_turn views",
         "dataset_info": "HAM10000 PHANTOM ClassList DatasetInfo describe_data",
         "duplicates": "SAME_PHOTO",
         "external": "read_external",

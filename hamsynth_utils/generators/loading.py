@@ -31,14 +31,19 @@ FORMAT = "3"
 """The checkpoint format. It is raised when older files no longer mean what they meant."""
 
 
+UNREGISTERED = {"textbook_vae": "TextbookVAE"}
+"""Generators of no experiment whose checkpoints can be loaded, as the privately trained VAE's."""
+
+
 def generator_class(generator_name: str) -> type[Generator]:
-    """The class of a registered generator, imported with everything that its networks need.
+    """The class of a generator, imported with everything that its networks need.
 
     Args:
-        generator_name: its name in the registry.
+        generator_name: its name, in the registry or in `UNREGISTERED`.
     """
     module = import_module(f"hamsynth_utils.generators.{generator_name}")
-    return getattr(module, REGISTRY[generator_name].class_name)
+    class_name = UNREGISTERED.get(generator_name) or REGISTRY[generator_name].class_name
+    return getattr(module, class_name)
 
 
 def build_generator(generator_name: str, profile: Profile, n_classes: int) -> Generator:
@@ -174,7 +179,7 @@ def _require_fit(
 def _require_readable(path: Path, metadata: dict[str, str], generator_name: str | None) -> None:
     """Refuse a checkpoint of another generator or format."""
     stored_name = metadata.get("generator")
-    if stored_name not in REGISTRY:
+    if stored_name not in REGISTRY and stored_name not in UNREGISTERED:
         raise InputError(f"{path} holds no generator (its metadata says {stored_name!r})")
     if generator_name is not None and generator_name != stored_name:
         raise InputError(f"{path} holds a {stored_name}, not a {generator_name}")
