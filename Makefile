@@ -35,7 +35,7 @@ REPORT_OPTIONS = --seed "$$SEED" --seeds "$$SEEDS" --arms "$$ARMS" --weights "$$
 .PHONY: help report serve test test-all lab student clean
 help:
 	@echo 'make report    run the notebooks and build the HTML report'
-	@echo '               DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|paper|<file>.yaml  RUN=<name>'
+	@echo '               DATA=phantom|<folder of HAM10000>  PROFILE=smoke|cpu|cpu128|long|paper|gpu|<file>.yaml  RUN=<name>'
 	@echo '               SEED=0  SEEDS=0,1,2  ARMS=real,vae  WEIGHTS=<folder>  SKIP_BROKEN=1'
 	@echo '               EXTERNAL=<folder of an external test set>  CORES=all  MEMORY=<MB>  SLURM=1  UNTIL=<chapter>'
 	@echo 'make serve     show a finished report in a browser, where its networks run: the same options, PORT=8000'

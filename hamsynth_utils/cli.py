@@ -29,13 +29,13 @@ PLAIN: dict[str, Any] = {
     "pretty_exceptions_enable": False,
 }
 app = typer.Typer(help="HamSynth: synthetic dermoscopic images, made and tested.", **PLAIN)
-train_app = typer.Typer(help="Train one generator or classifier of a run.", **PLAIN)
+train_app = typer.Typer(help="Train a network of a run without its notebook.", **PLAIN)
 reference_app = typer.Typer(help="Archive a run's numbers, or check archived ones.", **PLAIN)
 app.add_typer(train_app, name="train")
 app.add_typer(reference_app, name="reference")
 
 Data = Annotated[str, typer.Option(help="'phantom', or a folder of HAM10000")]
-Profile = Annotated[str, typer.Option(help="smoke, cpu, paper, or a .yaml file")]
+Profile = Annotated[str, typer.Option(help="a name in profiles/, such as cpu, or a .yaml file")]
 RunName = Annotated[str, typer.Option("--run", help="name of the run; DATA-PROFILE if left out")]
 TrainedRun = Annotated[str, typer.Option("--run", help="name of the run")]
 RequiredRun = Annotated[str, typer.Option("--run", help="name of the run, or its folder")]

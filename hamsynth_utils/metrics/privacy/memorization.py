@@ -49,9 +49,9 @@ patient_auroc, _tpr  0.5 and 0.01, of withheld photos; patient_member_* of photo
 
 The first four are measured in features; those that end in `_pixels` in aligned pixels.
 `one-in-ten-copied` is a control that must be detected: held-out images, a tenth of them replaced by
-copies. The patient rows are of `vae-siblings-withheld`, which was trained on few photos for them,
-and judge no generator of the run. The value of a row that was not measured is NaN, and the table
-then has a column `reason`."""
+copies. The patient rows are of `vae-siblings-withheld`, a textbook's VAE that was trained on few
+photos for them, and judge no generator of the run. The value of a row that was not measured is NaN,
+and the table then has a column `reason`."""
 
 
 RATIO_QUANTILE = 0.05
