@@ -98,6 +98,7 @@ def _training_data(run: Run, generator: Generator, progress_bar: bool, seed: int
         return generator.training_data(lesions)
     training = cast(AutoencoderTraining, train_autoencoder(run, progress_bar, seed).module)
     space.load_state_dict(training.autoencoder.state_dict())
+    space.eval()  # in training mode, to encode would move the mean and variance of the latents
     with run.shared_stage_dir(run.paths.autoencoder(seed)) as folder:
         return generator.training_data(lesions, folder / LATENTS)
 

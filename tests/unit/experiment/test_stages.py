@@ -118,6 +118,14 @@ def test_each_generator_seed_has_a_training_and_a_set_of_its_own(edited_tiny, tm
     assert [run.generator_seed_for(seed) for seed in (4, 5, 6)] == [0, 2, 0]
 
 
+def test_a_generator_has_the_autoencoder_of_its_run_unchanged(run):
+    shared = stages.train_autoencoder(run, progress_bar=False).module.autoencoder.state_dict()
+    for name in ("diffusion", "flow"):  # the first one encodes the images
+        training = train_generator(run, name, progress_bar=False)
+        own = training.module.representation.state_dict()
+        assert all(torch.equal(own[key], value) for key, value in shared.items()), name
+
+
 def test_all_classifiers_learn_from_the_first_generator_seed_if_there_are_not_as_many(run):
     assert run.profile.generator_seeds == (0,)
     assert [run.generator_seed_for(seed) for seed in (0, 1, 7)] == [0, 0, 0]
