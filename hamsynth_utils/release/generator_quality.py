@@ -215,8 +215,9 @@ def quality_table(run: Run, checkpoints: dict[str, Path]) -> pd.DataFrame:
         (empty where nothing is asked).
 
     Raises:
-        InputError: a file was trained on other images than the training part of the run, which
-            would be judged as if it had not seen them.
+        InputError: a file cannot be used, draws images of another size, or was trained on other
+            images than the training part of the run, which would be judged as if it had not seen
+            them.
     """
     for path in checkpoints.values():
         if read_metadata(path).get("trained_on") != run.training_fingerprint():
@@ -224,13 +225,17 @@ def quality_table(run: Run, checkpoints: dict[str, Path]) -> pd.DataFrame:
                 f"{path} was not trained on the training images of this data set and split: its "
                 "generator may have seen the images that it would be compared with"
             )
+    size = run.profile.data.image_size
+    generators = {
+        name: load_generator(path, name, run.dataset.classes, size)
+        for name, path in checkpoints.items()
+    }
     quality = Quality(run)
     baseline = quality.baseline()
     scale = baseline[DISTANCE_NAME[FLATTERED]]
     rows = []
-    for name, path in checkpoints.items():
-        generator = load_generator(path, name, run.dataset.classes).to(run.device)
-        found = quality.measure(generator)
+    for name, generator in generators.items():
+        found = quality.measure(generator.to(run.device))
         found["FD-lite0 / baseline"] = found[DISTANCE_NAME[FLATTERED]] / scale
         asked = {target.measure: target for target in TARGETS.get(name, ())}
         for measure, value in found.items():
