@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "autoencoder": "Autoencoder",
         "base": "seeded_noise",
-        "critic": "FINITE_DIFFERENCE_SIGMA augment_differentiably",
+        "critic": "FINITE_DIFFERENCE_SIGMA",
         "diffusion": "Diffusion",
         "flow": "Flow TIME_SCALE",
         "representation": "PixelUnshuffle",

@@ -238,31 +238,3 @@ def discriminator_inputs(images: Tensor) -> list[Tensor]:
     coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
     pixels = torch.cat([PIXEL_SCALE * images, DETAIL_SCALE * (images - coarse)], dim=1)
     return [*feature_maps(images), pixels]
-
-
-def augment_differentiably(images: Tensor, uniforms: Tensor) -> Tensor:
-    """DiffAugment (Zhao et al. 2020): brightness, saturation, contrast and translation.
-
-    Args:
-        images: float [N, 3, S, S] in [-1, 1].
-        uniforms: [N, 5] in [0, 1), the strength of each change; the last two are the translation
-            down and to the right.
-
-    Returns:
-        Images [N, 3, S, S]; brightness and contrast may take them out of [-1, 1].
-    """
-    n, _, size, _ = images.shape
-    strength = uniforms.T.view(5, n, 1, 1, 1)
-    images = images + 0.4 * (strength[0] - 0.5)
-    grey = images.mean(dim=1, keepdim=True)  # [N, 1, S, S]
-    images = (images - grey) * (0.5 + strength[1]) + grey
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)  # [N, 1, 1, 1]
-    images = (images - mean) * (0.75 + 0.5 * strength[2]) + mean
-
-    shift = ((2 * uniforms.T[3:5] - 1) * (size // 8)).round().long()  # [2, N]
-    position = torch.arange(size, device=images.device)
-    # Where each pixel comes from, [N, S] each; edges are repeated, so that no black border shows.
-    rows, columns = ((position + s[:, None]).clamp(0, size - 1) for s in shift)
-    image = torch.arange(n, device=images.device)[:, None, None]
-    shifted = images[image, :, rows[:, :, None], columns[:, None, :]]  # [N, S, S, 3]
-    return shifted.permute(0, 3, 1, 2)  # -> [N, 3, S, S]

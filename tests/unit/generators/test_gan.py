@@ -13,11 +13,7 @@ from hamsynth_utils.core.generator_settings import AutoencoderSettings, GANSetti
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet
-from hamsynth_utils.generators.critic import (
-    FINITE_DIFFERENCE_SIGMA,
-    augment_differentiably,
-    pairing_game,
-)
+from hamsynth_utils.generators.critic import FINITE_DIFFERENCE_SIGMA, pairing_game
 from hamsynth_utils.generators.gan import GAN, LatentDiscriminator
 from hamsynth_utils.generators.latent_data import LatentData
 from hamsynth_utils.training.diagnostics import TrainingDiverged
@@ -307,8 +303,3 @@ def test_the_discriminators_class_term_is_a_projection():
         scores = [network([x], torch.full((3,), k)) for k in range(4)]
     torch.testing.assert_close(scores[0], scores[1])
     torch.testing.assert_close(scores[2] - scores[0], scores[0] - scores[3], rtol=1e-3, atol=1e-5)
-
-
-def test_differentiable_augmentation_shows_no_black_border():
-    images = augment_differentiably(torch.full((32, 3, 64, 64), 0.5), torch.rand(32, 5))
-    assert images.amin() > 0 and (images.amax((2, 3)) - images.amin((2, 3))).max() < 1e-5
