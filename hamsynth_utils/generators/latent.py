@@ -65,6 +65,8 @@ class LatentGenerator(Generator):
             if settings.autoencoder is None
             else Autoencoder(settings.autoencoder)
         )
+        # A new module is in training mode, in which encoding would move the latents' statistics.
+        self.representation.eval().requires_grad_(False)
         side = image_size // self.representation.factor
         self.shape = (self.representation.channels, side, side)
 
