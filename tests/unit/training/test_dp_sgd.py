@@ -17,7 +17,7 @@ from hamsynth_utils.core.profile_sections import DPSettings
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet
 from hamsynth_utils.generators.loading import checkpoint_metadata, load_generator
-from hamsynth_utils.generators.vae import private_vae
+from hamsynth_utils.generators.textbook_vae import private_vae
 from hamsynth_utils.training.dp_accounting import (
     NO_BOUND,
     Guarantee,
@@ -254,9 +254,10 @@ def test_a_training_repeats_itself_and_is_then_found(tmp_path):
         not torch.equal(v, plain.module.state_dict()[k])
         for k, v in first.module.state_dict().items()
     )
-    again_loaded = load_generator(tmp_path / "a/weights.safetensors", "vae")
+    again_loaded = load_generator(tmp_path / "a/weights.safetensors", "textbook_vae")
     labels = torch.arange(7)
     torch.testing.assert_close(again_loaded.sample(labels, 0), first.module.sample(labels, 0))
+    torch.testing.assert_close(found.module.sample(labels, 0), first.module.sample(labels, 0))
 
 
 def test_the_gradient_of_a_photo_in_the_vae_depends_on_no_other():
