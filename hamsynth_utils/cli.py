@@ -621,10 +621,12 @@ def _require_one_of(name: str, names: Any, what: str) -> None:
 def _run_shared_by_processes(run: str, profile: str, data: str, seed: int) -> tuple[Run, bool]:
     """The run, created by the first process of several, and whether this is the first."""
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     from hamsynth_utils.experiment.run import Run
 
-    state = PartialState()
+    # Otherwise Accelerate takes several processes on CPUs for strangers: each would train alone.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     with state.main_process_first():
         made = Run.open(run, profile, data, seed)
     return made, state.is_main_process

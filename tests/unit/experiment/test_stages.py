@@ -12,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from hamsynth_utils.cli import main
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import read_weights, write_weights
 from hamsynth_utils.data import synthetic
@@ -126,6 +127,27 @@ def test_a_generator_has_the_autoencoder_of_its_run_unchanged(run):
         assert all(torch.equal(own[key], value) for key, value in shared.items()), name
 
 
+def test_the_shared_autoencoder_is_trained_by_a_command_and_once(
+    edited_tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HAMSYNTH_RUNS", str(tmp_path / "runs"))
+    small = {"data": {"phantom_images": 300, "image_size": 32}}
+    arguments = ["train", "autoencoder", "--run", "a", "--profile", edited_tiny(small)]
+    for seed, state in ((0, "trained"), (2, "trained"), (0, "was trained already")):
+        assert main([*arguments, "--generator-seed", str(seed)]) == 0
+        said = capsys.readouterr().out
+        assert f"generators/autoencoder/seed-{seed}: {state}, 6 steps" in said
+    first, third = (
+        read_weights(tmp_path / f"runs/a/generators/autoencoder/seed-{seed}/weights.safetensors")[0]
+        for seed in (0, 2)
+    )
+    assert first.keys() == third.keys()
+    assert any(not torch.equal(first[key], third[key]) for key in first)
+    on_pixels = edited_tiny({**small, "autoencoder": None})
+    assert main(["train", "autoencoder", "--run", "b", "--profile", on_pixels]) == 2
+    assert "it has no autoencoder" in capsys.readouterr().err
+
+
 def test_all_classifiers_learn_from_the_first_generator_seed_if_there_are_not_as_many(run):
     assert run.profile.generator_seeds == (0,)
     assert [run.generator_seed_for(seed) for seed in (0, 1, 7)] == [0, 0, 0]
@@ -185,7 +207,14 @@ def test_two_processes_fine_tune_a_classifier_as_one_does(arm, change, edited_ti
     }
     profile = edited_tiny({"data": {"phantom_images": 300}, "classifier": classifier})
     fine_tune(Run.open("one", profile, root=tmp_path), arm, 3, progress_bar=False, split_by="image")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
     command = [
         "-m",
         "hamsynth_utils.cli",
