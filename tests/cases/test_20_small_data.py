@@ -49,7 +49,7 @@ def test_attacks_without_enough_photos_are_left_out_and_say_so(report):
     assert found["patient_auroc"] == found["patient_member_auroc"] == {ALONE}
     assert "membership_auroc_nearest" not in found, "the attack by images needs no reference"
     text = page_text(report, "notebooks/10_privacy")
-    assert f"VAE (elbo) - ({FEW})" in text and f"unseen siblings - ({ALONE})" in text
+    assert f"VAE (kl) - ({FEW})" in text and f"unseen siblings - ({ALONE})" in text
     guarantee = reasons(report, "guarantee", "measure")
     assert guarantee["auroc_photograph"] == {FEW}
     assert guarantee["auroc_patient"] == {

@@ -51,15 +51,15 @@ def test_a_hostile_or_careless_profile_is_refused_in_one_line(tmp_path, text, me
 
 
 def test_a_width_that_no_network_can_have_is_refused_with_the_profile(edited_tiny):
-    for name in ("vae", "gan"):
-        with pytest.raises(InputError, match=rf"{name}.*multiple of 8"):
+    for name, multiple in (("vae", 32), ("gan", 8), ("autoencoder", 8)):
+        with pytest.raises(InputError, match=rf"{name}.*multiple of {multiple}"):
             load_profile(edited_tiny({name: {"width": 12}}))
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     training = TrainingSettings(steps=1, batch_size=1, learning_rate=1.0)
-    vae = VAE(32, VAESettings(latent_size=2, width=8, training=training), 7)
+    vae = VAE(32, VAESettings(layers=1, width=32, training=training), 7)
     path = tmp_path / "vae.safetensors"
     write_weights(path, vae.state_dict(), checkpoint_metadata(vae, HAM10000))
     assert load_generator(path).name == "vae"
@@ -72,7 +72,7 @@ def with_settings(metadata, **changes):
 
 HOSTILE = {
     "a network of a million gigabytes": (
-        lambda t, m: (t, with_settings(m, latent_size=10**12, width=8 * 10**6)),
+        lambda t, m: (t, with_settings(m, layers=2, width=32 * 10**6)),
         "does not fit this version's vae",
     ),
     "weights that are no numbers": (

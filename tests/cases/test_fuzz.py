@@ -201,7 +201,7 @@ def test_keys(tmp_path, times):
 def checkpoint(tmp_path):
     """A small VAE in a file: the path, and how many bytes the header has."""
     training = TrainingSettings(steps=1, batch_size=1, learning_rate=1.0)
-    vae = VAE(32, VAESettings(latent_size=2, width=8, training=training), 7)
+    vae = VAE(32, VAESettings(layers=1, width=32, training=training), 7)
     path = tmp_path / "vae.safetensors"
     about = {"counts": '{"mel": 3, "nv": 0}', "trained_on": "abc", "generator_seed": "0"}
     half = {name: value.half() for name, value in vae.state_dict().items()}

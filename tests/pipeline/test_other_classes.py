@@ -68,10 +68,13 @@ def test_a_split_has_every_class_in_every_part_or_says_which_is_missing(parts):
 
 
 def test_a_generator_learns_three_classes_and_its_checkpoint_knows_them(parts, tmp_path):
-    vae = VAE(32, VAESettings(**TINY["vae"]), n_classes=3)
+    vae = VAE(32, VAESettings(**TINY["vae"], autoencoder=TINY["autoencoder"]), n_classes=3).train()
     images, labels = to_unit_range(parts["train"].images[:8]), parts["train"].labels[:8]
-    vae(images, labels)["loss"].backward()
-    assert vae.class_mean.shape == (3, 8) and torch.isfinite(vae.to_posterior.weight.grad).all()
+    vae(vae.representation.encode(images), labels)["loss"].backward()
+    (classes,) = {layer.classes.weight.shape[0] for layer in vae.prior.in_order[0].in_order}
+    assert classes == 3
+    gradients = [p.grad for p in vae.prior.parameters()]
+    assert all(torch.isfinite(each).all() for each in gradients)
     with pytest.raises(InputError, match="labels must lie in 0 to 2"):
         vae.sample(torch.tensor([3]), 0)
     path = tmp_path / "vae.safetensors"
