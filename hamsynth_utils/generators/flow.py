@@ -17,7 +17,7 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import FlowSettings
 from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.generators.base import seeded_noise
-from hamsynth_utils.generators.latent import SolverGenerator, Prediction, guided
+from hamsynth_utils.generators.latent import Prediction, SolverGenerator, guided
 
 SOLVERS = ("euler", "midpoint")
 
