@@ -17,7 +17,7 @@ import torch
 
 from hamsynth_utils.data.augmentation import flip_and_turn
 from hamsynth_utils.data.lesion_set import to_uint8, to_unit_range
-from hamsynth_utils.generators.autoencoder import AutoencoderTraining
+from hamsynth_utils.generators.autoencoder.model import AutoencoderTraining
 from hamsynth_utils.metrics.power_spectrum import fine_power
 from hamsynth_utils.training.batches import ImageData
 

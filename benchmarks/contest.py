@@ -31,7 +31,7 @@ from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.data.augmentation import flip_and_turn
 from hamsynth_utils.data.lesion_set import LesionSet, to_uint8, to_unit_range
 from hamsynth_utils.experiment.run import Run
-from hamsynth_utils.generators.autoencoder import Autoencoder, AutoencoderTraining
+from hamsynth_utils.generators.autoencoder.model import Autoencoder, AutoencoderTraining
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.loading import build_generator
 from hamsynth_utils.metrics.features import (

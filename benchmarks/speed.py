@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hamsynth_utils.core.profile import Profile, load_profile
-from hamsynth_utils.generators.autoencoder import AutoencoderTraining
+from hamsynth_utils.generators.autoencoder.model import AutoencoderTraining
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import build_generator
 from hamsynth_utils.training.module import TrainableModule

@@ -33,7 +33,7 @@ from hamsynth_utils.experiment.arms import requested_counts
 from hamsynth_utils.experiment.run import (
     Run,
 )
-from hamsynth_utils.generators.autoencoder import Autoencoder, AutoencoderTraining
+from hamsynth_utils.generators.autoencoder.model import Autoencoder, AutoencoderTraining
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.latent import LatentGenerator
 from hamsynth_utils.generators.loading import checkpoint_metadata, generator_class, load_generator

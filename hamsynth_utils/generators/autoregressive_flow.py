@@ -184,7 +184,15 @@ class AutoregressiveBlock(nn.Module):
         return torch.stack(x, dim=1)
 
     def hidden(self, x: Tensor, classes: Tensor) -> Tensor:
-        """The transformer's output [N, T, width] at all positions of x [N, T, C]."""
+        """The transformer's output at all positions at once.
+
+        Args:
+            x: [N, T, C].
+            classes: weights of the classes [N, K].
+
+        Returns:
+            [N, T, width]; what stands at a position depends on the positions before it.
+        """
         padded = F.pad(x, (0, 0, max(self.offsets), 0))  # zeros before the first position
         before = [padded[:, max(self.offsets) - k :][:, : self.positions] for k in self.offsets]
         hidden = self.embed(torch.cat(before, dim=2)) + self.position  # [N, T, width]
@@ -209,8 +217,7 @@ class TransformerLayer(nn.Module):
     """Causal attention and a perceptron, each after a norm that the class scales and shifts.
 
     Args:
-        width: numbers per position, a multiple of `heads`.
-        heads: of the attention.
+        width: numbers per position, a multiple of HEAD_WIDTH.
         n_classes: K, the number of classes.
     """
 
@@ -232,7 +239,15 @@ class TransformerLayer(nn.Module):
         return self.classes(classes).chunk(4, dim=-1)
 
     def forward(self, hidden: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
-        """All positions at once: hidden [N, T, width] -> [N, T, width]."""
+        """Compute all positions at once.
+
+        Args:
+            hidden: [N, T, width].
+            condition: what `condition` gives for [N, 1, K], each [N, 1, width].
+
+        Returns:
+            [N, T, width].
+        """
         scale, shift, scale_2, shift_2 = condition  # [N, 1, width] each
         queries_keys_values = self.attention_in(self.norm(hidden) * (1 + scale) + shift)
         split = queries_keys_values.unflatten(2, (3, self.heads, HEAD_WIDTH))

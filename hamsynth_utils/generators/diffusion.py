@@ -16,9 +16,9 @@ from torch import Tensor
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import DiffusionSettings
 from hamsynth_utils.core.settings import Settings
+from hamsynth_utils.generators.autoencoder.perceptual import perceptual_distance
 from hamsynth_utils.generators.base import seeded_noise
 from hamsynth_utils.generators.latent import Prediction, SolverGenerator, guided
-from hamsynth_utils.generators.perceptual import perceptual_distance
 
 SOLVERS = ("ddim", "dpm++")
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from hamsynth_utils.core.generator_settings import GANSettings
 from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.generators.critic import pairing_game
+from hamsynth_utils.generators.autoencoder.critic import pairing_game
+from hamsynth_utils.generators.autoencoder.latent_data import LatentData
 from hamsynth_utils.generators.latent import LatentGenerator
-from hamsynth_utils.generators.latent_data import LatentData
 from hamsynth_utils.generators.layers import ResidualBlock
 
 PARTS = 4
@@ -220,7 +220,15 @@ class SynthesisNetwork(nn.Module):
         self.components[:n_components] = scaled
 
     def start(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """The sample [N, C, h, h] of the normal distribution that z [N, latent] stands for."""
+        """The sample of the fitted normal distributions that z stands for.
+
+        Args:
+            latent: z [N, latent].
+            labels: y, int64 [N].
+
+        Returns:
+            [N, C, h, h].
+        """
         flat = self.means[labels] + latent @ self.components  # [N, C * h * h]
         return flat.view(-1, *self.shape)
 
@@ -335,7 +343,15 @@ class Projection(nn.Module):
         self.class_embedding = nn.Embedding(n_classes, channels)  # [N] -> [N, C]
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """[N, C, h, h] and [N] -> [N, h * h]."""
+        """Score each position.
+
+        Args:
+            features: [N, C, h, h].
+            labels: y, int64 [N].
+
+        Returns:
+            [N, h * h].
+        """
         direction = self.class_embedding(labels)[:, :, None, None]  # [N, C, 1, 1]
         projection = (features.float() * direction / features.shape[1] ** 0.5).sum(1, keepdim=True)
         return (self.score(features).float() + projection).flatten(1)  # [N, 1, h, h] -> [N, h * h]

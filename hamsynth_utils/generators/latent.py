@@ -20,10 +20,10 @@ from torch import Tensor
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import LatentSettings, UNetSettings
 from hamsynth_utils.data.lesion_set import LesionSet
-from hamsynth_utils.generators.autoencoder import Autoencoder
+from hamsynth_utils.generators.autoencoder.latent_data import LatentData, encoded
+from hamsynth_utils.generators.autoencoder.model import Autoencoder
+from hamsynth_utils.generators.autoencoder.representation import PixelUnshuffle, Representation
 from hamsynth_utils.generators.base import ExportPart, Generator, seeded_noise
-from hamsynth_utils.generators.latent_data import LatentData, encoded
-from hamsynth_utils.generators.representation import PixelUnshuffle, Representation
 
 Prediction = Callable[[Tensor, float], Tensor]
 """(x, time) -> what the network predicts there, of x's shape."""

@@ -19,10 +19,10 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.generator_settings import VAESettings
 from hamsynth_utils.core.settings import Settings
 from hamsynth_utils.data.lesion_set import LesionSet
+from hamsynth_utils.generators.autoencoder.latent_data import LatentData
 from hamsynth_utils.generators.autoregressive_flow import AutoregressiveFlow
 from hamsynth_utils.generators.base import seeded_noise
 from hamsynth_utils.generators.latent import LatentGenerator
-from hamsynth_utils.generators.latent_data import LatentData
 
 
 class VAE(LatentGenerator):

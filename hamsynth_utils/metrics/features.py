@@ -21,7 +21,7 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.core.profile_sections import ClassifierSettings
 from hamsynth_utils.data.lesion_set import to_unit_range
-from hamsynth_utils.generators.perceptual import efficientnet_lite0
+from hamsynth_utils.generators.autoencoder.perceptual import efficientnet_lite0
 
 DISTANCE_NAME = {"inception": "FID", "vit": "FD-ViT", "efficientnet_lite0": "FD-lite0"}
 """What the Fréchet distance of an extractor's features may be called."""

@@ -13,9 +13,9 @@ from hamsynth_utils.core.generator_settings import AutoencoderSettings, GANSetti
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet
-from hamsynth_utils.generators.critic import FINITE_DIFFERENCE_SIGMA, pairing_game
+from hamsynth_utils.generators.autoencoder.critic import FINITE_DIFFERENCE_SIGMA, pairing_game
+from hamsynth_utils.generators.autoencoder.latent_data import LatentData
 from hamsynth_utils.generators.gan import GAN, LatentDiscriminator
-from hamsynth_utils.generators.latent_data import LatentData
 from hamsynth_utils.training.diagnostics import TrainingDiverged
 from hamsynth_utils.training.loop import train
 from hamsynth_utils.training.module import BatchShard

@@ -21,12 +21,12 @@ from hamsynth_utils.core.generator_settings import (
 from hamsynth_utils.core.settings import TrainingSettings
 from hamsynth_utils.data.dataset_info import HAM10000
 from hamsynth_utils.data.lesion_set import COLUMNS, LesionSet, to_uint8, to_unit_range
+from hamsynth_utils.generators.autoencoder.latent_data import VARIANTS, LatentData
 from hamsynth_utils.generators.base import Generator
 from hamsynth_utils.generators.diffusion import Diffusion
 from hamsynth_utils.generators.flow import Flow
 from hamsynth_utils.generators.gan import GAN
 from hamsynth_utils.generators.latent import LatentGenerator
-from hamsynth_utils.generators.latent_data import VARIANTS, LatentData
 from hamsynth_utils.generators.textbook_vae import TextbookVAE
 from hamsynth_utils.generators.vae import VAE
 from hamsynth_utils.metrics.privacy.membership_inference import (

@@ -13,7 +13,7 @@ from torch import Tensor
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import read_weights, write_weights
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
-from hamsynth_utils.generators.representation import Representation
+from hamsynth_utils.generators.autoencoder.representation import Representation
 from hamsynth_utils.training.batches import BatchFn, TrainingData
 
 BATCH = 256

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamsynth_utils.generators.perceptual import MAP_CHANNELS, feature_maps
+from hamsynth_utils.generators.autoencoder.perceptual import MAP_CHANNELS, feature_maps
 from hamsynth_utils.training.module import BatchShard
 
 FINITE_DIFFERENCE_SIGMA = 0.1

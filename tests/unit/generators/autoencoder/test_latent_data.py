@@ -7,8 +7,8 @@ import torch
 from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.weights import read_weights
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
-from hamsynth_utils.generators.latent_data import VARIANTS, encoded, flips_and_turns
-from hamsynth_utils.generators.representation import PixelUnshuffle, Representation
+from hamsynth_utils.generators.autoencoder.latent_data import VARIANTS, encoded, flips_and_turns
+from hamsynth_utils.generators.autoencoder.representation import PixelUnshuffle, Representation
 
 
 class Shifted(Representation):

@@ -5,9 +5,9 @@ from hamsynth_utils.core.errors import InputError
 from hamsynth_utils.core.profile import load_profile
 from hamsynth_utils.experiment.run import Run
 from hamsynth_utils.experiment.stages import train_autoencoder, train_generator
-from hamsynth_utils.generators.autoencoder import AutoencoderTraining
+from hamsynth_utils.generators.autoencoder.model import AutoencoderTraining
+from hamsynth_utils.generators.autoencoder.perceptual import perceptual_distance
 from hamsynth_utils.generators.loading import build_generator
-from hamsynth_utils.generators.perceptual import perceptual_distance
 
 
 def training_of(profile_path: str, image_size: int = 64) -> AutoencoderTraining:
@@ -47,7 +47,9 @@ def losses_and_pictures(training: AutoencoderTraining, progress: float):
 
 
 def test_before_the_critic_the_loss_is_absolute_error_plus_perceptual_distance(edited_tiny):
-    change = {"autoencoder": {"latent_noise_std": 0.0, "perceptual_weight": 0.7, "critic_from": 0.5}}
+    change = {
+        "autoencoder": {"latent_noise_std": 0.0, "perceptual_weight": 0.7, "critic_from": 0.5}
+    }
     losses, images, decoded = losses_and_pictures(training_of(edited_tiny(change)), progress=0.4)
     torch.manual_seed(2)
     torch.randn(4, 4, 8, 8)  # the noise, here times nothing
@@ -60,7 +62,9 @@ def test_the_critic_joins_with_its_weights(edited_tiny):
     change = {
         "latent_noise_std": 0.0, "critic_from": 0.5, "critic_weight": 0.3, "critic_gamma": 4.0
     }  # fmt: skip
-    losses, *_ = losses_and_pictures(training_of(edited_tiny({"autoencoder": change})), progress=0.5)
+    losses, *_ = losses_and_pictures(
+        training_of(edited_tiny({"autoencoder": change})), progress=0.5
+    )
     parts = losses["absolute_error"] + losses["perceptual"] + 0.3 * losses["generator"]
     expected = parts + losses["discriminator"] + 2.0 * losses["gradient_penalty"]
     torch.testing.assert_close(losses["loss"].detach(), expected)

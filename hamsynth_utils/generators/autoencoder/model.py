@@ -10,14 +10,14 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from hamsynth_utils.core.generator_settings import AutoencoderSettings
-from hamsynth_utils.generators.critic import (
+from hamsynth_utils.generators.autoencoder.critic import (
     ProjectedDiscriminator,
     discriminator_inputs,
     pairing_game,
 )
+from hamsynth_utils.generators.autoencoder.perceptual import perceptual_difference, shift_pair
+from hamsynth_utils.generators.autoencoder.representation import Representation
 from hamsynth_utils.generators.layers import ResidualBlock
-from hamsynth_utils.generators.perceptual import perceptual_difference, shift_pair
-from hamsynth_utils.generators.representation import Representation
 from hamsynth_utils.training.module import TrainableModule
 
 

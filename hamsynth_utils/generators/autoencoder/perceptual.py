@@ -87,9 +87,16 @@ def perceptual_distance(images: Tensor, others: Tensor) -> Tensor:
 
 
 def shift_pair(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift two batches [N, 3, S, S] by the same few pixels at random, around the border.
+    """Shift two batches of images by the same few pixels at random, around the border.
 
     Otherwise an image that minimises a distance of feature maps would show the network's grid.
+
+    Args:
+        images: [N, 3, S, S].
+        others: the same shape.
+
+    Returns:
+        Both, shifted.
     """
     rows, columns = torch.randint(0, 32, (2,)).tolist()
     shift = (rows, columns)
@@ -97,7 +104,15 @@ def shift_pair(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def perceptual_difference(maps: list[Tensor], others: list[Tensor]) -> Tensor:
-    """The mean squared difference [N] of two lists of `feature_maps`."""
+    """The mean squared difference of two lists of `feature_maps`.
+
+    Args:
+        maps: of N images.
+        others: of N other images.
+
+    Returns:
+        [N], 0 for equal maps, at most about 4.
+    """
     differences = [
         F.mse_loss(a, b, reduction="none").mean((1, 2, 3))  # [N, C, h, h] -> [N]
         for a, b in zip(maps, others, strict=True)

