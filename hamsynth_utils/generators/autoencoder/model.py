@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -78,6 +79,7 @@ class AutoencoderTraining(TrainableModule):
     """
 
     betas: ClassVar[tuple[float, float]] = (0.5, 0.99)
+    loss_floors: ClassVar[dict[str, float]] = {"discriminator": 0.05}
 
     def __init__(self, settings: AutoencoderSettings, image_size: int) -> None:
         super().__init__()
@@ -94,8 +96,8 @@ class AutoencoderTraining(TrainableModule):
 
         Returns:
             Scalars by name: `absolute_error` per value, `perceptual`, a distance, and the
-            `generator`, `discriminator` and `gradient_penalty` of `pairing_game`, which are 0
-            before the critic begins.
+            `generator`, `discriminator` and `gradient_penalty` of `pairing_game`. Before the critic
+            begins they are those of a critic that gives every image the same score.
         """
         settings = self.settings
         latents = self.autoencoder.encode(images)
@@ -108,8 +110,9 @@ class AutoencoderTraining(TrainableModule):
         fake = discriminator_inputs(shifted_decoded)
         difference = perceptual_difference(real[:-1], fake[:-1]).mean()
         loss = error + settings.perceptual_weight * difference
-        nothing = torch.zeros((), device=images.device)
-        game = dict.fromkeys(("generator", "discriminator", "gradient_penalty"), nothing)
+        undecided = torch.tensor(math.log(2), device=images.device)  # softplus(0)
+        game = {"generator": undecided, "discriminator": undecided}
+        game["gradient_penalty"] = torch.zeros((), device=images.device)
         if settings.critic_weight > 0 and self.progress >= settings.critic_from:
             game = pairing_game(self.critic, real, fake, torch.zeros_like(labels), self.shard)
             penalty = 0.5 * settings.critic_gamma * game["gradient_penalty"]

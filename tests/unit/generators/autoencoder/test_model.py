@@ -8,6 +8,8 @@ from hamsynth_utils.experiment.stages import train_autoencoder, train_generator
 from hamsynth_utils.generators.autoencoder.model import AutoencoderTraining
 from hamsynth_utils.generators.autoencoder.perceptual import perceptual_distance
 from hamsynth_utils.generators.loading import build_generator
+from hamsynth_utils.training import diagnostics
+from hamsynth_utils.training.diagnostics import TrainingDiverged
 
 
 def training_of(profile_path: str, image_size: int = 64) -> AutoencoderTraining:
@@ -55,7 +57,10 @@ def test_before_the_critic_the_loss_is_absolute_error_plus_perceptual_distance(e
     torch.randn(4, 4, 8, 8)  # the noise, here times nothing
     expected = (decoded - images).abs().mean() + 0.7 * perceptual_distance(images, decoded).mean()
     torch.testing.assert_close(losses["loss"], expected)
-    assert losses["generator"] == losses["discriminator"] == losses["gradient_penalty"] == 0
+    assert losses["gradient_penalty"] == 0
+    chance = torch.tensor(2.0).log()
+    torch.testing.assert_close(losses["generator"], chance)
+    torch.testing.assert_close(losses["discriminator"], chance)
 
 
 def test_the_critic_joins_with_its_weights(edited_tiny):
@@ -115,14 +120,24 @@ def test_a_short_training_reconstructs_and_normalises(edited_tiny):
     assert latents.mean((0, 2, 3)).abs().max() < 0.5 and spread.min() > 0.4 and spread.max() < 2.5
 
 
-@pytest.mark.parametrize("name", ["vae", "gan", "diffusion", "flow"])
-def test_all_generators_share_an_autoencoder_that_they_never_change(edited_tiny, tmp_path, name):
+def test_a_critic_that_always_wins_is_noticed(edited_tiny, tmp_path, monkeypatch):
+    """Nothing moves the autoencoder, and nothing restrains the critic."""
+    monkeypatch.setattr(diagnostics, "LOST_STEPS", 10)
+    slow = {"steps": 200, "learning_rate": 1e-5, "lr_schedule": "none", "precision": "no"}
+    change = {"critic_from": 0.0, "critic_gamma": 1e-6, "critic_rate_factor": 300.0}
+    run = Run.open("a", edited_tiny({"autoencoder": change | {"training": slow}}), root=tmp_path)
+    with pytest.raises(TrainingDiverged, match="discriminator has been below 0.05 since step"):
+        train_autoencoder(run, progress_bar=False)
+
+
+def test_all_generators_share_an_autoencoder_that_they_never_change(edited_tiny, tmp_path):
     run = Run.open("a", edited_tiny({}), root=tmp_path)
-    first = train_autoencoder(run, progress_bar=False).module.autoencoder
-    generator = train_generator(run, name, progress_bar=False).module
+    first = train_autoencoder(run, progress_bar=False).module.autoencoder.state_dict()
+    for name in ("vae", "gan", "diffusion", "flow"):
+        generator = train_generator(run, name, progress_bar=False).module
+        for key, value in generator.representation.state_dict().items():
+            torch.testing.assert_close(value, first[key], msg=f"{name}: {key}")
     assert train_autoencoder(run).loaded
-    for key, value in first.state_dict().items():
-        torch.testing.assert_close(generator.representation.state_dict()[key], value, msg=key)
 
 
 def test_a_profile_without_autoencoder_has_none_to_train(edited_tiny, tmp_path):
