@@ -77,6 +77,8 @@ class GANSettings(LatentSettings):
     """Part of every batch on which R1 and R2 are measured."""
     augmentation_noise: Annotated[float, Field(ge=0)] = 0.1
     """Standard deviation of the noise on all latents that the discriminator sees."""
+    mismatch_weight: Annotated[float, Field(ge=0)] = 0.2
+    """Weight of the discriminator's loss on real latents with a wrong class."""
     dcgan_demo_steps: Count = 1000
     """Optimizer steps of the textbook DCGAN whose failure the chapter shows first."""
     training: TrainingSettings
@@ -96,8 +98,6 @@ class VAESettings(LatentSettings):
     """Numbers per position in the transformer."""
     guidance: Annotated[float, Field(ge=1)] = 2.0
     """How many times as far from the mean embedding a class is in sampling; 1 is no guidance."""
-    temperature: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Standard deviation of the noise that samples are made from; below 1 they vary less."""
     textbook_steps: Count = 1000
     """Optimizer steps of the textbook's VAE, whose blurred samples the chapter shows first."""
     training: TrainingSettings

@@ -77,17 +77,19 @@ class GAN(LatentGenerator):
         """Compute the losses of both players, from the same generated batch of the same classes.
 
         L_G = E[softplus(D(x) - D(G(z)))]
-        L_D = E[softplus(D(G(z)) - D(x))] + r1_r2_gamma / 2 * (R1 + R2)
+        L_D = E[softplus(D(G(z)) - D(x))] + r1_r2_gamma / 2 * (R1 + R2) + mismatch_weight * M
 
-        See `pairing_game`. Every D(., y) is given the class and is averaged over its parts.
+        See `pairing_game`. Every D(., y) is given the class and is averaged over its parts. M is
+        the loss on real latents with a wrong class: whether x looks real can mostly be seen without
+        the class, so that the discriminator would hardly look at it.
 
         Args:
             x: real latents, float [N, *shape].
             labels: int64 [N].
 
         Returns:
-            `loss` is the sum L_G + L_D; `generator`, `discriminator` and `gradient_penalty` are its
-            terms, without weights and without gradients.
+            `loss` is the sum L_G + L_D; `generator`, `discriminator`, `gradient_penalty` and
+            `mismatch` are its terms, without weights and without gradients.
         """
         fake = self.synthesis(self.noise(len(x)), labels)  # [N, *shape]
         real, fake = self.augmented(x), self.augmented(fake)
@@ -98,12 +100,20 @@ class GAN(LatentGenerator):
             labels,
             self.shard,
             self.settings.penalty_fraction,
+            self.wrong_labels(labels),
         )
         penalty = 0.5 * self.settings.r1_r2_gamma * game["gradient_penalty"]
+        mismatch = self.settings.mismatch_weight * game["mismatch"]
         return {
-            "loss": game["generator"] + game["discriminator"] + penalty,
+            "loss": game["generator"] + game["discriminator"] + penalty + mismatch,
             **{name: value.detach() for name, value in game.items()},
         }
+
+    def wrong_labels(self, labels: Tensor) -> Tensor:
+        """For each of the labels [N] one of the other classes, at random."""
+        others = max(1, self.n_classes - 1)
+        step = 1 + (self.shard.rand(len(labels), device=labels.device) * others).long()
+        return (labels + step) % self.n_classes
 
     def noise(self, count: int) -> Tensor:
         """z for `count` latents: [count, latent_size]."""

@@ -53,7 +53,7 @@ class VAE(LatentGenerator):
     name: ClassVar[str] = "vae"
     settings_class: ClassVar[type[Settings]] = VAESettings
     membership_statistic: ClassVar[str] = "kl"
-    sampling_options: ClassVar[tuple[str, ...]] = ("guidance", "temperature")
+    sampling_options: ClassVar[tuple[str, ...]] = ("guidance",)
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
     class_frequencies: Tensor
 
@@ -117,32 +117,21 @@ class VAE(LatentGenerator):
         code = x + deviation * noise
         return self.prior.negative_log_likelihood(code, self.class_weights(labels)) - entropy
 
-    def decode_noise(
-        self,
-        noise: Tensor,
-        labels: Tensor,
-        guidance: float | None = None,
-        temperature: float | None = None,
-    ) -> Tensor:
-        """As `Generator.decode_noise`, with guidance, and with the noise scaled by `temperature`.
+    def decode_noise(self, noise: Tensor, labels: Tensor, guidance: float | None = None) -> Tensor:
+        """As `Generator.decode_noise`, with guidance.
 
         Args:
             noise: standard normal, [N, *shape].
             labels: int64 [N].
             guidance: 1 (none) or more; None for the settings'.
-            temperature: above 0 and at most 1; None for the settings'. Below 1, images are more
-                typical and vary less.
 
         Raises:
-            InputError: guidance or temperature is out of range.
+            InputError: guidance is out of range.
         """
         guidance = self.settings.guidance if guidance is None else guidance
-        temperature = self.settings.temperature if temperature is None else temperature
         if not 1 <= guidance < math.inf:
             raise InputError(f"guidance must be a number from 1 (none) up, but is {guidance}")
-        if not 0 < temperature <= 1:
-            raise InputError(f"temperature must lie above 0 and at most at 1, but is {temperature}")
-        code = self.prior.to_x(temperature * noise, self.class_weights(labels, guidance))
+        code = self.prior.to_x(noise, self.class_weights(labels, guidance))
         limit = self.representation.limit
         return self.decode_images(code.clamp(-limit, limit))
 
@@ -159,7 +148,7 @@ class VAE(LatentGenerator):
         """
         classes = self.class_weights(labels, self.settings.guidance)
         noise, _ = self.prior.to_noise(self.representation.encode(images), classes)
-        return noise / self.settings.temperature
+        return noise
 
     def membership_losses(
         self, images: Tensor, labels: Tensor, seed: int, noise_levels: int

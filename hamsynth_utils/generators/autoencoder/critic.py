@@ -35,6 +35,7 @@ def pairing_game(
     labels: Tensor,
     shard: BatchShard,
     penalty_fraction: float = 1.0,
+    wrong_labels: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The losses of both players of the relativistic pairing game (Huang et al. 2024, eq. 2 and 4).
 
@@ -44,7 +45,12 @@ def pairing_game(
 
     R1 and R2 are the mean squared gradients of D at real and at generated inputs. They are measured
     by finite differences, E[(D(f + s n) - D(f))^2] / s^2 with n ~ N(0, I) (Lin et al. 2025), which
-    need no second derivative. Each player's parameters get the gradient of that player's loss only,
+    need no second derivative. With wrong labels y' the discriminator also learns to tell them from
+    the right ones (the matching-aware discriminator of Reed et al. 2016, in pairs):
+
+        mismatch = E[softplus(D(x, y') - D(x, y))]
+
+    Each player's parameters get the gradient of that player's loss only,
     so that one optimizer can minimise the sum (simultaneous gradient descent).
 
     Args:
@@ -55,9 +61,10 @@ def pairing_game(
         shard: draws the noise of the penalty.
         penalty_fraction: the part of the images on which the penalty is measured, in (0, 1]. A
             small part makes a step cheaper and the penalty noisier.
+        wrong_labels: y', int64 [N], another class than y for each real image; None for none.
 
     Returns:
-        Three scalars by name.
+        The scalars by name; `mismatch` is among them only with wrong labels.
     """
     both = [torch.cat([x, y.detach()]) for x, y in zip(real, fake, strict=True)]  # [2N, ...]
     measured = max(1, round(penalty_fraction * len(labels)))  # M
@@ -77,11 +84,15 @@ def pairing_game(
     discriminator.requires_grad_(False)
     fooling_score = discriminator(fake, labels)  # [N, P]
     discriminator.requires_grad_(True)
-    return {
+    losses = {
         "generator": F.softplus(real_score.detach() - fooling_score).mean(),
         "discriminator": F.softplus(fake_score - real_score).mean(),
         "gradient_penalty": penalty,
     }
+    if wrong_labels is not None:
+        wrong_score = discriminator(real, wrong_labels)  # [N, P]
+        losses["mismatch"] = F.softplus(wrong_score - real_score).mean()
+    return losses
 
 
 class ProjectedDiscriminator(nn.Module):

@@ -108,6 +108,7 @@ def losses_by_hand(gan: GAN, x, labels) -> dict[str, torch.Tensor]:
     real, fake = (
         each + gan.settings.augmentation_noise * torch.randn(x.shape) for each in (x, fake)
     )
+    wrong = (labels + 1 + (6 * torch.rand(len(x))).long()) % 7
     few = max(1, round(gan.settings.penalty_fraction * len(x)))
     shift = FINITE_DIFFERENCE_SIGMA * torch.randn(2 * few, *x.shape[1:])
 
@@ -123,12 +124,13 @@ def losses_by_hand(gan: GAN, x, labels) -> dict[str, torch.Tensor]:
         "generator": F.softplus(score(real, labels).detach() - score(fake, labels)).mean(),
         "discriminator": F.softplus(score(fake.detach(), labels) - score(real, labels)).mean(),
         "gradient_penalty": sum(slope.square().mean() for slope in slopes),
+        "mismatch": F.softplus(score(real, wrong) - score(real, labels)).mean(),
     }
 
 
 @pytest.mark.parametrize("penalty_fraction", [0.25, 1.0])
 def test_each_players_parameters_get_its_own_losses_gradient_only(penalty_fraction):
-    gan = new_gan(penalty_fraction=penalty_fraction, r1_r2_gamma=3.0)
+    gan = new_gan(penalty_fraction=penalty_fraction, r1_r2_gamma=3.0, mismatch_weight=0.5)
     x, labels = torch.randn(8, *gan.shape), torch.arange(8) % 7
     torch.manual_seed(5)
     found = gan(x, labels)
@@ -139,7 +141,9 @@ def test_each_players_parameters_get_its_own_losses_gradient_only(penalty_fracti
         torch.testing.assert_close(found[name], value.detach(), rtol=1e-3, atol=1e-4)
     own = {
         gan.synthesis: parts["generator"],
-        gan.discriminator: parts["discriminator"] + 1.5 * parts["gradient_penalty"],
+        gan.discriminator: parts["discriminator"]
+        + 1.5 * parts["gradient_penalty"]
+        + 0.5 * parts["mismatch"],
     }
     for network, loss in own.items():
         parameters = dict(network.named_parameters())
@@ -147,6 +151,14 @@ def test_each_players_parameters_get_its_own_losses_gradient_only(penalty_fracti
         for (name, parameter), gradient in zip(parameters.items(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-2, atol=1e-4, msg=name)
     assert all(p.grad is None for p in gan.representation.parameters())
+
+
+def test_a_wrong_class_is_any_other_class():
+    gan, labels = new_gan(), LABELS.repeat(200)
+    wrong = gan.wrong_labels(labels)
+    assert (wrong != labels).all()
+    counts = torch.bincount(7 * labels + wrong, minlength=49).view(7, 7)
+    assert counts.fill_diagonal_(200 // 6).min() > 10
 
 
 class Plane(nn.Module):
