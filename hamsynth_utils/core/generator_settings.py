@@ -96,7 +96,7 @@ class VAESettings(LatentSettings):
     """Transformer layers of each block."""
     width: Annotated[int, Field(gt=0, multiple_of=32)] = 192
     """Numbers per position in the transformer."""
-    guidance: Annotated[float, Field(ge=1)] = 2.0
+    guidance: Annotated[float, Field(ge=1)] = 1.5
     """How many times as far from the mean embedding a class is in sampling; 1 is no guidance."""
     textbook_steps: Count = 1000
     """Optimizer steps of the textbook's VAE, whose blurred samples the chapter shows first."""

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 
 from hamsynth_utils.core.errors import InputError
+from hamsynth_utils.core.paths import project_root
 from hamsynth_utils.core.registry import REGISTRY
 from hamsynth_utils.core.weights import read_metadata
 from hamsynth_utils.data.lesion_set import to_uint8
@@ -69,22 +71,25 @@ class Target:
         return f"{'>=' if self.at_least else '<='} {self.bound:g}"
 
 
-def _targets(vit: float, lite0: float, coverage: float, consistency: float) -> tuple[Target, ...]:
-    return (
-        Target("FD-ViT", vit, at_least=False),
-        Target("FD-lite0 / baseline", lite0, at_least=False),
-        Target("coverage", coverage, at_least=True),
-        Target("consistency / real", consistency, at_least=True),
-    )
+def read_targets(path: Path | None = None) -> dict[str, tuple[Target, ...]]:
+    """Read what is asked of each generator.
 
+    Args:
+        path: a YAML file, `book/generator_targets.yaml` by default.
 
-TARGETS = {
-    "vae": _targets(15, 4, 0.55, 0.8),
-    "gan": _targets(8, 2.5, 0.65, 0.9),
-    "diffusion": _targets(7, 2, 0.75, 0.9),
-    "flow": _targets(8, 2.5, 0.7, 0.9),
-}
-"""For 64 pixels and N_IMAGES, set before the generators were trained."""
+    Returns:
+        The targets by generator.
+    """
+    path = path or project_root() / "book/generator_targets.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {
+        name: tuple(
+            Target(measure, bound, side == "at_least")
+            for side in ("at_most", "at_least")
+            for measure, bound in sides.get(side, {}).items()
+        )
+        for name, sides in content.items()
+    }
 
 
 class Quality:
@@ -233,11 +238,11 @@ def quality_table(run: Run, checkpoints: dict[str, Path]) -> pd.DataFrame:
     quality = Quality(run)
     baseline = quality.baseline()
     scale = baseline[DISTANCE_NAME[FLATTERED]]
-    rows = []
+    rows, targets = [], read_targets()
     for name, generator in generators.items():
         found = quality.measure(generator.to(run.device))
         found["FD-lite0 / baseline"] = found[DISTANCE_NAME[FLATTERED]] / scale
-        asked = {target.measure: target for target in TARGETS.get(name, ())}
+        asked = {target.measure: target for target in targets.get(name, ())}
         for measure, value in found.items():
             target = asked.get(measure)
             rows.append(

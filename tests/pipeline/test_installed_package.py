@@ -73,6 +73,7 @@ def test_the_wheel_holds_the_project_but_no_weights_and_no_hidden_file(wheel):
         "profiles/slurm/config.yaml",
         "book/claims.yaml",
         "book/release.yaml",
+        "book/generator_targets.yaml",
         "book/_static/hamsynth.css",
         "notebooks/01_dataset.ipynb",
         "results/cpu-ham10000/predictions/real/seed-0.csv",

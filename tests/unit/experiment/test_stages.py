@@ -217,6 +217,7 @@ def test_two_processes_fine_tune_a_classifier_as_one_does(arm, change, edited_ti
     ]
     command = [
         "-m",
+        "--",  # else the launcher takes --run for an abbreviation of its own --run-path
         "hamsynth_utils.cli",
         "train",
         "classifier",

@@ -235,12 +235,12 @@ def test_weights_too_large_for_half_precision_stay_whole(tmp_path) -> None:
     run = own_networks(tmp_path / "run", ("gan",))
     generator = load_generator(run / "generators/gan/seed-0/weights.safetensors")
     with torch.no_grad():
-        generator.synthesis.start.weight[0, 0] = 1e6
+        generator.synthesis.enter.weight[0, 0] = 1e6
     playground.export(generator, tmp_path / "networks")
     stored = onnx.load(tmp_path / "networks/gan-draw.onnx").graph.initializer
     kinds = {each.name: each.data_type for each in stored}
-    assert kinds["generator.synthesis.start.weight"] == onnx.TensorProto.FLOAT
-    assert kinds["generator.synthesis.blocks.0.convolution.weight.half"] == onnx.TensorProto.FLOAT16
+    assert kinds["generator.synthesis.enter.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["generator.synthesis.down.weight.half"] == onnx.TensorProto.FLOAT16
 
 
 def lesion(page: Page, name: str) -> np.ndarray:

@@ -268,6 +268,7 @@ def test_two_processes_have_the_losses_of_one(name, tiny_profile, tmp_path):
     """Two CPU processes against one. `accelerate launch --cpu` starts one process whatever it is asked for."""
     command = [
         "-m",
+        "--",  # else the launcher takes --run for an abbreviation of its own --run-path
         "hamsynth_utils.cli",
         "train",
         "generator",
