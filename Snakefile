@@ -124,6 +124,20 @@ onerror:
     print_failures(RUNS / RUN)
 
 
+# The first rule: what is made if nothing is asked for.
+rule report:
+    input:
+        executed("15_claims", "11_guarantee", *(["16_external"] if EXTERNAL else [])),
+        pages=map(without_braces, [ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in BOOK.rglob("*") if p.is_file())]),
+    output:
+        update("site/index.html"),
+    resources:
+        mem_mb=lambda wildcards, attempt: 2500 * attempt,
+        runtime=60,
+    shell:
+        "echo 'report: building' >&2; {sys.executable:q} -m hamsynth_utils.cli build . > /dev/null"
+
+
 def inputs_of_training(wildcards: Any) -> list[str]:
     own = wildcards.network == "autoencoder"
     before = [] if own else autoencoder_of(wildcards.network, wildcards.generator_seed)
@@ -151,19 +165,6 @@ rule training:
         "HAMSYNTH_THREADS={threads} OMP_NUM_THREADS={threads} {sys.executable:q} -m hamsynth_utils.cli job"
         " training-{wildcards.network}-{wildcards.generator_seed} {log} {sys.executable:q} -m hamsynth_utils.cli train"
         " {params.command:q} --generator-seed {wildcards.generator_seed} {params.options:q}"
-
-
-rule report:
-    input:
-        executed("15_claims", "11_guarantee", *(["16_external"] if EXTERNAL else [])),
-        pages=map(without_braces, [ROOT / "_config.yml", ROOT / "_toc.yml", *sorted(p for p in BOOK.rglob("*") if p.is_file())]),
-    output:
-        update("site/index.html"),
-    resources:
-        mem_mb=lambda wildcards, attempt: 2500 * attempt,
-        runtime=60,
-    shell:
-        "echo 'report: building' >&2; {sys.executable:q} -m hamsynth_utils.cli build . > /dev/null"
 
 
 for chapter in CHAPTERS:
