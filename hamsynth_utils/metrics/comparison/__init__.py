@@ -1,4 +1,4 @@
-"""Arms compared: statistics of their predictions, with intervals over lesions and trainings."""
+"""Arms and generators compared, with intervals over lesions, images and trainings."""
 
 from hamsynth_utils.core.lazy import lazy_exports
 
@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "arm_estimates": "Estimate UPWARD_BIASED difference estimate estimates holm mcnemar_test "
         "unpaired_difference",
         "splits": "LEAK_COLUMNS SplitPredictions compare_splits",
+        "trainings": "distance_difference paired_difference",
         "weighted_statistics": "SPECIFICITIES Statistic classification_score minority_statistics "
         "statistics",
     },
