@@ -17,5 +17,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "matrices": "confusion_matrix confusion_panels",
         "style": "ARM_COLOURS ARM_NAMES DASHED FAINT GREY INK PALETTE THEME WIDTH "
         "BookFigure arm_names class_colours new_axes styled",
+        "trainings": "training_panels",
     },
 )

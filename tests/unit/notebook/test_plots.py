@@ -357,6 +357,39 @@ def test_each_class_has_one_point_per_arm_and_marked_classes_have_grey_ground() 
     assert [text.get_text() for text in axes.texts] == ["VAE", "GAN"] * len(CLASSES)
 
 
+def training_rows(seeds: int) -> pd.DataFrame:
+    """Two generators and two measures; in seed k of a measure each value is k above that of seed 0."""
+    return pd.DataFrame(
+        [
+            {"measure": m, "arm": arm, "seed": s, "value": value + s, "baseline": base}
+            for m, base in (("FD", 3.0), ("coverage", 9.0))
+            for arm, value in (("gan", 5.0), ("vae", 7.0))
+            for s in range(seeds)
+        ]
+    )
+
+
+def test_each_training_is_a_point_beside_the_value_of_real_images() -> None:
+    distance, coverage = plots.training_panels(training_rows(3)).axes
+    places, colours = dots(distance)
+    assert places.tolist() == [[5, 0], [6, 0], [7, 0], [7, 1], [8, 1], [9, 1]]
+    for colour, arm in zip(colours, ["gan"] * 3 + ["vae"] * 3, strict=True):
+        assert same_color(colour[:3], plots.ARM_COLOURS[arm])
+    assert [label.get_text() for label in distance.get_yticklabels()] == ["GAN", "VAE"]
+    assert distance.yaxis_inverted()
+    for axes, base in ((distance, 3.0), (coverage, 9.0)):
+        real, *seeds = axes.lines
+        assert set(real.get_xdata()) == {base} and same_color(real.get_color(), plots.GREY)
+        assert [list(line.get_xdata()) for line in seeds] == [[5, 7], [6, 8], [7, 9]]
+        assert [text.get_text().strip() for text in axes.texts] == ["real images"]
+
+
+def test_one_training_has_points_and_no_lines_between_them() -> None:
+    for axes in plots.training_panels(training_rows(1)).axes:
+        assert len(axes.lines) == 1, "the value of real images"
+        assert dots(axes)[0].tolist() == [[5, 0], [7, 1]]
+
+
 def test_precision_recall_panels_have_each_arm_beside_the_reference_with_bands() -> None:
     def band(value: list[float]) -> pd.DataFrame:
         bounds = {"low": np.subtract(value, 0.1), "high": np.add(value, 0.1)}
@@ -463,6 +496,8 @@ ZEROS = torch.zeros(2, 3, 8, 8)
         (lambda: plots.precision_recall_panels({}, {}), "same titles"),
         (lambda: plots.precision_recall_panels({"a": {"vae": None}}, {"a": 0.1}), "each with real"),
         (lambda: plots.class_panels(pd.DataFrame({"dx": ["mel"]}), {}), "lack.*measure"),
+        (lambda: plots.training_panels(training_rows(0)), "lack|at least one row"),
+        (lambda: plots.training_panels(training_rows(1).drop(columns="seed")), "lack.*seed"),
         (lambda: plots.confusion_matrix(np.eye(3), CLASSES), "counts"),
         (lambda: plots.confusion_panels({}, {}, CLASSES), "matrices"),
         (lambda: plots.group_bars(pd.DataFrame({"attribute": ["sex"]})), "value"),
