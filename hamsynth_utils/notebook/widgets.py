@@ -18,6 +18,7 @@ from typing import Any
 
 import ipywidgets
 import myst_nb
+import numpy as np
 from IPython import get_ipython
 from IPython.display import Javascript, display
 from matplotlib.figure import Figure
@@ -52,9 +53,12 @@ def glue(name: str, value: Any, display: bool = True) -> None:
 
     Args:
         name: the name that the text uses.
-        value: what the text shows.
+        value: what the text shows. A NumPy number becomes one of Python, since the page could not
+            format its text, `np.float64(2.3)`.
         display: as for `myst_nb.glue`.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     myst_nb.glue(name, value, display=display)
     if is_interactive():
         fraction = isinstance(value, Real) and not isinstance(value, Integral)

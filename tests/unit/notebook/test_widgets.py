@@ -108,6 +108,7 @@ def test_a_number_of_the_text_is_printed_in_an_interactive_session(
         widgets.glue("vae-steps", value, display=False)
         assert capsys.readouterr().out == printed
     assert glued == [(("vae-steps", value), {"display": False})] * 2
+    assert not any(isinstance(args[1], np.generic) for args, _ in glued)
 
 
 def test_papermill_leaves_the_figure_alone(tmp_path: Path) -> None:
