@@ -177,9 +177,18 @@ def test_two_processes_fine_tune_a_classifier_as_one_does(arm, change, edited_ti
     }
     profile = edited_tiny({"data": {"phantom_images": 300}, "classifier": classifier})
     fine_tune(Run.open("one", profile, root=tmp_path), arm, 3, progress_bar=False, split_by="image")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    # `accelerate launch --cpu` starts one process, whatever number it is given.
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
     command = [
         "-m",
+        "--",  # else the launcher takes --run for an abbreviation of its own --run-path
         "hamsynth_utils.cli",
         "train",
         "classifier",
