@@ -293,6 +293,7 @@ def report(
     verdicts: dict[str, tuple[float, str, float]],
     remark: str = "",
     counted: str = "samples each, intervals: 95 %, one more draw of real images",
+    run_as: str = f"{SIDE_THREADS} thread(s) a side, both at the same time",
 ) -> None:
     """Print the table in Markdown, and whether each target `what: (measured, sign, bound)` is met.
 
@@ -302,8 +303,8 @@ def report(
     shown = table.round(3).astype(object).where(table.notna(), "")
     lines = [shown.columns.tolist(), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     text = [
-        f"{datetime.now(UTC).date()}, {_machine()}, {SIDE_THREADS} thread(s) a side, both at the "
-        f"same time, torch {torch.__version__}; {options.samples} {counted}"
+        f"{datetime.now(UTC).date()}, {_machine()}, {run_as}, torch {torch.__version__}; "
+        f"{options.samples} {counted}"
         + (f"; {options.minutes:g} minutes each" if options.minutes else "")
         + f"; seed {options.seed}.",
         "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines),

@@ -37,7 +37,7 @@ def ddpm(diffusion: Diffusion, labels: Tensor, seed: int) -> Tensor:
     return diffusion.representation.decode(x).clamp(-1, 1)
 
 
-def overfit_steps(options: argparse.Namespace) -> contest.Contestant:
+def few_steps(options: argparse.Namespace) -> contest.Contestant:
     diffusion, lesions = opened(options)
     name = f"{diffusion.settings.solver}, {diffusion.settings.sampling_steps} steps"
     return contest.sampled(name, 1, 0, diffusion.sample, lesions, options)
@@ -59,7 +59,7 @@ def main() -> None:
     parser = contest.parser(__doc__, minutes=0)
     parser.add_argument("--checkpoint", type=Path, default=checkpoint_of("diffusion"))
     options = parser.parse_args()
-    table = contest.compare(options, contest.side_by_side(options, overfit_steps, many_steps))
+    table = contest.compare(options, contest.side_by_side(options, few_steps, many_steps))
     table = table.drop(columns=["minutes", "training images/s"])
     speed, distance = table["samples/s"], table["FD-lite0"]
     contest.report(
