@@ -84,9 +84,9 @@ def without_seconds(history: bytes) -> bytes:
 @pytest.mark.slow
 def test_a_report_is_the_same(latin1, tmp_path):
     profile = tmp_path / "tiny.yaml"
-    profile.write_text(
-        yaml.safe_dump(merged(TINY, {"data": {"phantom_images": 600}})), encoding="utf-8"
-    )
+    few_arms = {"arms": ["real", "gan"], "other_split_arms": ["real"]}
+    settings = merged(TINY, {**few_arms, "data": {"phantom_images": 600}})
+    profile.write_text(yaml.safe_dump(settings), encoding="utf-8")
     made = {}
     for name, locale in {"utf8": {**os.environ, "LC_ALL": "C.UTF-8"}, "latin1": latin1}.items():
         environment = {**locale, "HAMSYNTH_RUNS": str(tmp_path / name), "HF_HUB_OFFLINE": "1"}
