@@ -26,7 +26,7 @@ from hamsynth_utils.core.files import atomic_path
 from hamsynth_utils.data.augmentation import views
 from hamsynth_utils.data.lesion_set import LesionSet, to_unit_range
 from hamsynth_utils.training.batches import Augment, BatchFn, TrainingData
-from hamsynth_utils.training.loop import resolve_precision
+from hamsynth_utils.training.loop import mixed_precision, resolve_precision
 
 if TYPE_CHECKING:
     from hamsynth_utils.classifier.model import Classifier
@@ -225,7 +225,7 @@ def _compute(
     rng = torch.Generator(device).manual_seed(seed)
     classifier.eval()
     batches = []
-    with _precision_of(classifier)[1]:
+    with mixed_precision(device, classifier.settings.training.precision):
         for batch in images.split(BATCH):
             batch_views = views(to_unit_range(batch.to(device)), n_views)  # V x [B, 3, H, W]
             if extra_augment is not None:
@@ -233,15 +233,6 @@ def _compute(
             tokens = torch.stack([forward(view).float() for view in batch_views], dim=1)
             batches.append(tokens.half().cpu().numpy())  # [B, V, T, D]
     return np.concatenate(batches)
-
-
-def _precision_of(classifier: Classifier) -> tuple[str, torch.autocast]:
-    """The precision of the training to come: its name, and the context that computes in it."""
-    name = resolve_precision(classifier.settings.training.precision)
-    dtype = torch.float16 if name == "fp16" else torch.bfloat16
-    return name, torch.autocast(
-        next(classifier.parameters()).device.type, dtype, enabled=name != "no"
-    )
 
 
 def _identity(
@@ -254,7 +245,7 @@ def _identity(
         weights = {name: p for name, p in classifier.named_parameters() if id(p) in frozen}
     text = (
         f"{settings.input_size} {settings.frozen_blocks} {settings.token_pool} {n_views} "
-        f"{features} {_precision_of(classifier)[0]} "
+        f"{features} {resolve_precision(settings.training.precision)} "
         + (f"{extra_augment.__name__} {seed}" if extra_augment else "")
     )
     # The head is new in every classifier and does not change the tokens.

@@ -35,7 +35,7 @@ from hamsynth_utils.metrics.fidelity import (
 from hamsynth_utils.metrics.power_spectrum import fine_power
 from hamsynth_utils.metrics.privacy.membership_inference import guess_members, per_image_losses
 from hamsynth_utils.metrics.privacy.nearest_neighbours import nearest_distances
-from hamsynth_utils.training.loop import TrainingResult
+from hamsynth_utils.training.loop import TrainingResult, mixed_precision
 
 BATCH = 64
 """Images that are sampled at once."""
@@ -134,12 +134,17 @@ class HeldoutDistance:
         return self.distance(self.samples(generator, **sampling_kwargs))
 
     def samples(self, generator: Generator, **sampling_kwargs: float | str) -> Tensor:
-        """Synthetic images uint8 [N, 3, S, S], one for each of `labels`."""
+        """Synthetic images uint8 [N, 3, S, S], one for each of `labels`.
+
+        They are computed in `mixed_precision`, as trainings are.
+        """
+        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         batches = self.labels.split(BATCH)
-        images = [
-            to_uint8(generator.sample(labels, BATCH * i, **sampling_kwargs)).cpu()
-            for i, labels in enumerate(batches)
-        ]
+        with mixed_precision(generator.device):
+            images = [
+                to_uint8(generator.sample(labels, BATCH * i, **sampling_kwargs)).cpu()
+                for i, labels in enumerate(batches)
+            ]
         return torch.cat(images)
 
     def membership(self, generator: Generator) -> float:
