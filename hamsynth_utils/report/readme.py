@@ -41,7 +41,7 @@ SEED = 0
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-TILE, GAP, LEFT, HEAD, FOOT = 128, 6, 104, 48, 34
+TILE, GAP, LEFT, HEAD, FOOT = 128, 6, 116, 48, 34
 """Sizes in the picture in pixels: an image, the gap between two, and the margins for text."""
 
 
