@@ -224,6 +224,12 @@ def test_own_networks_are_shown_only_of_the_phantom(tmp_path, monkeypatch) -> No
     monkeypatch.setattr(playground, "LIMIT", size)
     large = shown("phantom")
     assert sources(large) == theirs and "a page may have" in large["note"]
+    of_run = "generators/{}/seed-0/weights.safetensors"
+    monkeypatch.setattr(playground, "checkpoint_of", lambda name: run / of_run.format(name))
+    monkeypatch.setattr(playground, "LIMIT", size)  # the VAE is larger, and the GAN fits
+    crowded = shown("/data/ham10000")
+    assert list(sources(crowded)) == ["gan"] and crowded["note"].endswith("MB: VAE.")
+    assert [path.name for path in (tmp_path / "networks").glob("*.onnx")] == ["gan-draw.onnx"]
     monkeypatch.setattr(playground, "checkpoint_of", lambda name: tmp_path / "nothing")
     none = shown("/data/ham10000")
     assert sources(none) == {} and "at hand" in none["note"]
