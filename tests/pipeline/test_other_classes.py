@@ -71,7 +71,7 @@ def test_a_generator_learns_three_classes_and_its_checkpoint_knows_them(parts, t
     vae = VAE(32, VAESettings(**TINY["vae"], autoencoder=TINY["autoencoder"]), n_classes=3).train()
     images, labels = to_unit_range(parts["train"].images[:8]), parts["train"].labels[:8]
     vae(vae.representation.encode(images), labels)["loss"].backward()
-    (classes,) = {layer.classes.weight.shape[0] for layer in vae.prior.in_order[0].in_order}
+    (classes,) = {layer.classes.in_features for layer in vae.prior.in_order[0].in_order}
     assert classes == 3
     gradients = [p.grad for p in vae.prior.parameters()]
     assert all(torch.isfinite(each).all() for each in gradients)
